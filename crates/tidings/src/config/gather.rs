@@ -130,10 +130,13 @@ impl Settings {
                 .filter(|source| **source != Source::Default)
                 .cloned();
         }
-        if let Some(Source::File { line, .. }) = &mut error.source
-            && let Some(exact) = self.lines.get(&error.key)
-        {
-            *line = *exact;
+        if let Some(Source::File { line, .. }) = &mut error.source {
+            // What is missing has no line, but what it is missing in has one.
+            let mut path = error.key.as_str();
+            while path.len() > name.len() && !self.lines.contains_key(path) {
+                path = &path[..path.rfind(['.', '[']).unwrap_or(0)];
+            }
+            *line = self.lines.get(path).copied().unwrap_or(*line);
         }
         error
     }
