@@ -120,6 +120,18 @@ impl Settings {
             .expect("every declared key has at least its default")
     }
 
+    /// Puts a mask in the place of each secret. What remains is for showing only, and a server holds it as
+    /// long as it runs.
+    pub(super) fn forget_secrets(&mut self) {
+        for key in KEYS.iter().filter(|key| key.secret()) {
+            if let Some(setting) = self.values.get_mut(key.name)
+                && setting.value.as_str() != Some("")
+            {
+                setting.value = super::show::MASK.into();
+            }
+        }
+    }
+
     /// Adds to an error what is known about where its key was set, to the line.
     #[must_use]
     pub fn locate(&self, mut error: ConfigError) -> ConfigError {

@@ -655,6 +655,21 @@ fn what_is_shown_says_where_it_came_from_and_hides_secrets() {
 }
 
 #[test]
+fn a_secret_is_held_once() {
+    let loaded = variables(&[("TIDINGS_AUTH__JWT__SECRET", "hunter2")])
+        .load()
+        .unwrap();
+    assert_eq!(
+        loaded.config.auth.jwt.secret.unwrap().expose_secret(),
+        "hunter2"
+    );
+    assert_ne!(
+        loaded.settings.get("auth.jwt.secret").value.as_str(),
+        Some("hunter2")
+    );
+}
+
+#[test]
 fn the_reference_has_every_key_its_default_and_its_variable() {
     let reference = configuration_reference();
     for key in KEYS.iter() {
@@ -675,6 +690,7 @@ fn the_reference_has_every_key_its_default_and_its_variable() {
         "{reference}"
     );
     assert!(reference.contains("Number, default `0`"));
+    assert!(reference.contains("## limits\n\nLimits. Those that count"));
     assert!(reference.contains("List of paths, default `[\"/\"]`"));
     let names: BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
     assert_eq!(names.len(), KEYS.len());
