@@ -287,6 +287,10 @@ fn stream_headers(connection: Option<ConnectionId>) -> HeaderMap {
     let caching = HeaderValue::from_static("no-store, no-transform");
     headers.insert(header::CACHE_CONTROL, caching);
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if let Some(connection) = connection {
         let name = HeaderValue::try_from(connection.to_string()).expect("plain ASCII");
         headers.insert(CONNECTION_ID, name);
