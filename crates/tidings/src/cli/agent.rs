@@ -13,16 +13,14 @@ use crate::config::{LogFormat, LoggingConfig};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Publishes device_status and metric_update events about this machine: processor, memory, disks, temperature,
-interfaces. While the server is away the agent keeps its latest reading and goes on; when it is stopped it says
+Publishes device_status and metric_update events about this machine: processor, memory, disks, temperature, \
+interfaces. While the server is away the agent keeps its latest reading and goes on; when it is stopped it says \
 that the device is offline.
 
 Examples:
   TIDINGS_TOKEN=tdk_… tidings agent --url http://10.0.0.1:8080 --tenant 11111111-1111-4111-8111-111111111111
   tidings agent --interval 30s --device rack-3 --site 'Cellar'")]
 pub(super) struct AgentArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// How often to report
     #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = values::interval)]
     interval: Duration,
@@ -35,6 +33,8 @@ pub(super) struct AgentArgs {
     /// Where the device stands, for people
     #[arg(long)]
     site: Option<String>,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 pub(super) fn run(args: AgentArgs) -> Outcome {

@@ -25,11 +25,11 @@ enum Action {
     },
     /// Show the effective values and where each came from; secrets are masked
     Show {
-        #[command(flatten)]
-        settings: SettingsArgs,
         /// As JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        settings: SettingsArgs,
     },
     /// Print a configuration file with every key at its default
     Default,

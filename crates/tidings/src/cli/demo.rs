@@ -10,15 +10,13 @@ use crate::demo::{self, DemoOptions};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The server keeps its events in ./demo-log unless told otherwise, and draws a secret where no key is configured.
+The server keeps its events in ./demo-log unless told otherwise, and draws a secret where no key is configured. \
 Standard output is one line with the URL of the page; everything else goes to standard error.
 
 Examples:
   tidings demo
   tidings demo --devices 200 --tenants 5 --rate 50 --listen 127.0.0.1:9000")]
 pub(super) struct DemoArgs {
-    #[command(flatten)]
-    settings: SettingsArgs,
     /// How many simulated devices
     #[arg(long, value_name = "N", default_value = "40", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     devices: u32,
@@ -34,6 +32,8 @@ pub(super) struct DemoArgs {
     /// How often this machine itself reports
     #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = values::interval)]
     interval: Duration,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 fn rate(text: &str) -> Result<f64, String> {

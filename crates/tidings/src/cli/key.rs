@@ -10,7 +10,7 @@ use crate::config::Bound;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints the key, which nobody can show again, and the entry for the server's configuration, which holds its hash
+Prints the key, which nobody can show again, and the entry for the server's configuration, which holds its hash \
 only.
 
 Example:

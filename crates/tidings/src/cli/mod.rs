@@ -30,10 +30,10 @@ use clap::{Args, Parser, Subcommand};
 )]
 #[command(after_help = "\
 Examples:
-  tidings demo                              A server, this machine and a simulated fleet; open the URL it prints
-  tidings serve --config tidings.toml       The server
-  tidings tail --since 10m                  Follow what happens
-  tidings publish events.ndjson             Publish a file, one event a line")]
+  tidings demo                          A server, this machine and a simulated fleet
+  tidings serve --config tidings.toml   The server
+  tidings tail --since 10m              Follow what happens
+  tidings publish events.ndjson         Publish a file, one event a line")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -9,7 +9,7 @@ use crate::server::{Listeners, Server};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every key can be set in the file, as a variable (TIDINGS_STREAM__HEARTBEAT=5s) or with --set, in rising order;
+Every key can be set in the file, as a variable (TIDINGS_STREAM__HEARTBEAT=5s) or with --set, in rising order; \
 `tidings config reference` describes them.
 
 Examples:

@@ -1,5 +1,6 @@
 //! `tidings tail`.
 
+use std::collections::HashMap;
 use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
@@ -17,7 +18,7 @@ use super::{Failure, Outcome, block_on, values};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Resumes by itself after an interruption, without losing or repeating an event. Events go to standard output, what
+Resumes by itself after an interruption, without losing or repeating an event. Events go to standard output, what \
 happens to the stream to standard error. Ctrl-C ends it.
 
 Examples:
@@ -25,8 +26,6 @@ Examples:
   tidings tail --types alert_fired,alert_resolved --json | jq -r .data.message
   tidings tail --tenant 11111111-1111-4111-8111-111111111111 --device core-1")]
 pub(super) struct TailArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// Begin with what was appended since then: RFC 3339, or a span back from now such as 10m
     #[arg(long, value_name = "TIME", value_parser = values::moment, conflicts_with = "after")]
     since: Option<String>,
@@ -42,6 +41,8 @@ pub(super) struct TailArgs {
     /// One JSON object a line: id, type, data
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 pub(super) fn run(args: TailArgs) -> Outcome {
@@ -58,10 +59,11 @@ pub(super) fn run(args: TailArgs) -> Outcome {
         ..StreamOptions::default()
     };
     let terminal = io::stdout().is_terminal();
-    let style = Style {
+    let mut writer = Writer {
         json: args.json,
         colours: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         tenants: tenant.is_none(),
+        names: HashMap::new(),
     };
     block_on(async {
         let mut stream = client.stream(options);
@@ -79,7 +81,8 @@ pub(super) fn run(args: TailArgs) -> Outcome {
                 return Err(Failure::new("the stream has ended"));
             };
             let written = match next? {
-                StreamEvent::Event(event) => style.write(&mut output, &event),
+                StreamEvent::Event(event) => writer.write(&mut output, &event),
+                StreamEvent::Moved { .. } => Ok(()),
                 other => {
                     eprintln!("tidings: {}", said(&other));
                     Ok(())
@@ -95,6 +98,9 @@ pub(super) fn run(args: TailArgs) -> Outcome {
         }
     })
 }
+
+/// How many devices' names are kept; those of further devices go by their ids.
+const MOST_NAMES: usize = 100_000;
 
 /// What happened to the stream.
 fn said(event: &StreamEvent) -> String {
@@ -135,11 +141,13 @@ fn said(event: &StreamEvent) -> String {
 }
 
 /// How events are written.
-struct Style {
+struct Writer {
     json: bool,
     colours: bool,
     /// The stream is of all tenants, so each line says whose it is.
     tenants: bool,
+    /// The devices whose names are known from their status.
+    names: HashMap<String, String>,
 }
 
 /// A line of `--json`.
@@ -151,8 +159,8 @@ struct Line<'a> {
     data: &'a RawValue,
 }
 
-impl Style {
-    fn write(&self, output: &mut impl Write, event: &Event) -> io::Result<()> {
+impl Writer {
+    fn write(&mut self, output: &mut impl Write, event: &Event) -> io::Result<()> {
         if self.json {
             let data: &RawValue = serde_json::from_str(&event.data).map_err(io::Error::other)?;
             let line = Line {
@@ -168,7 +176,7 @@ impl Style {
         output.flush()
     }
 
-    fn line(&self, event: &Event) -> String {
+    fn line(&mut self, event: &Event) -> String {
         let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
         let time = clock(time_of(&data));
         let event_type = visible(&event.event);
@@ -177,8 +185,7 @@ impl Style {
         } else {
             ("", "")
         };
-        let device = data["device_id"].as_str().unwrap_or("-");
-        let device = shortened(&visible(device), 20);
+        let device = shortened(&visible(self.device(&data)), 20);
         let tenant = if self.tenants {
             let tenant = data["tenant_id"].as_str().unwrap_or("-");
             format!("{:8}  ", shortened(&visible(tenant), 8))
@@ -189,6 +196,19 @@ impl Style {
             "{time}  {colour}{event_type:17}{plain}  {tenant}{device:20}  {}",
             summary(&event_type, &data)
         )
+    }
+
+    /// The device's name where it is known, else its id.
+    fn device<'a>(&'a mut self, data: &'a Value) -> &'a str {
+        let Some(id) = data["device_id"].as_str() else {
+            return "-";
+        };
+        if let Some(name) = data["name"].as_str().filter(|name| !name.is_empty())
+            && (self.names.len() < MOST_NAMES || self.names.contains_key(id))
+        {
+            self.names.insert(id.to_owned(), name.to_owned());
+        }
+        self.names.get(id).map_or(id, String::as_str)
     }
 }
 
@@ -221,7 +241,7 @@ mod tests {
         }
     }
 
-    fn written(style: &Style) -> String {
+    fn written(style: &mut Writer) -> String {
         let mut output = Vec::new();
         style.write(&mut output, &event()).unwrap();
         String::from_utf8(output).unwrap()
@@ -229,36 +249,56 @@ mod tests {
 
     #[test]
     fn a_line_is_aligned_and_coloured_only_where_it_was_asked_for() {
-        let mut style = Style {
+        let mut style = Writer {
             json: false,
             colours: false,
             tenants: false,
+            names: HashMap::new(),
         };
         assert_eq!(
-            written(&style),
+            written(&mut style),
             "18:00:05Z  device_status      core-1                offline\n"
         );
         style.tenants = true;
         assert_eq!(
-            written(&style),
+            written(&mut style),
             "18:00:05Z  device_status      1111111…  core-1                offline\n"
         );
         style.colours = true;
-        assert!(written(&style).contains("\x1b[31mdevice_status    \x1b[0m"));
+        assert!(written(&mut style).contains("\x1b[31mdevice_status    \x1b[0m"));
     }
 
     #[test]
     fn json_is_one_line_with_the_payload_as_it_was_published() {
-        let style = Style {
+        let mut style = Writer {
             json: true,
             colours: true,
             tenants: true,
+            names: HashMap::new(),
         };
-        let line = written(&style);
+        let line = written(&mut style);
         assert_eq!(line.matches('\n').count(), 1);
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["id"], "1j8.42");
         assert_eq!(value["type"], "device_status");
         assert!(line.contains(&event().data));
+    }
+
+    #[test]
+    fn a_device_goes_by_its_name_once_that_is_known() {
+        let mut writer = Writer {
+            json: false,
+            colours: false,
+            tenants: false,
+            names: HashMap::new(),
+        };
+        let mut line = |data: &str| {
+            let data = data.to_owned();
+            writer.line(&Event { data, ..event() })
+        };
+        assert!(line(r#"{"device_id":"6a1d"}"#).contains("6a1d"));
+        assert!(line(r#"{"device_id":"6a1d","name":"Core"}"#).contains("  Core  "));
+        assert!(line(r#"{"device_id":"6a1d"}"#).contains("  Core  "));
+        assert!(line("{}").contains("  -  "));
     }
 }

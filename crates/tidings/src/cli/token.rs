@@ -11,15 +11,13 @@ use crate::time::unix_seconds;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Signs with the configured secret (auth.jwt.secret or auth.jwt.secret_file). In production, whoever logs users in
+Signs with the configured secret (auth.jwt.secret or auth.jwt.secret_file). In production, whoever logs users in \
 mints access tokens; this command is for development.
 
 Examples:
-  export TIDINGS_TOKEN=$(tidings token)                      A super admin, who sees all tenants
+  export TIDINGS_TOKEN=$(tidings token)
   tidings token --tenant 11111111-1111-4111-8111-111111111111 --role publisher --lifetime 8h")]
 pub(super) struct TokenArgs {
-    #[command(flatten)]
-    settings: SettingsArgs,
     /// The user's tenant; without it the token is a super admin's
     #[arg(long, value_name = "UUID", env = "TIDINGS_TENANT")]
     tenant: Option<TenantId>,
@@ -41,6 +39,8 @@ pub(super) struct TokenArgs {
     /// Only this device group
     #[arg(long)]
     device_group: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 pub(super) fn run(args: TokenArgs) -> Outcome {

@@ -18,9 +18,9 @@ use sender::Sender;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A line of the input is {\"type\":…,\"device_id\":…,\"data\":{…},\"key\":…,\"time\":…}; all but type and data can be
-left out. It stops at the first line that is refused: all lines before it are stored, it and those behind it are
-not. With --key-prefix (or keys in the lines) the same command can be repeated within two minutes without
+A line of the input is {\"type\":…,\"device_id\":…,\"data\":{…},\"key\":…,\"time\":…}; all but type and data can be \
+left out. It stops at the first line that is refused: all lines before it are stored, it and those behind it are \
+not. With --key-prefix (or keys in the lines) the same command can be repeated within two minutes without \
 storing anything twice, and is tried again by itself while the server is away.
 
 Examples:
@@ -28,8 +28,6 @@ Examples:
   tidings publish events.ndjson --key-prefix import-7
   journalctl -f -o json | jq -c '{type:\"journal\",data:.}' | tidings publish")]
 pub(super) struct PublishArgs {
-    #[command(flatten)]
-    connect: ConnectArgs,
     /// A file of NDJSON, one event a line; standard input without it or for -
     #[arg(conflicts_with = "event_type")]
     file: Option<PathBuf>,
@@ -51,6 +49,8 @@ pub(super) struct PublishArgs {
     /// How many events go in one body
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     batch: u16,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 pub(super) fn run(args: PublishArgs) -> Outcome {
