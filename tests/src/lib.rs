@@ -36,7 +36,7 @@ pub use sse::{Decoder, Event, Item};
 pub use stream::{Stream, Watch};
 
 /// How long a test waits for something that must happen before it calls it a hang.
-pub const GUARD: Duration = Duration::from_secs(60);
+pub const GUARD: Duration = Duration::from_mins(1);
 
 /// A tenant that no other test knows, a UUID of version 4.
 pub fn new_tenant() -> String {

@@ -1,5 +1,6 @@
 //! Publishing, and what a receipt says.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
@@ -56,10 +57,10 @@ pub fn many<'a>(
     access_token: &str,
     events: impl IntoIterator<Item = &'a Value>,
 ) -> Request {
-    let lines: String = events
-        .into_iter()
-        .map(|event| format!("{event}\n"))
-        .collect();
+    let mut lines = String::new();
+    for event in events {
+        let _ = writeln!(lines, "{event}");
+    }
     Request::post(&format!("/tenants/{tenant}/events"))
         .bearer(access_token)
         .body("application/x-ndjson", lines)

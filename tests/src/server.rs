@@ -420,7 +420,7 @@ pub fn binary() -> &'static Path {
             let path = PathBuf::from(path);
             return path
                 .canonicalize()
-                .unwrap_or_else(|error| panic!("TIDINGS_BIN {path:?}: {error}"));
+                .unwrap_or_else(|error| panic!("TIDINGS_BIN {}: {error}", path.display()));
         }
         // A test lies in target/PROFILE/deps; a binary that lies beside that folder may be of yesterday.
         let test = std::env::current_exe().expect("the path of this test");

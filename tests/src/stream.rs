@@ -263,7 +263,7 @@ impl Stream {
     }
 
     fn read_more(&mut self) {
-        let mut chunk = [0; 64 * 1024];
+        let mut chunk = [0; 16 * 1024];
         match self.socket.read(&mut chunk).map_err(told_as_a_hang) {
             Ok(0) => self.ended = true,
             Ok(count) => self.take(&chunk[..count]),
