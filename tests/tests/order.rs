@@ -348,7 +348,9 @@ fn an_empty_cursor_is_no_cursor() {
 
 /// A server that keeps about a mebibyte.
 fn forgetful() -> Setup {
-    Setup::new().set("TIDINGS_LOG__MAX_BYTES", "1MiB")
+    Setup::new()
+        .set("TIDINGS_LOG__MAX_BYTES", "1MiB")
+        .set("TIDINGS_STREAM__WINDOW_BYTES", "1MiB")
 }
 
 /// Publishes numbered events of about a kilobyte from `first` on; gives their cursors.
