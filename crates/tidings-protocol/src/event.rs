@@ -1,5 +1,6 @@
 //! Event types and device identifiers.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -116,6 +117,13 @@ impl DeviceId {
     /// The identifier as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A map by device can be asked with the text of one: both hash and compare alike.
+impl Borrow<str> for DeviceId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -1,1 +1,36 @@
-//! The server.
+//! The server, in the order in which data flows through it:
+//!
+//! - [`ingest`]: publishing; who, what, how much. Gives events to the log and answers when they are durable.
+//! - the log: `tidings-log`, a crate of its own.
+//! - [`fanout`]: gives each durable event its wire form once, keeps the newest, and holds the one rule of
+//!   who sees what ([`fanout::View`]).
+//! - [`engine`]: the threads that own the open streams.
+//!
+//! How streams come to the engine, and what else is asked over HTTP:
+//!
+//! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection.
+//! - [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
+//!   [`pages`] and [`openapi`]: what people read; [`admin`]: health.
+//!
+//! To the side: [`config`], [`auth`], [`limits`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`].
+
+pub mod admin;
+pub mod app;
+pub mod auth;
+pub mod config;
+pub mod connection;
+pub mod cors;
+pub mod engine;
+pub mod error;
+pub mod fanout;
+pub mod history;
+pub mod ingest;
+pub mod limits;
+pub mod logging;
+pub mod openapi;
+pub mod pages;
+pub mod routes;
+pub mod server;
+pub mod shutdown;
+pub mod stream;
+pub mod time;

@@ -1,0 +1,72 @@
+//! Many streams that resume at once.
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::{Receipt, Session};
+use crate::clock;
+use crate::target::{Dialect, Wish};
+
+/// Many streams that resume at once.
+#[derive(Clone, Debug, Args)]
+pub struct Resume {
+    /// How many streams resume.
+    #[arg(long, default_value_t = 10_000)]
+    streams: usize,
+    /// How many events each is behind.
+    #[arg(long, default_value_t = 100)]
+    behind: u64,
+    /// How many connect at a time.
+    #[arg(long, default_value_t = 1_000)]
+    at_once: usize,
+}
+
+impl Resume {
+    pub(crate) fn run(&self, session: &mut Session) -> Result<()> {
+        session.tenants(1);
+        let receipt = session.publish_for_receipt(100)?;
+        let after = receipt.last;
+        session.publish_for_receipt(usize::try_from(self.behind)?)?;
+        let wish = Wish {
+            after: Some(after),
+            ..Wish::default()
+        };
+        let mut wishes = vec![wish; self.streams];
+        if session.driver.speaker.needs_tokens() {
+            session.mint(&mut wishes)?;
+        }
+        let before = session.probe.usage()?;
+        session.driver.open(wishes, self.behind, self.at_once)?;
+        let opened = clock::now();
+        session.settle()?;
+        let used = session.probe.since(&before)?;
+        let report = &mut session.report;
+        report.set("opened_after_s", clock::seconds(opened - before.at));
+        report.set("caught_up_after_s", used.elapsed);
+        report.cpu("stream", &used, self.streams as f64);
+        report.set("server_memory_bytes", session.probe.memory()? as f64);
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Publishes `count` events to the first lane in one body and returns the receipt.
+    pub(crate) fn publish_for_receipt(&mut self, count: usize) -> Result<Receipt> {
+        let driver = &mut self.driver;
+        anyhow::ensure!(
+            driver.speaker.target.dialect != Dialect::Nchan,
+            "this server gives no receipts"
+        );
+        driver.connect_requesters(1)?;
+        let request = driver
+            .speaker
+            .publish(&mut driver.lanes[0], count, clock::now());
+        driver.request(0, request, 0)?;
+        while driver.answers.is_empty() {
+            driver.turn(clock::now() + 100_000)?;
+        }
+        let answer = driver.answers.pop_front().context("no answer")?;
+        driver.check(&answer);
+        serde_json::from_slice(&answer.body).context("the receipt")
+    }
+}

@@ -1,0 +1,203 @@
+//! The server under load: where it is, and how its requests are written.
+
+use std::io::Write as _;
+use std::net::SocketAddrV4;
+
+use clap::{Args, ValueEnum};
+
+use crate::payload::Lane;
+use crate::token::Signer;
+
+/// Which server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dialect {
+    /// Tidings.
+    Tidings,
+    /// The bare epoll server.
+    Floor,
+    /// nginx with Nchan, configured as `peers/nchan.conf.in` has it.
+    Nchan,
+}
+
+/// How streams of Tidings are authorised; the others ask for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Authority {
+    /// A stream token in the URL, drawn for every stream.
+    Token,
+    /// The access token in a header.
+    Bearer,
+}
+
+/// The server under load.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// Its address.
+    #[arg(long)]
+    pub address: SocketAddrV4,
+    /// Which server it is.
+    #[arg(long, value_enum)]
+    pub dialect: Dialect,
+    /// Its process id, for CPU and memory.
+    #[arg(long)]
+    pub process: u32,
+    /// The secret that access tokens are signed with.
+    #[arg(long, default_value = "")]
+    pub secret: String,
+    /// How streams are authorised.
+    #[arg(long, value_enum, default_value = "token")]
+    pub authority: Authority,
+    /// Bytes of an event's payload.
+    #[arg(long, default_value_t = 250)]
+    pub payload_bytes: usize,
+}
+
+/// Writes the requests that a target understands.
+#[derive(Debug)]
+pub struct Speaker {
+    /// The server under load.
+    pub target: Target,
+    signer: Signer,
+    publisher: String,
+}
+
+/// What a stream asks for.
+#[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent traits of a stream, each named where it is set"
+)]
+pub struct Wish {
+    /// The index of the lane whose events it is to receive.
+    pub lane: usize,
+    /// The cursor to resume after.
+    pub after: Option<String>,
+    /// The stream token, where one is needed.
+    pub token: Option<String>,
+    /// Whether the latency of its events counts.
+    pub timed: bool,
+    /// Whether it stops reading once it is open.
+    pub deaf: bool,
+    /// Whether it receives only its lane's device.
+    pub filtered: bool,
+    /// Whether it sees all tenants.
+    pub everything: bool,
+}
+
+impl Speaker {
+    /// A speaker for `target`.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        let signer = Signer::new(&target.secret);
+        let publisher = signer.super_admin();
+        Self {
+            target,
+            signer,
+            publisher,
+        }
+    }
+
+    /// Whether a stream token must be drawn before a stream is opened.
+    #[must_use]
+    pub fn needs_tokens(&self) -> bool {
+        self.target.dialect == Dialect::Tidings && self.target.authority == Authority::Token
+    }
+
+    /// Whether devices are filtered by the server; where not, a lane has a tenant of its own.
+    #[must_use]
+    pub fn filters(&self) -> bool {
+        self.target.dialect == Dialect::Tidings
+    }
+
+    /// `POST /auth/sse-token` for one user of a lane's tenant.
+    #[must_use]
+    pub fn mint(&self, user: usize, lane: &Lane) -> Vec<u8> {
+        let access = self.signer.viewer(&format!("user-{user}"), &lane.tenant);
+        format!(
+            "POST /auth/sse-token HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {access}\r\nContent-Length: 0\r\n\r\n"
+        )
+        .into_bytes()
+    }
+
+    /// The request that opens a stream.
+    #[must_use]
+    pub fn open(&self, wish: &Wish, user: usize, lane: &Lane) -> Vec<u8> {
+        let mut request = Vec::with_capacity(512);
+        let tenant = &lane.tenant;
+        // Writing to a Vec can't fail.
+        let _ = match (self.target.dialect, wish.everything) {
+            (Dialect::Nchan, _) => write!(request, "GET /sub/{tenant}"),
+            (Dialect::Tidings, true) => write!(request, "GET /events/stream"),
+            _ => write!(request, "GET /tenants/{tenant}/events/stream"),
+        };
+        let mut separator = '?';
+        if let Some(token) = &wish.token {
+            let _ = write!(request, "{separator}token={token}");
+            separator = '&';
+        }
+        if wish.filtered {
+            let _ = write!(request, "{separator}device_id={}", lane.device);
+        }
+        let _ = write!(
+            request,
+            " HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n"
+        );
+        if self.target.dialect == Dialect::Tidings && wish.token.is_none() {
+            let access = if wish.everything {
+                self.publisher.clone()
+            } else {
+                self.signer.viewer(&format!("user-{user}"), tenant)
+            };
+            let _ = write!(request, "Authorization: Bearer {access}\r\n");
+        }
+        if let Some(after) = &wish.after {
+            let _ = write!(request, "Last-Event-ID: {after}\r\n");
+        }
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+
+    /// The request that publishes the next `count` events of a lane in one body.
+    #[must_use]
+    pub fn publish(&self, lane: &mut Lane, count: usize, now: u64) -> Vec<u8> {
+        let bytes = self.target.payload_bytes;
+        let mut body = Vec::with_capacity(count * (bytes + 100));
+        for index in 0..count {
+            if index > 0 {
+                body.push(b'\n');
+            }
+            if self.target.dialect == Dialect::Nchan {
+                lane.write_data(&mut body, bytes, now);
+            } else {
+                lane.write_event(&mut body, bytes, now);
+            }
+        }
+        let mut request = Vec::with_capacity(body.len() + 512);
+        let room = if self.target.dialect == Dialect::Nchan {
+            "pub"
+        } else {
+            "tenants"
+        };
+        let call = if self.target.dialect == Dialect::Nchan {
+            ""
+        } else {
+            "/events"
+        };
+        let content_type = if count == 1 {
+            "application/json"
+        } else {
+            "application/x-ndjson"
+        };
+        let _ = write!(
+            request,
+            "POST /{room}/{}{call} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
+            lane.tenant,
+            body.len()
+        );
+        if self.target.dialect == Dialect::Tidings {
+            let _ = write!(request, "Authorization: Bearer {}\r\n", self.publisher);
+        }
+        request.extend_from_slice(b"\r\n");
+        request.extend_from_slice(&body);
+        request
+    }
+}

@@ -1,0 +1,309 @@
+//! What is run: the cases of each scenario.
+
+use std::time::Duration;
+
+use crate::server::{Kind, Setup};
+
+/// One setting of a scenario, run against each of its servers in turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// What distinguishes it within its scenario.
+    pub(crate) name: String,
+    /// Arguments of the load generator behind those that name the server.
+    pub(crate) load: Vec<String>,
+    /// Which servers can do this.
+    pub(crate) servers: Vec<Kind>,
+    /// How the servers are started.
+    pub(crate) setup: Setup,
+    /// How long a run may take.
+    pub(crate) limit: Duration,
+}
+
+/// A scenario and how it is explained in the results.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    cases: fn(&Wish) -> Vec<Case>,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    /// A smoke test: little of everything.
+    pub(crate) quick: bool,
+    /// Other numbers of streams than a scenario's own.
+    pub(crate) streams: Vec<usize>,
+    /// Seconds that are measured, instead of a scenario's own.
+    pub(crate) seconds: Option<f64>,
+}
+
+impl Wish {
+    fn seconds(&self, usual: f64) -> f64 {
+        self.seconds.unwrap_or(if self.quick { 1.0 } else { usual })
+    }
+
+    /// `usual`, or a tenth of it in a smoke test.
+    fn scaled(&self, usual: usize) -> usize {
+        if self.quick {
+            (usual / 10).max(1)
+        } else {
+            usual
+        }
+    }
+
+    fn streams(&self, usual: &[usize]) -> Vec<usize> {
+        if !self.streams.is_empty() {
+            return self.streams.clone();
+        }
+        usual.iter().map(|streams| self.scaled(*streams)).collect()
+    }
+}
+
+impl Scenario {
+    pub(crate) fn cases(&self, wish: &Wish) -> Vec<Case> {
+        (self.cases)(wish)
+    }
+}
+
+/// All scenarios, in the order of the results.
+pub(crate) const SCENARIOS: [Scenario; 11] = [
+    Scenario {
+        name: "cpu-per-delivery",
+        about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
+        cases: cpu_per_delivery,
+    },
+    Scenario {
+        name: "latency",
+        about: "From the publisher's send to a stream's receipt, at 50 events/s; durable before visible on the floor and on Tidings.",
+        cases: latency,
+    },
+    Scenario {
+        name: "streams",
+        about: "The same over the number of streams, at no more than 50,000 deliveries/s.",
+        cases: streams,
+    },
+    Scenario {
+        name: "burst",
+        about: "10,000 events as NDJSON, 100 a body, one body at a time, to the streams of one tenant.",
+        cases: burst,
+    },
+    Scenario {
+        name: "idle",
+        about: "Memory of streams that get nothing (PSS; kernel: slab and socket buffers of both ends of all connections), and heartbeats once a second.",
+        cases: idle,
+    },
+    Scenario {
+        name: "open",
+        about: "Streams opened as fast as it goes: tokens drawn for all, then all opened, 64 at a time. The floor asks for no token.",
+        cases: open,
+    },
+    Scenario {
+        name: "resume",
+        about: "Streams that come back at once, each 100 events behind; tokens are drawn before.",
+        cases: resume,
+    },
+    Scenario {
+        name: "stalled",
+        about: "The latency of 1,000 streams without, with and again without 1,000 others that never read.",
+        cases: stalled,
+    },
+    Scenario {
+        name: "tenants",
+        about: "10,000 streams over more and more tenants, and a fleet in which each event goes to 3 of them. Fewer deliveries per event leave more of publishing to each, so the cost of publishing alone, measured at the same rate in the same run, is taken off (net).",
+        cases: tenants,
+    },
+    Scenario {
+        name: "publish",
+        about: "Durable publishing without any stream, beside a bare append and sync of the same bytes without network (append).",
+        cases: publish,
+    },
+    Scenario {
+        name: "replay",
+        about: "A log of a million events, read from its beginning by one stream: a tenant with a thousandth of it, a tenant with a ninth, all tenants. Then the server starts anew on that log.",
+        cases: replay,
+    },
+];
+
+const ALL: [Kind; 3] = [Kind::Floor, Kind::Tidings, Kind::Nchan];
+const OURS: [Kind; 2] = [Kind::Floor, Kind::Tidings];
+
+fn case(name: String, servers: &[Kind], load: &[String]) -> Case {
+    Case {
+        name,
+        load: load.to_vec(),
+        servers: servers.to_vec(),
+        setup: Setup::default(),
+        limit: Duration::from_mins(3),
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Not more than 50 events/s and 50,000 deliveries/s, of which one core is capable.
+fn rate(streams: usize) -> f64 {
+    (50_000.0 / streams as f64).min(50.0)
+}
+
+fn steady(wish: &Wish, streams: usize, seconds: f64) -> Case {
+    let (rate, seconds) = (rate(streams), wish.seconds(seconds));
+    case(
+        format!("{streams} streams, {rate:.1} events/s"),
+        &ALL,
+        &words(&format!(
+            "steady --streams {streams} --rate {rate} --seconds {seconds}"
+        )),
+    )
+}
+
+fn cpu_per_delivery(wish: &Wish) -> Vec<Case> {
+    let streams = wish.streams(&[1_000, 5_000]);
+    streams
+        .into_iter()
+        .map(|streams| steady(wish, streams, 5.0))
+        .collect()
+}
+
+fn latency(wish: &Wish) -> Vec<Case> {
+    let streams = wish.streams(&[1_000]);
+    streams
+        .into_iter()
+        .map(|streams| steady(wish, streams, 10.0))
+        .collect()
+}
+
+fn streams(wish: &Wish) -> Vec<Case> {
+    let streams = wish.streams(&[100, 300, 1_000, 3_000, 10_000, 15_000]);
+    streams
+        .into_iter()
+        .map(|streams| steady(wish, streams, 4.0))
+        .collect()
+}
+
+fn burst(wish: &Wish) -> Vec<Case> {
+    let streams = wish.streams(&[1_000]);
+    let events = wish.scaled(10_000);
+    let one = |streams: usize| {
+        let load = words(&format!("burst --streams {streams} --events {events}"));
+        case(format!("{streams} streams, {events} events"), &OURS, &load)
+    };
+    streams.into_iter().map(one).collect()
+}
+
+fn idle(wish: &Wish) -> Vec<Case> {
+    let steps = wish.streams(&[1_000, 10_000, 18_000]);
+    let most = steps.iter().max().copied().unwrap_or_default();
+    let steps: Vec<String> = steps.iter().map(usize::to_string).collect();
+    let load = words(&format!(
+        "idle --steps {} --seconds {}",
+        steps.join(","),
+        wish.seconds(5.0)
+    ));
+    let mut idle = case(format!("up to {most} streams"), &ALL, &load);
+    idle.setup.heartbeat = Some(Duration::from_secs(1));
+    vec![idle]
+}
+
+fn open(wish: &Wish) -> Vec<Case> {
+    let one = |streams: usize| {
+        let load = words(&format!("open --streams {streams}"));
+        case(format!("{streams} streams"), &OURS, &load)
+    };
+    wish.streams(&[5_000]).into_iter().map(one).collect()
+}
+
+fn resume(wish: &Wish) -> Vec<Case> {
+    let one = |streams: usize| {
+        let load = words(&format!("resume --streams {streams} --behind 100"));
+        case(
+            format!("{streams} streams, 100 events behind"),
+            &OURS,
+            &load,
+        )
+    };
+    wish.streams(&[10_000]).into_iter().map(one).collect()
+}
+
+fn stalled(wish: &Wish) -> Vec<Case> {
+    let one = |streams: usize| {
+        let seconds = wish.seconds(5.0);
+        let load = format!(
+            "stalled --streams {streams} --deaf {streams} --rate {} --seconds {seconds} --close-within 30",
+            rate(streams)
+        );
+        let mut stalled = case(
+            format!("{streams} streams beside {streams} that never read"),
+            &[Kind::Tidings],
+            &words(&load),
+        );
+        // Long enough that all of "with" is measured before the first is closed.
+        stalled.setup.stall_timeout = Some(Duration::from_secs_f64(seconds + 10.0));
+        stalled
+    };
+    wish.streams(&[1_000]).into_iter().map(one).collect()
+}
+
+fn tenants(wish: &Wish) -> Vec<Case> {
+    let streams = wish.streams(&[10_000])[0];
+    let seconds = wish.seconds(4.0);
+    // 20,000 deliveries/s: publishing takes most of the core where an event goes to few streams.
+    let deliveries = if wish.quick { 5_000.0 } else { 20_000.0 };
+    let one = |with_streams: usize, others: usize| {
+        let with_streams = with_streams.min(streams / 10);
+        let rate = deliveries / (streams as f64 / with_streams as f64);
+        let load = format!(
+            "steady --publish-alone --streams {streams} --tenants {with_streams} --other-tenants {others} --rate {rate} --seconds {seconds}"
+        );
+        let name = match (with_streams, others) {
+            (1, _) => "1 tenant".to_owned(),
+            (all, 0) => format!("{all} tenants"),
+            (some, others) => format!("{some} of {} tenants", some + others),
+        };
+        case(name, &OURS, &words(&load))
+    };
+    let devices = streams / 3;
+    let fleet = format!(
+        "steady --publish-alone --streams {} --devices {devices} --rate {} --seconds {seconds}",
+        devices * 3,
+        deliveries / 3.0
+    );
+    vec![
+        one(1, 0),
+        one(100, 0),
+        one(1_000, 0),
+        one(1_000, wish.scaled(99_000)),
+        case(
+            format!("each event to 3 of {}", devices * 3),
+            &OURS,
+            &words(&fleet),
+        ),
+    ]
+}
+
+fn publish(wish: &Wish) -> Vec<Case> {
+    let seconds = wish.seconds(5.0);
+    let one = |publishers: usize, batch: usize| {
+        let name = match batch {
+            1 => format!("{publishers} publishers of single events"),
+            _ => format!("{publishers} publishers of batches of {batch}"),
+        };
+        let name = name.replace("1 publishers", "1 publisher");
+        let load = format!("publish --publishers {publishers} --batch {batch} --seconds {seconds}");
+        let mut publish = case(name, &OURS, &words(&load));
+        if batch > 1 {
+            publish.servers.push(Kind::Append);
+            publish.setup.append_events = batch;
+        }
+        publish
+    };
+    vec![one(64, 1), one(1, 100), one(8, 100)]
+}
+
+fn replay(wish: &Wish) -> Vec<Case> {
+    let events = wish.scaled(1_000_000);
+    let load = words(&format!("replay --events {events}"));
+    let mut replay = case(format!("{events} events"), &[Kind::Tidings], &load);
+    replay.setup.restart = true;
+    vec![replay]
+}

@@ -1,0 +1,303 @@
+//! The results as text, as JSON and as `RESULTS.md` with its plots.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::budgets::BUDGETS;
+use crate::cases::SCENARIOS;
+use crate::plot::{Plot, Series, number};
+use crate::results::{CaseResults, Results, Spread};
+use crate::server::Kind;
+
+/// Writes `results/<scenario>.json`; a smoke test's beside the real ones.
+pub(crate) fn keep(bench: &Path, results: &Results) -> Result<()> {
+    let folder = if results.quick {
+        bench.join("results/quick")
+    } else {
+        bench.join("results")
+    };
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{}.json", results.scenario));
+    let mut text = serde_json::to_string_pretty(results)?;
+    text.push('\n');
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+fn read(bench: &Path) -> Result<Vec<Results>> {
+    let mut all = Vec::new();
+    for scenario in &SCENARIOS {
+        let path = bench.join(format!("results/{}.json", scenario.name));
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        all.push(serde_json::from_str(&text).with_context(|| path.display().to_string())?);
+    }
+    Ok(all)
+}
+
+/// Writes `RESULTS.md` and its plots from all results that there are.
+pub(crate) fn write(bench: &Path) -> Result<()> {
+    let all = read(bench)?;
+    let mut text = String::from(
+        "# What was measured\n\n\
+         Written by `bench/run`, which repeats all of it; the figures of every round are in `results/*.json`.\n\n\
+         The server is on one core, the load generator on another, all over loopback. *floor* is `bench/floor`, a bare \
+         epoll loop that syncs its publishes as Tidings does; *nchan* is nginx with Nchan, which keeps its messages in \
+         memory. Servers alternate, a fresh process in each round. A figure is the median of all rounds with the least \
+         and the most in brackets; a ratio is the median of the ratios of each round. CPU is the server process's, \
+         kernel included. Events have 250 bytes.\n\n",
+    );
+    describe(&mut text, &all);
+    asked_and_reached(&mut text, &all);
+    for (name, plot) in plots(&all) {
+        if let Some(svg) = plot.svg() {
+            fs::write(bench.join(format!("results/{name}.svg")), svg)?;
+            let _ = writeln!(text, "![{}](results/{name}.svg)\n", plot.title);
+        }
+    }
+    for results in &all {
+        let _ = write!(text, "{}", section(results));
+    }
+    fs::write(bench.join("RESULTS.md"), text)?;
+    Ok(())
+}
+
+fn describe(text: &mut String, all: &[Results]) {
+    let Some(first) = all.first() else {
+        text.push_str("Nothing has been measured yet.\n");
+        return;
+    };
+    let machine = &first.machine;
+    let _ = writeln!(
+        text,
+        "Machine: {}, {} cores, {} GB, Linux {}, {} descriptors a process.\n",
+        machine.processor, machine.cores, machine.memory_gb, machine.kernel, machine.descriptors
+    );
+    let mut skipped: Vec<&String> = all.iter().flat_map(|results| &results.skipped).collect();
+    skipped.sort();
+    skipped.dedup();
+    for line in skipped {
+        let _ = writeln!(text, "{line}\n");
+    }
+}
+
+fn asked_and_reached(text: &mut String, all: &[Results]) {
+    text.push_str("## What was asked for and what was reached\n\n| scenario | case | figure | asked | reached | |\n| --- | --- | --- | --- | --- | --- |\n");
+    for results in all {
+        for budget in BUDGETS
+            .iter()
+            .filter(|budget| budget.scenario == results.scenario)
+        {
+            for verdict in budget.verdicts(results) {
+                let _ = writeln!(
+                    text,
+                    "| {} | {} | {} | {} | {} | {} |",
+                    results.scenario,
+                    verdict.case,
+                    verdict.text,
+                    verdict.asked,
+                    figure(verdict.reached),
+                    if verdict.met { "met" } else { "**not met**" }
+                );
+            }
+        }
+    }
+    text.push('\n');
+}
+
+fn figure(spread: Spread) -> String {
+    if spread.count == 1 {
+        return number(spread.median);
+    }
+    format!(
+        "{} ({}–{})",
+        number(spread.median),
+        number(spread.least),
+        number(spread.most)
+    )
+}
+
+/// One scenario: its cases, every figure of every server.
+fn section(results: &Results) -> String {
+    let about = SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == results.scenario);
+    let mut text = format!(
+        "## {}\n\n{}\n\n{}, commit {}.\n\n",
+        results.scenario,
+        about.map_or("", |scenario| scenario.about),
+        results.date,
+        results.commit
+    );
+    for case in &results.cases {
+        text.push_str(&table(case));
+    }
+    text
+}
+
+fn table(case: &CaseResults) -> String {
+    let kinds: Vec<Kind> = case.rounds.keys().copied().collect();
+    let rounds = case.rounds.values().map(Vec::len).max().unwrap_or_default();
+    let mut text = format!(
+        "### {}\n\n`load {}`, {rounds} rounds\n\n| |",
+        case.name, case.load
+    );
+    for kind in &kinds {
+        let _ = write!(text, " {} |", kind.name());
+    }
+    let compared = kinds.contains(&Kind::Tidings) && kinds.contains(&Kind::Floor);
+    text.push_str(if compared {
+        " tidings ÷ floor |\n| --- |"
+    } else {
+        "\n| --- |"
+    });
+    text.push_str(&" --- |".repeat(kinds.len() + usize::from(compared)));
+    text.push('\n');
+    let mut metrics: Vec<&String> = case
+        .rounds
+        .values()
+        .flatten()
+        .flat_map(|round| round.metrics.keys())
+        .collect();
+    metrics.sort();
+    metrics.dedup();
+    for metric in metrics {
+        let _ = write!(text, "| {} |", metric.replace('_', " "));
+        for kind in &kinds {
+            let spread = case.spread(*kind, metric);
+            let _ = write!(text, " {} |", spread.map_or_else(|| "–".to_owned(), figure));
+        }
+        if compared {
+            let ratio = Spread::of(case.ratios(Kind::Tidings, metric, Kind::Floor));
+            let _ = write!(text, " {} |", ratio.map_or_else(|| "–".to_owned(), figure));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    for (fault, times) in case.faults() {
+        let _ = writeln!(
+            text,
+            "**Not as promised** ({times}×): {}\n",
+            fault.replace('\n', " ").replace('\r', "")
+        );
+    }
+    text
+}
+
+/// A scenario's results as text for a terminal.
+pub(crate) fn text(results: &Results) -> String {
+    let mut text = section(results);
+    for budget in BUDGETS
+        .iter()
+        .filter(|budget| budget.scenario == results.scenario)
+    {
+        for verdict in budget.verdicts(results) {
+            let _ = writeln!(
+                text,
+                "{}: {}: asked {}, reached {}{}",
+                verdict.case,
+                verdict.text,
+                verdict.asked,
+                figure(verdict.reached),
+                if verdict.met { "" } else { "  NOT MET" }
+            );
+        }
+    }
+    text
+}
+
+fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
+    let mut plots = Vec::new();
+    let find = |name| all.iter().find(|results| results.scenario == name);
+    if let Some(results) = find("streams") {
+        plots.push((
+            "latency",
+            Plot {
+                title: "Latency against streams",
+                across: "streams",
+                up: "ms from send to receipt",
+                series: lines(
+                    results,
+                    &[("delivery_p50_ms", " p50"), ("delivery_p99_ms", " p99")],
+                ),
+            },
+        ));
+        plots.push((
+            "cpu",
+            Plot {
+                title: "CPU per delivery against streams",
+                across: "streams",
+                up: "µs of the server's CPU per delivery",
+                series: lines(results, &[("delivery_cpu_us", "")]),
+            },
+        ));
+    }
+    if let Some(results) = find("idle") {
+        plots.push((
+            "memory",
+            Plot {
+                title: "The server's own memory against idle streams",
+                across: "streams",
+                up: "MB (PSS)",
+                series: memory(results),
+            },
+        ));
+    }
+    plots
+}
+
+/// A line for each server and metric over the number of streams, which begins a case's name.
+fn lines(results: &Results, metrics: &[(&str, &str)]) -> Vec<Series> {
+    let mut series = Vec::new();
+    for (metric, suffix) in metrics {
+        for kind in [Kind::Floor, Kind::Tidings, Kind::Nchan] {
+            let point = |case: &CaseResults| {
+                let streams = case.name.split(' ').next()?.parse().ok()?;
+                Some((streams, case.spread(kind, metric)?))
+            };
+            let points: Vec<_> = results.cases.iter().filter_map(point).collect();
+            if !points.is_empty() {
+                series.push(Series {
+                    name: format!("{}{suffix}", kind.name()),
+                    points,
+                });
+            }
+        }
+    }
+    series
+}
+
+fn memory(results: &Results) -> Vec<Series> {
+    let mut series = Vec::new();
+    let Some(case) = results.cases.first() else {
+        return series;
+    };
+    for (kind, rounds) in &case.rounds {
+        let names = rounds.iter().flat_map(|round| round.metrics.keys());
+        let mut steps: Vec<u32> = names
+            .filter_map(|name| {
+                name.strip_prefix("memory_")?
+                    .strip_suffix("_bytes")?
+                    .parse()
+                    .ok()
+            })
+            .filter(|step| *step > 0)
+            .collect();
+        steps.sort_unstable();
+        steps.dedup();
+        let point = |step: &u32| {
+            let bytes = case.values(*kind, &format!("memory_{step}_bytes"));
+            let megabytes = bytes.into_iter().map(|bytes| bytes / 1e6).collect();
+            Some((f64::from(*step), Spread::of(megabytes)?))
+        };
+        let points = steps.iter().filter_map(point).collect();
+        series.push(Series {
+            name: kind.name().to_owned(),
+            points,
+        });
+    }
+    series
+}

@@ -1,0 +1,310 @@
+//! The servers under test: started, awaited, stopped; each a child of this process.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Deserialize, Serialize};
+
+/// The core of the server.
+pub(crate) const SERVER_CORE: usize = 0;
+/// The core of the load generator.
+pub(crate) const LOAD_CORE: usize = 1;
+
+/// Only ever used on loopback, by servers that live for seconds.
+pub(crate) const SECRET: &str = "bench-secret-bench-secret-bench-secret";
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    Floor,
+    Tidings,
+    Nchan,
+    /// No server: a bare append and sync of what would be published.
+    Append,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::Floor, Self::Tidings, Self::Nchan, Self::Append];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Tidings => "tidings",
+            Self::Nchan => "nchan",
+            Self::Append => "append",
+        }
+    }
+}
+
+/// How a server is started, where a case needs it otherwise than usual.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setup {
+    /// The heartbeat interval.
+    pub(crate) heartbeat: Option<Duration>,
+    /// How long a stream may take nothing before it is closed.
+    pub(crate) stall_timeout: Option<Duration>,
+    /// Events of the body that [`Kind::Append`] appends.
+    pub(crate) append_events: usize,
+    /// Start the server once more on its log when the load is done, and time that.
+    pub(crate) restart: bool,
+}
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) floor: PathBuf,
+    pub(crate) load: PathBuf,
+    pub(crate) tidings: PathBuf,
+    /// nginx, Nchan's module and the configuration to fill in.
+    pub(crate) nchan: Option<(PathBuf, PathBuf, PathBuf)>,
+    /// Settings of Tidings from the command line, `NAME=VALUE`.
+    pub(crate) settings: Vec<(String, String)>,
+}
+
+/// A running server.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: SocketAddrV4,
+    /// How long it took until it was ready.
+    pub(crate) ready_after: Duration,
+}
+
+/// Runs `action` with this thread on one core; children that it starts stay there.
+pub(crate) fn on_core<T>(core: usize, action: impl FnOnce() -> T) -> Result<T> {
+    let before = sched_getaffinity(None)?;
+    let mut only = CpuSet::new();
+    only.set(core);
+    sched_setaffinity(None, &only).with_context(|| format!("no core {core}: two are needed"))?;
+    let outcome = action();
+    sched_setaffinity(None, &before)?;
+    Ok(outcome)
+}
+
+/// A command whose process ends with this one, however this one ends. The Ctrl-C of a terminal
+/// does not reach it: this process ends it.
+pub(crate) fn command(program: &Path) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    let mut command = if setpriv.exists() {
+        let mut command = Command::new(setpriv);
+        command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    command.process_group(0).stdin(Stdio::null());
+    command
+}
+
+fn free_address() -> Result<SocketAddrV4> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(SocketAddrV4::new(
+        Ipv4Addr::LOCALHOST,
+        listener.local_addr()?.port(),
+    ))
+}
+
+impl Server {
+    /// Starts a server that keeps what it stores in `directory`.
+    pub(crate) fn start(
+        kind: Kind,
+        programs: &Programs,
+        setup: &Setup,
+        directory: &Path,
+    ) -> Result<Self> {
+        match kind {
+            Kind::Floor => Self::start_floor(programs, setup, directory),
+            Kind::Tidings => Self::start_tidings(programs, setup, directory),
+            Kind::Nchan => Self::start_nchan(programs, setup, directory),
+            Kind::Append => bail!("append is no server"),
+        }
+    }
+
+    fn start_floor(programs: &Programs, setup: &Setup, directory: &Path) -> Result<Self> {
+        let start = Instant::now();
+        let mut command = command(&programs.floor);
+        command.arg("--sync").arg(directory).stdout(Stdio::piped());
+        if let Some(heartbeat) = setup.heartbeat {
+            command
+                .arg("--heartbeat-ms")
+                .arg(heartbeat.as_millis().to_string());
+        }
+        let mut child = on_core(SERVER_CORE, || command.spawn())?.context("starting the floor")?;
+        let mut line = String::new();
+        let output = child.stdout.take().context("no output")?;
+        BufReader::new(output).read_line(&mut line)?;
+        let address = line.trim().strip_prefix("listening on ").map(str::parse);
+        let Some(Ok(address)) = address else {
+            // It has ended, or says what nobody understands.
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("the floor does not say where it listens: {line:?}");
+        };
+        Ok(Self {
+            child,
+            address,
+            ready_after: start.elapsed(),
+        })
+    }
+
+    fn start_tidings(programs: &Programs, setup: &Setup, directory: &Path) -> Result<Self> {
+        let (address, admin) = (free_address()?, free_address()?);
+        let output = std::fs::File::create(directory.join("tidings.out"))?;
+        let mut command = command(&programs.tidings);
+        command
+            .arg("serve")
+            .env("TIDINGS_LISTEN", address.to_string())
+            .env("TIDINGS_ADMIN_LISTEN", admin.to_string())
+            .env("TIDINGS_AUTH__JWT__SECRET", SECRET)
+            .env("TIDINGS_LOG__PATH", directory.join("log"))
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        // All of the load comes from few users and addresses; the counting goes on, only the
+        // limits are out of reach.
+        for limit in [
+            "STREAMS",
+            "STREAMS_PER_TENANT",
+            "STREAMS_PER_USER",
+            "STREAMS_PER_ADDRESS",
+            "MINTS_PER_ADDRESS",
+            "PUBLISH_RATE",
+        ] {
+            command.env(format!("TIDINGS_LIMITS__{limit}"), "10000000");
+        }
+        if let Some(heartbeat) = setup.heartbeat {
+            command.env(
+                "TIDINGS_STREAM__HEARTBEAT",
+                format!("{}ms", heartbeat.as_millis()),
+            );
+        }
+        if let Some(stall) = setup.stall_timeout {
+            command.env(
+                "TIDINGS_STREAM__STALL_TIMEOUT",
+                format!("{}ms", stall.as_millis()),
+            );
+        }
+        command.envs(programs.settings.iter().cloned());
+        let start = Instant::now();
+        let child = on_core(SERVER_CORE, || command.spawn())?.context("starting Tidings")?;
+        let server = Self {
+            child,
+            address,
+            ready_after: Duration::ZERO,
+        };
+        let says = || {
+            let text = std::fs::read_to_string(directory.join("tidings.out")).unwrap_or_default();
+            text.chars().take(2_000).collect::<String>()
+        };
+        server.await_ready(admin, start, says)
+    }
+
+    fn start_nchan(programs: &Programs, setup: &Setup, directory: &Path) -> Result<Self> {
+        let (nginx, module, template) =
+            programs.nchan.as_ref().context("Nchan is not installed")?;
+        let address = free_address()?;
+        let heartbeat = setup.heartbeat.unwrap_or(Duration::from_secs(15)).as_secs();
+        let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
+        let configuration = std::fs::read_to_string(template)?
+            .replace("@DIRECTORY@", &directory.display().to_string())
+            .replace("@MODULE@", &module.display().to_string())
+            .replace("@ADDRESS@", &address.to_string())
+            .replace("@HEARTBEAT@", &heartbeat.to_string())
+            .replace("@USER@", &user);
+        let path = directory.join("nginx.conf");
+        std::fs::write(&path, configuration)?;
+        let mut command = command(nginx);
+        command.arg("-p").arg(directory).arg("-c").arg(&path);
+        // Before nginx has read its configuration it complains of the log it was built with.
+        command.arg("-e").arg(directory.join("error.log"));
+        command
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(directory.join("nginx.out"))?);
+        let start = Instant::now();
+        let child = on_core(SERVER_CORE, || command.spawn())?.context("starting nginx")?;
+        let server = Self {
+            child,
+            address,
+            ready_after: Duration::ZERO,
+        };
+        let says = || {
+            let read = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
+            read("nginx.out") + &read("error.log")
+        };
+        server.await_ready(address, start, says)
+    }
+
+    /// Asks `/readyz` until it answers 200.
+    fn await_ready(
+        mut self,
+        address: SocketAddrV4,
+        start: Instant,
+        says: impl Fn() -> String,
+    ) -> Result<Self> {
+        loop {
+            if get_ready(address).unwrap_or(false) {
+                self.ready_after = start.elapsed();
+                return Ok(self);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}: {}", says());
+            }
+            ensure!(
+                start.elapsed() < Duration::from_secs(30),
+                "the server does not become ready: {}",
+                says()
+            );
+            // Polling: another program's start has no handshake with this one.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks the server to stop and waits until it has; a server that does not is killed.
+    /// Returns whether it stopped as asked.
+    pub(crate) fn stop(mut self) -> Result<bool> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<bool> {
+        if self.child.try_wait()?.is_some() {
+            return Ok(false);
+        }
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(15) {
+            if self.child.try_wait()?.is_some() {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(false)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // After stop() it has ended already; on the way out of an error nothing more can be done.
+        let _ = self.end();
+    }
+}
+
+fn get_ready(address: SocketAddrV4) -> Result<bool> {
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+    connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut head = [0; 12];
+    connection.read_exact(&mut head)?;
+    Ok(head.ends_with(b" 200"))
+}

@@ -1,0 +1,44 @@
+//! The admin listener: is the server alive, is it ready. On an address of its own, so that it
+//! answers while the public one is busy and is never exposed with it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::StatusCode;
+use serde_json::json;
+use tidings_log::Health;
+
+use crate::app::App;
+use crate::error::Refusal;
+
+/// What the admin listener answers.
+#[must_use]
+pub fn router(app: &Arc<App>) -> Router {
+    Router::new()
+        .route(
+            "/healthz",
+            get(|| async { Json(json!({ "status": "alive" })) }),
+        )
+        .route("/readyz", get(ready))
+        .fallback(|| async {
+            Refusal::new(StatusCode::NOT_FOUND, "there are /healthz and /readyz here")
+        })
+        .with_state(Arc::clone(app))
+}
+
+/// 200 where streams can be opened and events published, 503 with the reasons otherwise.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let mut reasons: Vec<String> = app.unready().into_iter().collect();
+    if matches!(app.log.health(), Health::Full { .. }) {
+        reasons.push("the disk under the log is full".to_owned());
+    }
+    if reasons.is_empty() {
+        Json(json!({ "status": "ready", "streams": app.engines.stream_count() })).into_response()
+    } else {
+        let body = Json(json!({ "status": "not_ready", "reasons": reasons }));
+        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    }
+}

@@ -1,0 +1,56 @@
+//! Who calls, and what they may.
+//!
+//! - [`identity`]: what an access token says of its user, the authority that a stream obeys.
+//! - [`access_token`]: from a JWT to an [`Identity`].
+//! - [`stream_token`]: the single-use secret that carries an [`Identity`] from `POST /auth/sse-token` to a stream.
+//! - [`publisher_key`]: API keys of publishers.
+//!
+//! No HTTP here: callers bring the text of a credential and get an answer. Errors and `Debug` output never
+//! hold a credential, whole or in part.
+
+pub mod access_token;
+mod claims;
+pub mod identity;
+pub mod publisher_key;
+pub mod stream_token;
+mod verifying_key;
+
+use std::fmt::Write as _;
+
+pub use access_token::{AccessTokenError, AccessTokens, MintError, NewAccessToken};
+pub use identity::Identity;
+pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeys, UnknownPublisherKey};
+pub use stream_token::{StreamTokens, Unavailable};
+
+use aws_lc_rs::{digest, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// 32 random bytes in URL-safe base64, 43 characters.
+///
+/// # Errors
+/// The operating system gave no randomness; whoever needs a secret must then go without.
+fn random_text() -> Result<String, NoRandomness> {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// The operating system gave no random bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system gave no random bytes")]
+pub struct NoRandomness;
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    digest::digest(&digest::SHA256, bytes)
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,273 @@
+//! API keys of publishers: `tdk_<id>_<secret>`.
+//!
+//! The configuration holds SHA-256 of the secret only. A fast hash is enough, since a secret has 256 random
+//! bits and can't be guessed from its hash as a password can.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use secrecy::SecretString;
+use tidings_protocol::{EventType, TenantId};
+
+use super::{NoRandomness, hexadecimal, random_text, sha256};
+use crate::config::{Bound, PublisherConfig, is_publisher_id};
+
+/// What every API key begins with; other credentials are access tokens.
+pub const KEY_PREFIX: &str = "tdk_";
+
+/// The longest secret that is looked at, in bytes; generated ones have 43.
+const MAX_SECRET_LENGTH: usize = 256;
+
+/// A publisher that showed its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The tenants that it may publish to.
+    pub tenants: Bound<TenantId>,
+    /// The event types that it may publish.
+    pub types: Bound<EventType>,
+}
+
+impl Publisher {
+    /// Whether it may publish events of this type to this tenant.
+    #[must_use]
+    pub fn may_publish(&self, tenant: TenantId, event_type: &EventType) -> bool {
+        self.tenants.allows(&tenant) && self.types.allows(event_type)
+    }
+}
+
+/// The key is none of those configured: another form, an unknown id or a wrong secret, it is not said which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the API key is not known")]
+pub struct UnknownPublisherKey;
+
+/// The configured publishers and their keys.
+pub struct PublisherKeys {
+    by_id: HashMap<Arc<str>, Known>,
+}
+
+struct Known {
+    secret_sha256: [u8; 32],
+    publisher: Arc<Publisher>,
+}
+
+impl fmt::Debug for PublisherKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.by_id.keys()).finish()
+    }
+}
+
+impl PublisherKeys {
+    /// The publishers of a configuration, whose ids differ.
+    #[must_use]
+    pub fn from_config(publishers: &[PublisherConfig]) -> Self {
+        let by_id = publishers
+            .iter()
+            .map(|config| {
+                let publisher = Publisher {
+                    id: Arc::clone(&config.id),
+                    tenants: config.tenants.clone(),
+                    types: config.types.clone(),
+                };
+                let known = Known {
+                    secret_sha256: config.secret_sha256,
+                    publisher: Arc::new(publisher),
+                };
+                (Arc::clone(&config.id), known)
+            })
+            .collect();
+        Self { by_id }
+    }
+
+    /// Whether a credential has the form of an API key, so that it should be verified here and not as an
+    /// access token. No JWT begins like that: its first byte is that of base64 of `{`.
+    #[must_use]
+    pub fn is_key(credential: &str) -> bool {
+        credential.starts_with(KEY_PREFIX)
+    }
+
+    /// The publisher whose key this is. Secrets are compared in constant time, and the time does not tell
+    /// whether the id exists.
+    pub fn verify(&self, key: &str) -> Result<Arc<Publisher>, UnknownPublisherKey> {
+        let (id, secret) = key
+            .strip_prefix(KEY_PREFIX)
+            .and_then(|rest| rest.split_once('_'))
+            .filter(|(id, secret)| {
+                is_publisher_id(id) && (1..=MAX_SECRET_LENGTH).contains(&secret.len())
+            })
+            .ok_or(UnknownPublisherKey)?;
+        let known = self.by_id.get(id);
+        let expected = known.map_or([0; 32], |known| known.secret_sha256);
+        let equal = verify_slices_are_equal(&sha256(secret.as_bytes()), &expected).is_ok();
+        match known {
+            Some(known) if equal => Ok(Arc::clone(&known.publisher)),
+            _ => Err(UnknownPublisherKey),
+        }
+    }
+}
+
+/// A generated key: the text, to be shown once, and what the configuration keeps of it.
+#[derive(Debug)]
+pub struct NewPublisherKey {
+    /// The whole key, `tdk_<id>_<secret>`.
+    pub key: SecretString,
+    /// What the configuration keeps.
+    pub config: PublisherConfig,
+}
+
+/// Why no key can be generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    /// The id can't be a publisher's.
+    #[error("a publisher's id has 1 to 64 letters, digits, dots and hyphens")]
+    BadId,
+    /// No randomness for the secret.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl NewPublisherKey {
+    /// Draws a key for a publisher.
+    ///
+    /// # Errors
+    /// The id is not `[A-Za-z0-9.-]{1,64}`, or there is no randomness.
+    pub fn generate(
+        id: &str,
+        tenants: Bound<TenantId>,
+        types: Bound<EventType>,
+    ) -> Result<Self, GenerateError> {
+        if !is_publisher_id(id) {
+            return Err(GenerateError::BadId);
+        }
+        let secret = random_text()?;
+        Ok(Self {
+            config: PublisherConfig {
+                id: id.into(),
+                secret_sha256: sha256(secret.as_bytes()),
+                tenants,
+                types,
+            },
+            key: format!("{KEY_PREFIX}{id}_{secret}").into(),
+        })
+    }
+
+    /// The entry for the configuration file, in TOML. It holds the hash, not the key.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        let config = &self.config;
+        format!(
+            "[[auth.publishers]]\nid = \"{}\"\nsecret_sha256 = \"{}\"\ntenants = {}\ntypes = {}\n",
+            config.id,
+            hexadecimal(&config.secret_sha256),
+            bound_toml(&config.tenants),
+            bound_toml(&config.types),
+        )
+    }
+}
+
+fn bound_toml<T: fmt::Display>(bound: &Bound<T>) -> String {
+    match bound {
+        Bound::All => "\"*\"".to_owned(),
+        Bound::Only(items) => {
+            let items: Vec<_> = items.iter().map(|item| format!("\"{item}\"")).collect();
+            format!("[{}]", items.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    const ONE: TenantId = TenantId::from_bytes([1; 16]);
+    const TWO: TenantId = TenantId::from_bytes([2; 16]);
+
+    fn event_type(name: &str) -> EventType {
+        name.parse().unwrap()
+    }
+
+    fn generated(id: &str) -> NewPublisherKey {
+        let types = Bound::Only([event_type("device_status")].into());
+        NewPublisherKey::generate(id, Bound::Only([ONE].into()), types).unwrap()
+    }
+
+    #[test]
+    fn a_generated_key_is_known_by_its_hash_alone() {
+        let new = generated("poller-1");
+        let keys = PublisherKeys::from_config(std::slice::from_ref(&new.config));
+        let key = new.key.expose_secret();
+        assert!(PublisherKeys::is_key(key));
+        let publisher = keys.verify(key).unwrap();
+        assert_eq!(&*publisher.id, "poller-1");
+        assert!(publisher.may_publish(ONE, &event_type("device_status")));
+        assert!(!publisher.may_publish(TWO, &event_type("device_status")));
+        assert!(!publisher.may_publish(ONE, &event_type("alert_fired")));
+    }
+
+    #[test]
+    fn no_other_key_is_known() {
+        let (one, two) = (generated("one"), generated("two"));
+        let keys = PublisherKeys::from_config(&[one.config.clone(), two.config.clone()]);
+        let key = one.key.expose_secret();
+        let secret = key.strip_prefix("tdk_one_").unwrap();
+        let others = [
+            format!("tdk_two_{secret}"),
+            format!("tdk_three_{secret}"),
+            format!("{key}x"),
+            key[..key.len() - 1].to_owned(),
+            key.to_uppercase(),
+            "tdk_one_".to_owned(),
+            "tdk_one".to_owned(),
+            "tdk_".to_owned(),
+            String::new(),
+            secret.to_owned(),
+            hexadecimal(&one.config.secret_sha256),
+            format!("tdk_one_{}", hexadecimal(&one.config.secret_sha256)),
+        ];
+        for other in others {
+            assert_eq!(keys.verify(&other), Err(UnknownPublisherKey), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_entry_for_the_file_is_read_back_as_it_was_made() {
+        let new = generated("poller-1");
+        let settings = crate::config::Settings::gather(
+            &[],
+            Some((std::path::Path::new("t.toml"), &new.toml())),
+            &[],
+            &[],
+        );
+        let loaded = crate::config::resolve(settings.unwrap()).unwrap();
+        assert_eq!(loaded.config.auth.publishers, [new.config]);
+    }
+
+    #[test]
+    fn an_underscore_ends_the_id() {
+        for id in ["", "a_b", "a b", "ä", &"a".repeat(65)] {
+            let made = NewPublisherKey::generate(id, Bound::All, Bound::All);
+            assert_eq!(made.err(), Some(GenerateError::BadId), "{id}");
+        }
+    }
+
+    #[test]
+    fn neither_key_nor_hash_is_in_debug_output() {
+        let new = generated("poller-1");
+        let keys = PublisherKeys::from_config(std::slice::from_ref(&new.config));
+        let shown = format!("{new:?} {keys:?}");
+        let secret = new
+            .key
+            .expose_secret()
+            .strip_prefix("tdk_poller-1_")
+            .unwrap();
+        assert!(!shown.contains(secret));
+        assert!(!shown.contains(&hexadecimal(&new.config.secret_sha256)));
+        assert!(!shown.contains(&format!("{:?}", new.config.secret_sha256)));
+        assert!(!new.toml().contains(secret));
+    }
+}

@@ -1,0 +1,483 @@
+//! The kinds of values: how each is read, and what is said of one that won't do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jsonwebtoken::Algorithm;
+use secrecy::SecretString;
+use tidings_protocol::EventType;
+use toml::{Table, Value};
+
+use super::key::{Class, Fault, Kind};
+use super::values::{Bound, LogFormat, PublisherConfig, is_publisher_id};
+
+pub(super) const TEXT: Kind<String> = Kind {
+    name: "text",
+    class: Class::Text,
+    read: |value| Ok(filled(value)?.to_owned()),
+};
+
+pub(super) const OPTIONAL_TEXT: Kind<Option<String>> = Kind {
+    name: "text",
+    class: Class::Text,
+    read: |value| Ok(optional(value)?.map(ToOwned::to_owned)),
+};
+
+pub(super) const SECRET: Kind<Option<SecretString>> = Kind {
+    name: "secret text",
+    class: Class::Secret,
+    read: |value| Ok(optional(value)?.map(SecretString::from)),
+};
+
+pub(super) const PATH: Kind<PathBuf> = Kind {
+    name: "path",
+    class: Class::Text,
+    read: |value| Ok(filled(value)?.into()),
+};
+
+pub(super) const OPTIONAL_PATH: Kind<Option<PathBuf>> = Kind {
+    name: "path",
+    class: Class::Text,
+    read: |value| Ok(optional(value)?.map(PathBuf::from)),
+};
+
+pub(super) const ADDRESS: Kind<SocketAddr> = Kind {
+    name: "address",
+    class: Class::Text,
+    read: |value| {
+        text(value)?.parse().map_err(|_| {
+            "this is no IP address with a port; write for example 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080".into()
+        })
+    },
+};
+
+/// A duration of `MIN` to `MAX` milliseconds.
+pub(super) const fn duration<const MIN: u64, const MAX: u64>() -> Kind<Duration> {
+    Kind {
+        name: "duration",
+        class: Class::Value,
+        read: |value| {
+            let read = parse_duration(value)?;
+            let (least, most) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+            if (least..=most).contains(&read) {
+                Ok(read)
+            } else {
+                Err(format!("this duration must be from {least:?} to {most:?}").into())
+            }
+        },
+    }
+}
+
+/// A number of bytes of any size.
+pub(super) const SIZE: Kind<u64> = Kind {
+    name: "size",
+    class: Class::Value,
+    read: |value| Ok(parse_size(value)?),
+};
+
+/// `MIN` to `MAX` bytes.
+pub(super) const fn size<const MIN: u64, const MAX: u64>() -> Kind<usize> {
+    Kind {
+        name: "size",
+        class: Class::Value,
+        read: |value| within::<MIN, MAX>(parse_size(value)?, "bytes"),
+    }
+}
+
+pub(super) const COUNT: Kind<u64> = Kind {
+    name: "number",
+    class: Class::Value,
+    read: |value| Ok(parse_count(value)?),
+};
+
+/// `MIN` to `MAX` of something.
+pub(super) const fn count<const MIN: u64, const MAX: u64>() -> Kind<usize> {
+    Kind {
+        name: "number",
+        class: Class::Value,
+        read: |value| within::<MIN, MAX>(parse_count(value)?, ""),
+    }
+}
+
+pub(super) const MOUNTS: Kind<Vec<String>> = Kind {
+    name: "list of paths",
+    class: Class::List,
+    read: |value| {
+        let mounts = list(value, mount)?;
+        if mounts.is_empty() {
+            return Err("the API must answer somewhere; [\"/\"] is the usual".into());
+        }
+        Ok(mounts)
+    },
+};
+
+pub(super) const NAMES: Kind<Vec<String>> = Kind {
+    name: "list of texts",
+    class: Class::List,
+    read: |value| list(value, |item| Ok(filled(item)?.to_owned())),
+};
+
+pub(super) const EVENT_TYPES: Kind<Vec<EventType>> = Kind {
+    name: "list of event types",
+    class: Class::List,
+    read: |value| list(value, parsed::<EventType>),
+};
+
+pub(super) const ALGORITHMS: Kind<Vec<Algorithm>> = Kind {
+    name: "list of algorithms",
+    class: Class::List,
+    read: |value| {
+        list(value, |item| {
+            text(item)?.parse().map_err(|_| {
+                "this algorithm is not known; HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
+                 ES384 and EdDSA are"
+                    .to_owned()
+            })
+        })
+    },
+};
+
+pub(super) const ORIGINS: Kind<Vec<String>> = Kind {
+    name: "list of origins",
+    class: Class::List,
+    read: |value| list(value, origin),
+};
+
+pub(super) const COOKIE: Kind<String> = Kind {
+    name: "text",
+    class: Class::Text,
+    read: |value| {
+        let name = filled(value)?;
+        // RFC 6265, section 4.1.1: a cookie's name is a token of RFC 9110.
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if name.bytes().all(token) {
+            Ok(name.to_owned())
+        } else {
+            Err("a cookie's name has letters, digits and !#$%&'*+-.^_`|~ only".into())
+        }
+    },
+};
+
+pub(super) const CLAIM: Kind<String> = Kind {
+    name: "claim",
+    class: Class::Text,
+    read: |value| {
+        let name = filled(value)?;
+        if name.split('.').any(str::is_empty) {
+            Err("a claim's name neither begins nor ends with a dot, nor has two in a row".into())
+        } else {
+            Ok(name.to_owned())
+        }
+    },
+};
+
+pub(super) const LOG_LEVEL: Kind<String> = Kind {
+    name: "text",
+    class: Class::Text,
+    read: |value| {
+        let directives = filled(value)?;
+        let known = |directive: &str| {
+            let level = directive.rsplit('=').next().unwrap_or_default().trim();
+            ["off", "error", "warn", "info", "debug", "trace"]
+                .iter()
+                .any(|known| level.eq_ignore_ascii_case(known))
+        };
+        if directives.split(',').all(known) {
+            Ok(directives.to_owned())
+        } else {
+            Err("a level is off, error, warn, info, debug or trace, or several such as info,tidings::auth=debug".into())
+        }
+    },
+};
+
+pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind {
+    name: "auto, pretty or json",
+    class: Class::Text,
+    read: |value| match text(value)? {
+        "auto" => Ok(LogFormat::Auto),
+        "pretty" => Ok(LogFormat::Pretty),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("the formats are auto, pretty and json".into()),
+    },
+};
+
+pub(super) const PUBLISHERS: Kind<Vec<PublisherConfig>> = Kind {
+    name: "list of publishers",
+    class: Class::Value,
+    read: read_publishers,
+};
+
+fn read_publishers(value: &Value) -> Result<Vec<PublisherConfig>, Fault> {
+    let items = value.as_array().ok_or("this is a list of tables")?;
+    let mut publishers: Vec<PublisherConfig> = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let at = |mut fault: Fault| {
+            fault.within.insert_str(0, &format!("[{index}]"));
+            fault
+        };
+        let table = item.as_table().ok_or_else(|| {
+            at("a publisher is a table with id, secret_sha256, tenants and types".into())
+        })?;
+        let publisher = read_publisher(table).map_err(at)?;
+        if publishers.iter().any(|other| other.id == publisher.id) {
+            return Err(at(Fault {
+                within: ".id".to_owned(),
+                problem: format!("there is a publisher {} already", publisher.id),
+            }));
+        }
+        publishers.push(publisher);
+    }
+    Ok(publishers)
+}
+
+fn read_publisher(table: &Table) -> Result<PublisherConfig, Fault> {
+    const FIELDS: [&str; 4] = ["id", "secret_sha256", "tenants", "types"];
+    if let Some(name) = table.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+        let nearest = FIELDS
+            .iter()
+            .min_by_key(|field| strsim::damerau_levenshtein(name, field))
+            .expect("there are fields");
+        return Err(Fault {
+            within: format!(".{name}"),
+            problem: format!("there is no such key; did you mean {nearest}?"),
+        });
+    }
+    Ok(PublisherConfig {
+        id: field(table, "id", publisher_id)?.into(),
+        secret_sha256: field(table, "secret_sha256", sha256)?,
+        tenants: field(table, "tenants", bound)?,
+        types: if table.contains_key("types") {
+            field(table, "types", bound)?
+        } else {
+            Bound::All
+        },
+    })
+}
+
+fn field<T>(
+    table: &Table,
+    name: &str,
+    read: impl Fn(&Value) -> Result<T, String>,
+) -> Result<T, Fault> {
+    let within = || format!(".{name}");
+    let value = table.get(name).ok_or_else(|| Fault {
+        within: within(),
+        problem: "this is missing".to_owned(),
+    })?;
+    read(value).map_err(|problem| Fault {
+        within: within(),
+        problem,
+    })
+}
+
+fn publisher_id(value: &Value) -> Result<String, String> {
+    let id = text(value)?;
+    if is_publisher_id(id) {
+        Ok(id.to_owned())
+    } else {
+        Err("a publisher's id has 1 to 64 letters, digits, dots and hyphens".to_owned())
+    }
+}
+
+fn sha256(value: &Value) -> Result<[u8; 32], String> {
+    let digits = text(value)?;
+    let problem = || "this is no SHA-256, which is 64 hexadecimal digits".to_owned();
+    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(problem());
+    }
+    let mut hash = [0; 32];
+    for (index, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).map_err(|_| problem())?;
+    }
+    Ok(hash)
+}
+
+/// `"*"`, or a list.
+fn bound<T>(value: &Value) -> Result<Bound<T>, String>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    match value {
+        Value::String(all) if all == "*" => Ok(Bound::All),
+        Value::Array(items) => items
+            .iter()
+            .map(parsed::<T>)
+            .collect::<Result<_, _>>()
+            .map(Bound::Only),
+        _ => Err("this is a list, or \"*\" for all".to_owned()),
+    }
+}
+
+fn mount(value: &Value) -> Result<String, String> {
+    let path = text(value)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let segments = |rest: &str| {
+        rest.split('/').all(|segment| {
+            !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(plain)
+        })
+    };
+    match path.strip_prefix('/') {
+        Some("") => Ok("/".to_owned()),
+        Some(rest) if segments(rest.strip_suffix('/').unwrap_or(rest)) => {
+            Ok(path.trim_end_matches('/').to_owned())
+        }
+        _ => Err("a mount is a path such as / or /api, of letters, digits and -._~".to_owned()),
+    }
+}
+
+/// An origin as browsers write it (WHATWG HTML, "serialization of an origin"): lower case, without a
+/// path, and without a port that the scheme implies. Another spelling would never match.
+fn origin(value: &Value) -> Result<String, String> {
+    let origin = text(value)?;
+    if origin == "*" {
+        return Ok(origin.to_owned());
+    }
+    let problem = || {
+        "an origin is written as browsers send it, such as https://console.example.com or http://localhost:5173: lower \
+         case, no path, no final slash, no :443 or :80"
+            .to_owned()
+    };
+    let (scheme, host) = origin.split_once("://").ok_or_else(problem)?;
+    let implied = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
+    let well_formed = !scheme.is_empty()
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || b"+-.".contains(&byte))
+        && !host.is_empty()
+        && host.bytes().all(plain)
+        && (implied.is_empty() || !host.ends_with(implied));
+    if well_formed {
+        Ok(origin.to_owned())
+    } else {
+        Err(problem())
+    }
+}
+
+fn list<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, Fault> {
+    let items = value
+        .as_array()
+        .ok_or("this is a list, written in brackets: [\"…\", \"…\"]")?;
+    items
+        .iter()
+        .enumerate()
+        .map(|(index, item)| {
+            read(item).map_err(|problem| Fault {
+                within: format!("[{index}]"),
+                problem: format!("{item}: {problem}"),
+            })
+        })
+        .collect()
+}
+
+fn parsed<T>(value: &Value) -> Result<T, String>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    text(value)?
+        .parse()
+        .map_err(|error: T::Err| error.to_string())
+}
+
+fn text(value: &Value) -> Result<&str, String> {
+    value
+        .as_str()
+        .ok_or_else(|| "this is text, written in quotes".to_owned())
+}
+
+fn filled(value: &Value) -> Result<&str, String> {
+    match text(value)? {
+        "" => Err("this can't be empty".to_owned()),
+        filled => Ok(filled),
+    }
+}
+
+/// Empty text means that nothing is set, as compose files and charts like to write it.
+fn optional(value: &Value) -> Result<Option<&str>, String> {
+    text(value).map(|text| Some(text).filter(|text| !text.is_empty()))
+}
+
+fn within<const MIN: u64, const MAX: u64>(number: u64, unit: &str) -> Result<usize, Fault> {
+    if (MIN..=MAX).contains(&number) {
+        usize::try_from(number).map_err(|_| "this is more than the machine can address".into())
+    } else {
+        Err(format!("this must be from {MIN} to {MAX} {unit}")
+            .trim_end()
+            .into())
+    }
+}
+
+fn parse_count(value: &Value) -> Result<u64, String> {
+    value
+        .as_integer()
+        .and_then(|number| u64::try_from(number).ok())
+        .ok_or_else(|| "this is a whole number from 0, written without quotes".to_owned())
+}
+
+const DURATION_UNITS: &[(&str, u64)] = &[
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+const SIZE_UNITS: &[(&str, u64)] = &[
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+/// A number and its unit; only 0 needs none.
+fn parse_duration(value: &Value) -> Result<Duration, String> {
+    let problem = || {
+        "a duration is a whole number and its unit, such as 500ms, 15s, 5m, 24h or 7d".to_owned()
+    };
+    match value {
+        Value::Integer(0) => Ok(Duration::ZERO),
+        Value::String(text) if text == "0" => Ok(Duration::ZERO),
+        Value::String(text) => with_unit(text, DURATION_UNITS)
+            .map(Duration::from_millis)
+            .ok_or_else(problem),
+        _ => Err(problem()),
+    }
+}
+
+/// A number of bytes, or a number and its unit.
+fn parse_size(value: &Value) -> Result<u64, String> {
+    let problem =
+        || "a size is a whole number of bytes, or with a unit: 64KiB, 64MiB, 10GiB".to_owned();
+    match value {
+        Value::Integer(bytes) => u64::try_from(*bytes).map_err(|_| problem()),
+        Value::String(text) => text
+            .parse()
+            .ok()
+            .or_else(|| with_unit(text, SIZE_UNITS))
+            .ok_or_else(problem),
+        _ => Err(problem()),
+    }
+}
+
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}

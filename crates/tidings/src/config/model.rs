@@ -1,0 +1,326 @@
+//! Every setting, declared once: its type, its default and what it is for.
+//!
+//! The doc comments here are what operators read in `docs/configuration.md`, so they are written for
+//! them. Defaults are texts as a variable would hold them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jsonwebtoken::Algorithm;
+use secrecy::SecretString;
+use tidings_protocol::EventType;
+use tidings_protocol::event::BUILT_IN_TYPES;
+
+use super::error::ConfigError;
+use super::key::section;
+use super::kinds;
+use super::values::{LogFormat, PublisherConfig};
+
+section! {
+    /// The whole configuration, validated.
+    Config in "" {
+        /// The address and port of the API, for browsers, clients and publishers. Port 0 lets the system
+        /// choose.
+        listen: SocketAddr = kinds::ADDRESS, "127.0.0.1:8080";
+        /// The address and port of health checks and metrics. Keep it away from the public.
+        admin_listen: SocketAddr = kinds::ADDRESS, "127.0.0.1:8081";
+        /// The path prefixes under which the API answers, for example `["/", "/api"]`.
+        mount: Vec<String> = kinds::MOUNTS, r#"["/"]"#;
+        /// Event types of this deployment, beside the six built in (`device_status`, `alert_fired`,
+        /// `alert_resolved`, `config_push`, `firmware_progress`, `metric_update`).
+        event_types: Vec<EventType> = kinds::EVENT_TYPES, "[]";
+    }
+    sections {
+        /// Who may do what.
+        auth: AuthConfig;
+        /// Which web pages may call.
+        cors: CorsConfig;
+        /// The event log.
+        log: LogConfig;
+        /// Streams on the wire.
+        stream: StreamConfig;
+        /// Limits; 0 means no limit where a key says nothing else.
+        limits: LimitsConfig;
+        /// How the server stops.
+        shutdown: ShutdownConfig;
+        /// What the server writes about itself.
+        logging: LoggingConfig;
+    }
+}
+
+section! {
+    /// Who may do what.
+    AuthConfig in "auth." {
+        /// The roles whose access tokens may publish to their own tenant.
+        publisher_roles: Vec<String> = kinds::NAMES, r#"["publisher"]"#;
+        /// The role that sees and may operate all tenants; its access tokens need no tenant.
+        super_admin_role: String = kinds::TEXT, "super_admin";
+        /// The role that may operate its own tenant.
+        operator_role: String = kinds::TEXT, "tenant_operator";
+        /// The cookie that may carry the access token when a stream token is asked for.
+        cookie: String = kinds::COOKIE, "access_token";
+        /// Publishers that show an API key instead of an access token. Each is a table with `id`,
+        /// `secret_sha256` (64 hexadecimal digits: SHA-256 of the part of the key behind `tdk_<id>_`),
+        /// `tenants` (a list of tenant ids, or `"*"`) and `types` (a list of event types; without it all).
+        publishers: Vec<PublisherConfig> = kinds::PUBLISHERS, "[]";
+    }
+    sections {
+        /// How access tokens are verified.
+        jwt: JwtConfig;
+    }
+}
+
+section! {
+    /// How access tokens (JWT, RFC 7519) are verified.
+    JwtConfig in "auth.jwt." {
+        /// The algorithms that are accepted, of `HS256`, `HS384`, `HS512`, `RS256`, `RS384`, `RS512`, `PS256`,
+        /// `PS384`, `PS512`, `ES256`, `ES384` and `EdDSA`. Empty: the usual one for each key, `HS256` for a secret
+        /// and `RS256`, `ES256`, `ES384` or `EdDSA` for a public key of that kind.
+        algorithms: Vec<Algorithm> = kinds::ALGORITHMS, "[]";
+        /// The secret that signs access tokens with an HS algorithm. It should have at least 32 bytes; a
+        /// shorter one works and draws a warning.
+        secret: Option<SecretString> = kinds::SECRET, "";
+        /// A file that holds that secret instead; one line end behind it does not count.
+        secret_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
+        /// A PEM file with one or more public keys (`PUBLIC KEY` or `RSA PUBLIC KEY`) for the RS, PS, ES and
+        /// `EdDSA` algorithms. Several keys allow one to follow another without an interruption.
+        public_key_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
+        /// What `iss` must be. Without it `iss` is not looked at.
+        issuer: Option<String> = kinds::OPTIONAL_TEXT, "";
+        /// What `aud` must be or contain. Without it `aud` is not looked at.
+        audience: Option<String> = kinds::OPTIONAL_TEXT, "";
+        /// How far the clocks of those who issue tokens may be ahead: leeway for `nbf` and `iat`, never for `exp`.
+        leeway: Duration = kinds::duration::<0, 600_000>(), "60s";
+    }
+    sections {
+        /// The names of the claims.
+        claims: ClaimNames;
+    }
+}
+
+section! {
+    /// The names of the claims. A name is looked up as it is; where there is no such claim its dots lead
+    /// into objects, as in `realm_access.role`.
+    ClaimNames in "auth.jwt.claims." {
+        /// The user's id: text, or a whole number, which is read as its digits.
+        user: String = kinds::CLAIM, "sub";
+        /// The tenant's id: a UUID, or null for a super admin.
+        tenant: String = kinds::CLAIM, "tenant_id";
+        /// The role.
+        role: String = kinds::CLAIM, "role";
+        /// When the token ends.
+        expires: String = kinds::CLAIM, "exp";
+        /// When the token was issued.
+        issued_at: String = kinds::CLAIM, "iat";
+        /// Before when the token is not valid.
+        not_before: String = kinds::CLAIM, "nbf";
+        /// The token's id.
+        token_id: String = kinds::CLAIM, "jti";
+        /// What kind of token it is: `access` where the claim is present.
+        kind: String = kinds::CLAIM, "type";
+        /// The event types that the user may see, a list.
+        types: String = kinds::CLAIM, "types";
+        /// The devices that the user may see, a list.
+        devices: String = kinds::CLAIM, "devices";
+        /// The device group that the user may see.
+        device_group: String = kinds::CLAIM, "device_group";
+    }
+}
+
+section! {
+    /// Which web pages may call.
+    CorsConfig in "cors." {
+        /// The origins whose pages may call the API, exactly as browsers send them, such as
+        /// `https://console.example.com`; with credentials too. `*` allows every origin, but without credentials.
+        origins: Vec<String> = kinds::ORIGINS, "[]";
+    }
+}
+
+section! {
+    /// The event log.
+    LogConfig in "log." {
+        /// The folder of the log; it is created where it does not exist.
+        path: PathBuf = kinds::PATH, "./tidings-data";
+        /// How long events are kept; 0 means until there are too many.
+        retention: Duration = kinds::duration::<0, 3_153_600_000_000>(), "7d";
+        /// How large the log may grow before the oldest events go; 0 means no limit.
+        max_bytes: u64 = kinds::SIZE, "10GiB";
+        /// How much of the log one tenant may take before its oldest events go; 0 means no limit.
+        tenant_max_bytes: u64 = kinds::SIZE, "0";
+    }
+}
+
+section! {
+    /// Streams on the wire.
+    StreamConfig in "stream." {
+        /// After how much silence a heartbeat is sent. Proxies close what is silent for longer than they
+        /// like, often 60 s.
+        heartbeat: Duration = kinds::duration::<100, 3_600_000>(), "15s";
+        /// How long a stream token can be used.
+        token_ttl: Duration = kinds::duration::<1_000, 3_600_000>(), "30s";
+        /// After how long without an acknowledgement from the other side a stream is closed.
+        stall_timeout: Duration = kinds::duration::<100, 3_600_000>(), "30s";
+        /// How long clients wait before they reconnect, about; each is told a slightly different time.
+        retry: Duration = kinds::duration::<1, 3_600_000>(), "2s";
+        /// How much the kernel may hold for one stream.
+        send_buffer: usize = kinds::size::<4_096, 67_108_864>(), "64KiB";
+        /// How much of the newest part of the log is kept in memory for all streams together.
+        window_bytes: usize = kinds::size::<1_048_576, 68_719_476_736>(), "64MiB";
+    }
+}
+
+section! {
+    /// Limits. Those that count streams, calls and failures are off by default: behind a proxy all
+    /// clients can share one address, and when a server comes back all of them return at once, so that any
+    /// number that protects one deployment shuts another out. Tokens can't be guessed; these limits spare
+    /// resources.
+    LimitsConfig in "limits." {
+        /// Open streams in all; 0 means no limit.
+        streams: u64 = kinds::COUNT, "0";
+        /// Open streams of one tenant; 0 means no limit.
+        streams_per_tenant: u64 = kinds::COUNT, "0";
+        /// Open streams of one user; 0 means no limit.
+        streams_per_user: u64 = kinds::COUNT, "0";
+        /// Open streams from one address (of IPv6, from one /64 network); 0 means no limit.
+        streams_per_address: u64 = kinds::COUNT, "0";
+        /// Stream tokens handed out to one address, a minute; 0 means no limit.
+        mints_per_address: u64 = kinds::COUNT, "0";
+        /// Refused credentials from one address, a minute; 0 means no limit.
+        failures_per_address: u64 = kinds::COUNT, "0";
+        /// Events published for one tenant, a second; 0 means no limit. A body passes whole as soon as the
+        /// tenant has any credit, and what it takes beyond that is paid off before the next one passes.
+        publish_rate: u64 = kinds::COUNT, "0";
+        /// The largest body of a publish.
+        body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB";
+        /// The largest event, as it is published.
+        event_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "1MiB";
+        /// The most events in one body.
+        body_lines: usize = kinds::count::<1, 10_000_000>(), "100000";
+    }
+}
+
+section! {
+    /// How the server stops.
+    ShutdownConfig in "shutdown." {
+        /// How long open streams and requests have to end after SIGTERM or SIGINT before they are cut off.
+        drain: Duration = kinds::duration::<0, 3_600_000>(), "8s";
+    }
+}
+
+section! {
+    /// What the server writes about itself, to standard error.
+    LoggingConfig in "logging." {
+        /// `error`, `warn`, `info`, `debug`, `trace` or `off`, also by module: `info,tidings::auth=debug`.
+        level: String = kinds::LOG_LEVEL, "info";
+        /// `pretty`, `json`, or `auto`: pretty on a terminal, JSON otherwise.
+        format: LogFormat = kinds::LOG_FORMAT, "auto";
+    }
+}
+
+impl Config {
+    /// All event types that can be published here: the built-in ones, then this deployment's own.
+    #[must_use]
+    pub fn known_types(&self) -> Vec<EventType> {
+        let mut types: Vec<EventType> = BUILT_IN_TYPES
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        for event_type in &self.event_types {
+            if !types.contains(event_type) {
+                types.push(event_type.clone());
+            }
+        }
+        types
+    }
+
+    /// What a server needs beside well-formed settings: a key to verify access tokens with. There is no
+    /// default.
+    pub fn require_jwt_key(&self) -> Result<(), ConfigError> {
+        self.auth.jwt.require_key()
+    }
+
+    /// What is wrong between values that are each good by themselves.
+    pub(super) fn contradictions(&self) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
+        if self.listen == self.admin_listen && self.listen.port() != 0 {
+            errors.push(ConfigError::new(
+                "admin_listen",
+                format!(
+                    "{} is taken by listen; give it a port of its own",
+                    self.listen
+                ),
+            ));
+        }
+        if self.auth.jwt.secret.is_some() && self.auth.jwt.secret_file.is_some() {
+            errors.push(ConfigError::new(
+                "auth.jwt.secret_file",
+                "auth.jwt.secret is set too, so it is unclear which secret counts; set one of them",
+            ));
+        }
+        if self.limits.event_bytes > self.limits.body_bytes {
+            errors.push(ConfigError::new(
+                "limits.event_bytes",
+                "an event can't be larger than limits.body_bytes; lower this or raise that",
+            ));
+        }
+        errors.extend(self.auth.jwt.claims.clashes());
+        errors
+    }
+}
+
+impl JwtConfig {
+    /// Whether any key to verify access tokens with is configured.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        self.secret.is_some() || self.secret_file.is_some() || self.public_key_file.is_some()
+    }
+
+    /// Refuses a configuration without any key to verify access tokens with, naming the settings for one.
+    pub fn require_key(&self) -> Result<(), ConfigError> {
+        if self.has_key() {
+            return Ok(());
+        }
+        Err(ConfigError::new(
+            "auth.jwt.secret",
+            "no key to verify access tokens with is configured, and there is no default; set auth.jwt.secret \
+             (TIDINGS_AUTH__JWT__SECRET), auth.jwt.secret_file or auth.jwt.public_key_file",
+        ))
+    }
+}
+
+impl ClaimNames {
+    /// Claims with one name, or with one inside another, could not be told apart.
+    fn clashes(&self) -> Vec<ConfigError> {
+        let names = [
+            ("user", &self.user),
+            ("tenant", &self.tenant),
+            ("role", &self.role),
+            ("expires", &self.expires),
+            ("issued_at", &self.issued_at),
+            ("not_before", &self.not_before),
+            ("token_id", &self.token_id),
+            ("kind", &self.kind),
+            ("types", &self.types),
+            ("devices", &self.devices),
+            ("device_group", &self.device_group),
+        ];
+        let within = |inner: &str, outer: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let mut errors = Vec::new();
+        for (index, (key, name)) in names.iter().enumerate() {
+            for (other_key, other) in &names[..index] {
+                if within(name, other) || within(other, name) {
+                    errors.push(ConfigError::new(
+                        format!("auth.jwt.claims.{key}"),
+                        format!("`{name}` and auth.jwt.claims.{other_key}, `{other}`, can't be told apart; name another claim"),
+                    ));
+                }
+            }
+        }
+        errors
+    }
+}

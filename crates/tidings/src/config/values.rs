@@ -1,0 +1,69 @@
+//! Types of values that only configuration has.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tidings_protocol::{EventType, TenantId};
+
+/// Everything, or only what is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bound<T> {
+    /// `"*"`.
+    All,
+    /// A list; an empty one allows nothing.
+    Only(Arc<[T]>),
+}
+
+impl<T: PartialEq> Bound<T> {
+    /// Whether `item` is within the bound.
+    #[must_use]
+    pub fn allows(&self, item: &T) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(items) => items.contains(item),
+        }
+    }
+}
+
+/// A publisher that shows an API key, one entry of `auth.publishers`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PublisherConfig {
+    /// Its name, `[A-Za-z0-9.-]{1,64}`; part of its key and of what is logged.
+    pub id: Arc<str>,
+    /// SHA-256 of the secret part of its key.
+    pub secret_sha256: [u8; 32],
+    /// The tenants that it may publish to.
+    pub tenants: Bound<TenantId>,
+    /// The event types that it may publish.
+    pub types: Bound<EventType>,
+}
+
+impl fmt::Debug for PublisherConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PublisherConfig")
+            .field("id", &self.id)
+            .field("tenants", &self.tenants)
+            .field("types", &self.types)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Whether `text` can be a publisher's id. It has no underscore, since that ends it in a key.
+pub(crate) fn is_publisher_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+}

@@ -1,0 +1,158 @@
+//! The pool that reads the log for streams that are too far behind for the window.
+//!
+//! An engine has at most one request under way for each scope; the streams of that scope that wait
+//! share what it brings.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use tidings_log::{Expired, Log, ReadError, ReadLimit, Scope};
+use tidings_protocol::Position;
+
+use super::mailbox::Mailbox;
+use crate::fanout::{Block, BlockBuilder, TypeTable};
+
+/// How many threads read for all engines together.
+const THREADS: usize = 2;
+
+/// How much of the log one request reads at most.
+const CHUNK: ReadLimit = ReadLimit {
+    events: 4096,
+    bytes: 256 * 1024,
+};
+
+/// What an engine asks of the pool.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) scope: Scope,
+    /// What comes after this position...
+    pub(super) after: Position,
+    /// ...up to this one, which the engine has handed out.
+    pub(super) until: Position,
+    /// Where the answer goes.
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+/// What the pool has read for a scope.
+#[derive(Debug)]
+pub(super) struct Caught {
+    pub(super) scope: Scope,
+    pub(super) outcome: Result<Chunk, ReadError>,
+}
+
+/// A stretch of the log, as it is retained.
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub(super) block: Arc<Block>,
+    /// What of the scope behind the chunk's begin can't be had any more.
+    pub(super) expired: Option<Expired>,
+}
+
+/// Threads that read the log.
+pub struct CatchUpPool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    more: Condvar,
+    log: Log,
+    types: Arc<TypeTable>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// At most one for each scope and engine, in the order in which they were asked.
+    requests: VecDeque<Request>,
+    stopped: bool,
+}
+
+impl CatchUpPool {
+    /// Starts the threads; they end when the pool is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub fn start(log: &Log, types: &Arc<TypeTable>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            more: Condvar::new(),
+            log: log.clone(),
+            types: Arc::clone(types),
+        });
+        for number in 0..THREADS {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("catch-up-{number}"))
+                .spawn(move || shared.work())?;
+        }
+        Ok(Self { shared })
+    }
+
+    pub(super) fn request(&self, request: Request) {
+        self.shared.queue.lock().requests.push_back(request);
+        self.shared.more.notify_one();
+    }
+}
+
+impl Drop for CatchUpPool {
+    fn drop(&mut self) {
+        self.shared.queue.lock().stopped = true;
+        self.shared.more.notify_all();
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        loop {
+            let request = {
+                let mut queue = self.queue.lock();
+                loop {
+                    if queue.stopped {
+                        return;
+                    }
+                    match queue.requests.pop_front() {
+                        Some(request) => break request,
+                        None => self.more.wait(&mut queue),
+                    }
+                }
+            };
+            let outcome = self.read(&request);
+            let Request { scope, mailbox, .. } = request;
+            mailbox.caught(Caught { scope, outcome });
+        }
+    }
+
+    fn read(&self, request: &Request) -> Result<Chunk, ReadError> {
+        let Request {
+            scope,
+            after,
+            until,
+            ..
+        } = *request;
+        let mut builder = BlockBuilder::new(self.log.epoch(), after);
+        let end = self.log.read(scope, after, CHUNK, &mut |event| {
+            if event.position <= until {
+                builder.push(&event, &self.types);
+            }
+        })?;
+        let (through, expired) = match end.lost {
+            // First what comes before the damaged stretch; the stretch itself with the next read.
+            Some(lost) if lost.first - 1 > after => (lost.first - 1, end.expired),
+            Some(lost) => {
+                let lost = Expired {
+                    resume_after: lost.last,
+                    removed_through: lost.last,
+                };
+                (lost.resume_after, Some(lost))
+            }
+            None => (end.examined_through.min(until), end.expired),
+        };
+        Ok(Chunk {
+            block: Arc::new(builder.finish(through)),
+            expired,
+        })
+    }
+}

@@ -1,0 +1,422 @@
+//! How streams open, idle and end.
+
+use std::io::{self, Read as _};
+use std::time::Instant;
+
+use mio::{Interest, Token};
+use tidings_log::ReadError;
+use tidings_protocol::api::{Closing, ClosingReason};
+use tidings_protocol::{Cursor, Position, sse};
+
+use super::index::slot as slot_of;
+use super::sink::Sink;
+use super::stream::{Stage, Stream, Unsent, Written};
+use super::thread::{Thread, ticks};
+use super::ticket::{OpenStream, StreamSink};
+use super::wheel::Tick;
+use crate::stream::preamble;
+
+/// How long a closing stream waits for its peer to take the last bytes and hang up.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// A peer that sends this much to a stream, which takes nothing, is cut off.
+const MAX_DISCARDED: u32 = 64 * 1024;
+
+/// Why a stream is over, as the log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The server closed it and told why.
+    Closed(ClosingReason),
+    /// The client hung up.
+    ClientLeft,
+    /// The connection broke.
+    ConnectionLost,
+    /// The client sent what nobody asked for.
+    ClientTalked,
+    /// The server stopped before the peer had taken the end.
+    ServerStopped,
+}
+
+impl End {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed(reason) => reason.as_str(),
+            Self::ClientLeft => "client_left",
+            Self::ConnectionLost => "connection_lost",
+            Self::ClientTalked => "client_talked",
+            Self::ServerStopped => "server_stopped",
+        }
+    }
+}
+
+impl Thread {
+    /// Takes over a stream.
+    pub(super) fn open(&mut self, open: OpenStream) {
+        let entry = self.streams.vacant_entry();
+        let slot = entry.key();
+        let sink = match open.sink {
+            StreamSink::Socket(socket) => {
+                let mut socket = mio::net::TcpStream::from_std(socket);
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                if let Err(error) =
+                    self.poll
+                        .registry()
+                        .register(&mut socket, Token(slot), interest)
+                {
+                    tracing::error!(%error, connection_id = %open.ticket.connection, "a stream's socket can't be polled");
+                    return;
+                }
+                Sink::Socket(socket)
+            }
+            StreamSink::Body(body) => {
+                body.attach(std::sync::Arc::clone(&self.mailbox), slot);
+                Sink::Body(body)
+            }
+        };
+        let (group, place) = self.index.insert(open.view, slot_of(slot));
+        let heartbeat = ticks(self.options.heartbeat).max(1);
+        // The first heartbeat comes after half to one interval, so that streams that were opened
+        // together do not beat together.
+        let head_start = rand::random_range(0..=heartbeat / 2);
+        let mut unsent = Unsent::default();
+        unsent.append(&open.preamble);
+        entry.insert(Stream {
+            sink,
+            group,
+            place,
+            stage: Stage::Behind,
+            blocked: false,
+            told_stale: false,
+            queued: false,
+            cursor: open.after,
+            told: open.after,
+            announced: open.announced,
+            unsent,
+            last_write: self.now,
+            expires: 0,
+            scheduled: Tick::MAX,
+            discarded: 0,
+            events_sent: 0,
+            bytes_sent: 0,
+            opened: Instant::now(),
+            ticket: Box::new(open.ticket),
+        });
+        let expires = self.tick_of(self.streams[slot].ticket.identity.expires_at);
+        self.streams[slot].expires = expires;
+        self.schedule(slot, expires.min(self.now + heartbeat - head_start));
+        self.tell_health(slot);
+        if self.streams.contains(slot) {
+            self.pull(slot);
+        }
+        if let Some(stream) = self.streams.get_mut(slot) {
+            stream.last_write = self.now - head_start;
+        }
+    }
+
+    /// The position that a stream has been given its view up to.
+    pub(super) fn reached(&self, stream: &Stream) -> Position {
+        match stream.stage {
+            Stage::Live => self.position,
+            Stage::Behind | Stage::Waiting | Stage::Closing(_) => stream.cursor,
+        }
+    }
+
+    /// The socket has something to read, or room again; or the body has.
+    pub(super) fn socket_ready(&mut self, slot: usize, readable: bool, writable: bool) {
+        let Some(stream) = self.streams.get_mut(slot) else {
+            return;
+        };
+        let gone = match &stream.sink {
+            Sink::Body(body) => body.is_gone().then_some(End::ClientLeft),
+            Sink::Socket(_) => readable.then(|| self.read_and_discard(slot)).flatten(),
+        };
+        let stream = &mut self.streams[slot];
+        match (gone, stream.stage) {
+            (Some(_), Stage::Closing(_)) => self.forget(slot),
+            (Some(end), _) => self.remove(slot, end),
+            (None, _) if writable && stream.blocked => {
+                stream.blocked = false;
+                self.pull(slot);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// A stream takes nothing from its client; whatever comes is thrown away, up to a limit.
+    fn read_and_discard(&mut self, slot: usize) -> Option<End> {
+        let stream = &mut self.streams[slot];
+        let Sink::Socket(socket) = &mut stream.sink else {
+            return None;
+        };
+        loop {
+            match socket.read(&mut self.read_buffer) {
+                Ok(0) => return Some(End::ClientLeft),
+                Ok(count) => {
+                    let count = u32::try_from(count).expect("a small buffer");
+                    stream.discarded = stream.discarded.saturating_add(count);
+                    if stream.discarded > MAX_DISCARDED {
+                        return Some(End::ClientTalked);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Some(end_by(&error)),
+            }
+        }
+    }
+
+    /// Gives the sink what waits for it. False when the sink takes no more or the stream is over.
+    /// A stream that has nothing unsent is flushed by that.
+    pub(super) fn flush(&mut self, slot: usize) -> bool {
+        let stream = &mut self.streams[slot];
+        if stream.blocked {
+            return false;
+        }
+        match stream.flush(self.now) {
+            Written::All => {
+                if matches!(stream.stage, Stage::Closing(_)) {
+                    self.finish(slot);
+                    return false;
+                }
+                let due = stream.told_stale != self.stale.is_some();
+                if due {
+                    self.tell_health(slot);
+                }
+                !due || self.streams.get(slot).is_some_and(Stream::is_clear)
+            }
+            Written::Part(_) => {
+                self.watch_for_stall(slot);
+                false
+            }
+            Written::Failed(error) => {
+                self.peer_failed(slot, &error);
+                false
+            }
+        }
+    }
+
+    /// Tells the stream that the log can't be appended to, or can be again, once for each change.
+    pub(super) fn tell_health(&mut self, slot: usize) {
+        let stream = &mut self.streams[slot];
+        let stale = self.stale.as_deref();
+        if stream.told_stale == stale.is_some()
+            || stream.blocked
+            || matches!(stream.stage, Stage::Closing(_))
+        {
+            return;
+        }
+        stream.told_stale = stale.is_some();
+        let mut frame = Vec::new();
+        match stale {
+            Some(data) => sse::write_event_without_id(&mut frame, "stale", data.as_bytes()),
+            None => sse::write_event_without_id(&mut frame, "fresh", b"{}"),
+        }
+        stream.unsent.append(&frame);
+        self.flush(slot);
+    }
+
+    /// Looks at the streams whose time has come.
+    pub(super) fn work_off_wheel(&mut self) {
+        while let Some((tick, due)) = self.wheel.due(self.now) {
+            for &slot in &due {
+                let slot = slot as usize;
+                if self
+                    .streams
+                    .get(slot)
+                    .is_some_and(|stream| stream.scheduled == tick)
+                {
+                    self.look_at(slot);
+                }
+            }
+            self.wheel.recycle(tick, due);
+        }
+    }
+
+    fn look_at(&mut self, slot: usize) {
+        let heartbeat = ticks(self.options.heartbeat).max(1);
+        let stall = ticks(self.options.stall_timeout).max(1);
+        let stream = &self.streams[slot];
+        if let Stage::Closing(deadline) = stream.stage {
+            if self.now >= deadline {
+                self.forget(slot);
+            } else {
+                self.schedule(slot, deadline);
+            }
+            return;
+        }
+        if self.now >= stream.expires {
+            self.close(slot, ClosingReason::Expired);
+            return;
+        }
+        if stream.blocked && self.now >= stream.last_write + stall {
+            self.close(slot, ClosingReason::Stalled);
+            return;
+        }
+        if stream.is_clear() && self.now >= stream.last_write + heartbeat {
+            self.beat(slot);
+        }
+        let Some(stream) = self.streams.get(slot) else {
+            return;
+        };
+        let next = if stream.blocked { stall } else { heartbeat };
+        let due = stream
+            .expires
+            .min((stream.last_write + next).max(self.now + 1));
+        self.schedule(slot, due);
+    }
+
+    /// Sends the sign of life: the place where a stream stands, where that has moved, or a comment.
+    fn beat(&mut self, slot: usize) {
+        let reached = self.reached(&self.streams[slot]);
+        let stream = &mut self.streams[slot];
+        if reached > stream.told {
+            let mut frame = Vec::new();
+            preamble::write_cursor(
+                &mut frame,
+                Cursor {
+                    epoch: self.epoch,
+                    position: reached,
+                },
+            );
+            stream.told = reached;
+            stream.unsent.append(&frame);
+        } else {
+            stream.unsent.append(sse::HEARTBEAT);
+        }
+        self.flush(slot);
+    }
+
+    /// Sees to it that a stream whose sink has just refused bytes is looked at in time.
+    pub(super) fn watch_for_stall(&mut self, slot: usize) {
+        let due = self.streams[slot].last_write + ticks(self.options.stall_timeout).max(1);
+        if due < self.streams[slot].scheduled {
+            self.schedule(slot, due);
+        }
+    }
+
+    fn schedule(&mut self, slot: usize, due: Tick) {
+        self.streams[slot].scheduled = self.wheel.insert(slot_of(slot), due);
+    }
+
+    /// Closes every stream.
+    pub(super) fn close_all(&mut self, reason: ClosingReason) {
+        let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.close(slot, reason);
+        }
+    }
+
+    /// Ends a stream and tells its client why, where it can still take that.
+    pub(super) fn close(&mut self, slot: usize, reason: ClosingReason) {
+        let stream = &mut self.streams[slot];
+        if matches!(stream.stage, Stage::Closing(_)) {
+            return;
+        }
+        let authority_ended = matches!(
+            reason,
+            ClosingReason::Expired | ClosingReason::Revoked | ClosingReason::Deleted
+        );
+        if stream.blocked && (authority_ended || reason == ClosingReason::Stalled) {
+            // What the kernel still holds must not reach a peer whose authority is over, and must
+            // not be held for one that reads nothing.
+            self.reset(slot);
+            self.remove(slot, End::Closed(reason));
+            return;
+        }
+        let closing = Closing {
+            reason,
+            retry: preamble::jittered(self.options.retry),
+            conflated: 0,
+        };
+        let data = serde_json::to_vec(&closing).expect("a plain struct");
+        let mut frame = Vec::new();
+        sse::write_event_without_id(&mut frame, "closing", &data);
+        let deadline = self.now + ticks(LINGER);
+        self.report(slot, End::Closed(reason));
+        let stream = &mut self.streams[slot];
+        stream.unsent.append(&frame);
+        stream.stage = Stage::Closing(deadline);
+        self.schedule(slot, deadline);
+        self.flush(slot);
+    }
+
+    /// The last byte has gone to the sink: says so to the peer and waits a little for its end, since
+    /// closing at once on unread input would reset the connection and lose the last bytes.
+    fn finish(&mut self, slot: usize) {
+        match &self.streams[slot].sink {
+            Sink::Socket(socket) => {
+                if socket.shutdown(std::net::Shutdown::Write).is_err() {
+                    self.forget(slot);
+                }
+            }
+            // hyper sees to the end of the response.
+            Sink::Body(_) => self.forget(slot),
+        }
+    }
+
+    fn reset(&self, slot: usize) {
+        if let Sink::Socket(socket) = &self.streams[slot].sink {
+            let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// A write has failed: the peer is gone.
+    pub(super) fn peer_failed(&mut self, slot: usize, error: &io::Error) {
+        if matches!(self.streams[slot].stage, Stage::Closing(_)) {
+            self.forget(slot);
+        } else {
+            self.remove(slot, end_by(error));
+        }
+    }
+
+    /// The log could not be read for this stream, which can resume elsewhere or later.
+    pub(super) fn read_failed(&mut self, slot: usize, error: &ReadError) {
+        tracing::error!(%error, connection_id = %self.streams[slot].ticket.connection, "the log can't be read for a stream");
+        self.close(slot, ClosingReason::Disconnected);
+    }
+
+    /// Ends a stream at once.
+    pub(super) fn remove(&mut self, slot: usize, end: End) {
+        if !matches!(self.streams[slot].stage, Stage::Closing(_)) {
+            self.report(slot, end);
+        }
+        self.forget(slot);
+    }
+
+    /// Drops the record; its socket closes and its place is free again.
+    fn forget(&mut self, slot: usize) {
+        let mut stream = self.streams.remove(slot);
+        if let Sink::Socket(socket) = &mut stream.sink {
+            let _ = self.poll.registry().deregister(socket);
+        }
+        if let Some(moved) = self.index.remove(stream.group, stream.place) {
+            self.streams[moved as usize].place = stream.place;
+        }
+    }
+
+    fn report(&self, slot: usize, end: End) {
+        let stream = &self.streams[slot];
+        let ticket = &stream.ticket;
+        tracing::info!(
+            target: "tidings::stream",
+            connection_id = %ticket.connection,
+            tenant_id = ticket.tenant.map(tracing::field::display),
+            user_id = %ticket.identity.user,
+            role = %ticket.identity.role,
+            cursor = %Cursor { epoch: self.epoch, position: self.reached(stream) },
+            duration_seconds = stream.opened.elapsed().as_secs_f64(),
+            events = stream.events_sent,
+            bytes = stream.bytes_sent,
+            reason = end.as_str(),
+            "stream_closed"
+        );
+    }
+}
+
+fn end_by(error: &io::Error) -> End {
+    match error.kind() {
+        // The kernel gave up on a peer that acknowledged nothing (TCP_USER_TIMEOUT).
+        io::ErrorKind::TimedOut => End::Closed(ClosingReason::Stalled),
+        _ => End::ConnectionLost,
+    }
+}

@@ -1,0 +1,132 @@
+//! How the rest of the process reaches an engine thread.
+//!
+//! Nothing here grows without bound: opens are limited, a tail move and a health change are one
+//! note however often they happen, and each stream has at most one note of its own.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use mio::{Poll, Token, Waker};
+use parking_lot::Mutex;
+use tidings_log::Health;
+use tidings_protocol::api::ClosingReason;
+
+use super::catch_up::Caught;
+use super::ticket::OpenStream;
+
+/// The token of the mailbox's waker; streams count up from zero and never reach it.
+pub(super) const WAKER: Token = Token(usize::MAX);
+
+/// How many streams may wait to be taken over.
+const MAX_WAITING_OPENS: usize = 8192;
+
+/// What an engine is told to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Close every stream for this reason.
+    CloseAll(ClosingReason),
+    /// The log's health has changed.
+    Health(Health),
+    /// Close what is left by the deadline and end the thread.
+    Stop { deadline: Instant },
+}
+
+/// What lies in the mailbox.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    pub(super) opens: Vec<OpenStream>,
+    /// Streams whose body can take bytes again, or is gone: their slots.
+    pub(super) ready: Vec<usize>,
+    /// What the catch-up pool has read. At most one for each scope that an engine reads.
+    pub(super) caught: Vec<Caught>,
+    /// A few from start to stop: health changes keep the latest.
+    pub(super) commands: Vec<Command>,
+}
+
+/// An engine's mailbox.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    mail: Mutex<Mail>,
+    /// Whether the thread has been woken and not looked yet, so that a burst costs one wake-up.
+    woken: AtomicBool,
+    waker: Waker,
+    streams: AtomicUsize,
+}
+
+impl Mailbox {
+    /// A mailbox and the poll that its waker wakes.
+    pub(super) fn new() -> io::Result<(Arc<Self>, Poll)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let mailbox = Arc::new(Self {
+            mail: Mutex::default(),
+            woken: AtomicBool::new(false),
+            waker,
+            streams: AtomicUsize::new(0),
+        });
+        Ok((mailbox, poll))
+    }
+
+    /// Gives the stream back while too many wait to be taken over.
+    pub(super) fn open(&self, stream: OpenStream) -> Result<(), Box<OpenStream>> {
+        let mut mail = self.mail.lock();
+        if mail.opens.len() >= MAX_WAITING_OPENS {
+            return Err(Box::new(stream));
+        }
+        mail.opens.push(stream);
+        drop(mail);
+        self.wake();
+        Ok(())
+    }
+
+    pub(super) fn tail_moved(&self) {
+        // The engine looks at the window's tail whenever it wakes; the wake-up says it all.
+        self.wake();
+    }
+
+    pub(super) fn ready(&self, slot: usize) {
+        self.mail.lock().ready.push(slot);
+        self.wake();
+    }
+
+    pub(super) fn caught(&self, caught: Caught) {
+        self.mail.lock().caught.push(caught);
+        self.wake();
+    }
+
+    pub(super) fn command(&self, command: Command) {
+        let mut mail = self.mail.lock();
+        if matches!(command, Command::Health(_)) {
+            mail.commands
+                .retain(|waiting| !matches!(waiting, Command::Health(_)));
+        }
+        mail.commands.push(command);
+        drop(mail);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!(%error, "an engine thread could not be woken");
+        }
+    }
+
+    /// Takes what has arrived. Called by the engine thread only.
+    pub(super) fn take(&self) -> Mail {
+        // Cleared before the mail is taken: what arrives afterwards wakes the thread again.
+        self.woken.store(false, Ordering::Release);
+        std::mem::take(&mut *self.mail.lock())
+    }
+
+    pub(super) fn set_stream_count(&self, count: usize) {
+        self.streams.store(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn stream_count(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+}

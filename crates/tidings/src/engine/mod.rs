@@ -1,0 +1,163 @@
+//! The stream engine: a few threads that own the open streams.
+//!
+//! In the order in which a stream meets it:
+//!
+//! - [`ticket`]: what an authorised stream brings along: who, what it sees, where it starts.
+//! - [`mailbox`]: how the rest of the process reaches an engine thread.
+//! - [`thread`]: the thread itself, its loop and its state.
+//! - [`index`]: which streams an event goes to.
+//! - [`stream`]: the record of one stream, [`sink`]: where its bytes go.
+//! - [`deliver`]: what is written to streams that follow the tail, [`pull`]: to those behind it.
+//! - [`catch_up`]: the small pool that reads the log for the latter.
+//! - [`lifecycle`]: opening, heartbeats, the several ends; [`wheel`]: when they are due.
+//!
+//! A stream that falls behind keeps a cursor, not a queue: when its sink takes bytes again, it
+//! reads on from the window or the log.
+
+mod catch_up;
+mod deliver;
+mod index;
+mod lifecycle;
+mod mailbox;
+mod pull;
+mod sink;
+mod stream;
+mod thread;
+mod ticket;
+mod wheel;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tidings_log::{Health, Log};
+use tidings_protocol::api::ClosingReason;
+
+pub use catch_up::CatchUpPool;
+pub use sink::{StreamBody, body};
+pub use ticket::{ConnectionId, OpenStream, StreamSink, Ticket};
+
+use crate::fanout::{Follower, TypeTable, Window};
+use mailbox::{Command, Mailbox};
+
+/// How engines treat their streams.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// How many threads; streams are spread over them and stay where they are.
+    pub threads: usize,
+    /// The longest time without a byte.
+    pub heartbeat: Duration,
+    /// How long a peer may take no byte while some are due.
+    pub stall_timeout: Duration,
+    /// The reconnection time that a `closing` event names, before jitter.
+    pub retry: Duration,
+    /// The kernel's send buffer of a stream's socket, in bytes.
+    pub send_buffer: usize,
+}
+
+/// All engine threads, and the way to them.
+pub struct Engines {
+    threads: Vec<EngineThread>,
+    next: AtomicUsize,
+}
+
+struct EngineThread {
+    mailbox: Arc<Mailbox>,
+    handle: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Engines {
+    /// Starts the threads. They end by [`Engines::stop`].
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no epoll instance or thread.
+    pub fn start(
+        options: &EngineOptions,
+        log: &Log,
+        window: &Arc<Window>,
+        types: &Arc<TypeTable>,
+    ) -> io::Result<Self> {
+        let pool = Arc::new(CatchUpPool::start(log, types)?);
+        let threads = (0..options.threads.max(1))
+            .map(|number| {
+                let (mailbox, poll) = Mailbox::new()?;
+                let thread = thread::Thread::new(
+                    options.clone(),
+                    poll,
+                    Arc::clone(&mailbox),
+                    Arc::clone(window),
+                    Arc::clone(&pool),
+                    log.epoch(),
+                );
+                let handle = std::thread::Builder::new()
+                    .name(format!("engine-{number}"))
+                    .spawn(move || thread.run())?;
+                Ok(EngineThread {
+                    mailbox,
+                    handle: parking_lot::Mutex::new(Some(handle)),
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self {
+            threads,
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// Hands an authorised stream to an engine, which owns it from here on. Waits while the engine
+    /// has too many to take over: nothing may fail after a token was taken.
+    pub async fn open(&self, mut stream: OpenStream) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
+        while let Err(refused) = self.threads[number].mailbox.open(stream) {
+            stream = *refused;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Tells every stream to go elsewhere and closes it.
+    pub fn drain(&self) {
+        self.command(|| Command::CloseAll(ClosingReason::Draining));
+    }
+
+    /// Ends the threads, giving streams that are still closing until `deadline`.
+    pub fn stop(&self, deadline: Instant) {
+        self.command(|| Command::Stop { deadline });
+        for thread in &self.threads {
+            let handle = thread.handle.lock().take();
+            if let Some(handle) = handle
+                && handle.join().is_err()
+            {
+                tracing::error!("an engine thread had panicked");
+            }
+        }
+    }
+
+    /// How many streams are open.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.threads
+            .iter()
+            .map(|thread| thread.mailbox.stream_count())
+            .sum()
+    }
+
+    fn command(&self, command: impl Fn() -> Command) {
+        for thread in &self.threads {
+            thread.mailbox.command(command());
+        }
+    }
+}
+
+impl Follower for Engines {
+    fn tail_moved(&self) {
+        for thread in &self.threads {
+            thread.mailbox.tail_moved();
+        }
+    }
+
+    fn health_changed(&self, health: &Health) {
+        self.command(|| Command::Health(health.clone()));
+    }
+}

@@ -1,0 +1,346 @@
+//! Reading on: what is given to streams behind the tail, from the window or the log.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use tidings_log::{Expired, Scope};
+use tidings_protocol::api::{Gap, GapReason};
+use tidings_protocol::{Cursor, Position};
+
+use super::catch_up::{Caught, Chunk, Request};
+use super::index::slot as slot_of;
+use super::stream::{Stage, Stream, Written};
+use super::thread::Thread;
+use crate::fanout::block::Run;
+use crate::fanout::{Block, View};
+use crate::stream::preamble;
+
+/// How far behind the tail a stream may be and still read from the window. Beyond it a sparse view
+/// would make the engine look at too many events of others; the log has an index by tenant.
+const WINDOW_REACH: Position = 16 * 1024;
+
+/// How many bytes a stream is given in one turn.
+const TURN: usize = 256 * 1024;
+
+/// How many runs of events go into one write.
+const MAX_PARTS: usize = 64;
+
+/// What the catch-up pool has brought, for the streams that can still use it.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    by_scope: HashMap<Scope, VecDeque<Chunk>>,
+    /// Oldest first.
+    order: VecDeque<Scope>,
+    weight: usize,
+}
+
+/// How many bytes of chunks are kept.
+const CHUNKS_CAPACITY: usize = 16 * 1024 * 1024;
+
+impl Chunks {
+    fn insert(&mut self, scope: Scope, chunk: Chunk) {
+        self.weight += chunk.block.weight();
+        self.by_scope.entry(scope).or_default().push_back(chunk);
+        self.order.push_back(scope);
+        while self.weight > CHUNKS_CAPACITY && self.order.len() > 1 {
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
+            if let Some(chunks) = self.by_scope.get_mut(&oldest) {
+                if let Some(chunk) = chunks.pop_front() {
+                    self.weight -= chunk.block.weight();
+                }
+                if chunks.is_empty() {
+                    self.by_scope.remove(&oldest);
+                }
+            }
+        }
+    }
+
+    fn find(&self, scope: Scope, after: Position) -> Option<Chunk> {
+        self.by_scope
+            .get(&scope)?
+            .iter()
+            .rev()
+            .find(|chunk| chunk.covers(after))
+            .cloned()
+    }
+
+    /// Lets go of everything: nobody reads behind the tail any more.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Chunk {
+    /// Whether a stream at this position can read on from here.
+    fn covers(&self, position: Position) -> bool {
+        self.block.after() <= position && position < self.block.through()
+    }
+}
+
+impl Thread {
+    /// Gives each stream that has more to read its turn.
+    pub(super) fn take_turns(&mut self) {
+        for _ in 0..self.turns.len() {
+            let Some(slot) = self.turns.pop_front() else {
+                break;
+            };
+            if let Some(stream) = self.streams.get_mut(slot as usize)
+                && std::mem::take(&mut stream.queued)
+            {
+                self.pull(slot as usize);
+            }
+        }
+        if self.turns.is_empty() && self.waiting.is_empty() {
+            self.chunks.clear();
+        }
+    }
+
+    fn queue_turn(&mut self, slot: usize) {
+        let stream = &mut self.streams[slot];
+        if !stream.queued {
+            stream.queued = true;
+            self.turns.push_back(slot_of(slot));
+        }
+    }
+
+    /// Lets a stream read on as far as its sink, its turn and what is at hand go.
+    pub(super) fn pull(&mut self, slot: usize) {
+        if !self.flush(slot) {
+            return;
+        }
+        let stream = &self.streams[slot];
+        if stream.stage != Stage::Behind {
+            return;
+        }
+        if stream.cursor >= self.position {
+            self.streams[slot].stage = Stage::Live;
+            return;
+        }
+        let (cursor, view) = (stream.cursor, Arc::clone(self.index.view(stream.group)));
+        let mut blocks = std::mem::take(&mut self.blocks);
+        blocks.clear();
+        let near = self.position - cursor <= WINDOW_REACH;
+        if near && self.window.blocks_after(cursor, TURN, &mut blocks) {
+            self.give(slot, &view, &blocks);
+        } else if let Some(chunk) = self.chunks.find(view.scope(), cursor) {
+            if let Some(expired) = chunk.expired {
+                self.tell_gap(slot, expired);
+            }
+            blocks.push(chunk.block);
+            self.give(slot, &view, &blocks);
+        } else {
+            self.ask_pool(slot, view.scope());
+        }
+        blocks.clear();
+        self.blocks = blocks;
+    }
+
+    /// Writes what the blocks hold for the view after the stream's cursor, in one call.
+    fn give(&mut self, slot: usize, view: &View, blocks: &[Arc<Block>]) {
+        // A gap that was told before may have filled the sink, or found the peer gone.
+        if !self.streams.get(slot).is_some_and(Stream::is_clear) {
+            return;
+        }
+        // Never beyond what live streams were given, or the stream would get it twice.
+        let until = self.position;
+        let cursor = self.streams[slot].cursor;
+        let Selection { runs, through } = select(view, blocks, cursor, until);
+        let parts: Vec<IoSlice<'_>> = runs
+            .iter()
+            .map(|(number, run)| IoSlice::new(&blocks[*number].bytes()[run.bytes.clone()]))
+            .collect();
+        let stream = &mut self.streams[slot];
+        let written = if parts.is_empty() {
+            Written::All
+        } else {
+            stream.write(&parts, self.now)
+        };
+        match written {
+            Written::All => {
+                for (number, run) in &runs {
+                    stream.events_sent += run.events.len() as u64;
+                    stream.told = blocks[*number].position(run.events.end - 1);
+                }
+                stream.cursor = through;
+                if through >= until {
+                    stream.stage = Stage::Live;
+                } else {
+                    self.queue_turn(slot);
+                }
+            }
+            Written::Part(taken) => {
+                self.note_partial(slot, blocks, &runs, taken);
+                self.watch_for_stall(slot);
+            }
+            Written::Failed(error) => self.peer_failed(slot, &error),
+        }
+    }
+
+    fn note_partial(
+        &mut self,
+        slot: usize,
+        blocks: &[Arc<Block>],
+        runs: &[(usize, Run)],
+        mut taken: usize,
+    ) {
+        let stream = &mut self.streams[slot];
+        for (number, run) in runs {
+            let block = &blocks[*number];
+            let length = run.bytes.len();
+            let ends: Vec<(Position, usize)> = run
+                .events
+                .clone()
+                .map(|event| {
+                    (
+                        block.position(event),
+                        block.extent(event).end - run.bytes.start,
+                    )
+                })
+                .collect();
+            let due = super::deliver::Due {
+                bytes: &block.bytes()[run.bytes.clone()],
+                ends: &ends,
+            };
+            let of_run = taken.min(length);
+            stream.note_cut(
+                &due,
+                ends.partition_point(|&(_, end)| end <= of_run),
+                of_run,
+            );
+            taken -= of_run;
+            if taken == 0 {
+                break;
+            }
+        }
+    }
+
+    fn ask_pool(&mut self, slot: usize, scope: Scope) {
+        let stream = &mut self.streams[slot];
+        stream.stage = Stage::Waiting;
+        let after = stream.cursor;
+        let waiting = self.waiting.entry(scope).or_default();
+        waiting.push(slot_of(slot));
+        if waiting.len() == 1 {
+            self.request(scope, after);
+        }
+    }
+
+    fn request(&self, scope: Scope, after: Position) {
+        self.pool.request(Request {
+            scope,
+            after,
+            until: self.position,
+            mailbox: Arc::clone(&self.mailbox),
+        });
+    }
+
+    /// Serves the streams that the pool has read for, and asks it for the others of that scope.
+    pub(super) fn caught(&mut self, caught: Caught) {
+        let Caught { scope, outcome } = caught;
+        let waiting = self.waiting.remove(&scope).unwrap_or_default();
+        // A slot may have been given to another stream since.
+        let waiting = waiting
+            .into_iter()
+            .filter(|&slot| self.waits_for(slot as usize, scope));
+        let (ready, rest): (Vec<u32>, Vec<u32>) = waiting.partition(|&slot| {
+            let cursor = self.streams[slot as usize].cursor;
+            outcome.as_ref().map_or(true, |chunk| chunk.covers(cursor))
+        });
+        if let Some(lowest) = rest
+            .iter()
+            .map(|&slot| self.streams[slot as usize].cursor)
+            .min()
+        {
+            self.waiting.insert(scope, rest);
+            self.request(scope, lowest);
+        }
+        match outcome {
+            Ok(chunk) => {
+                self.chunks.insert(scope, chunk);
+                for slot in ready {
+                    self.streams[slot as usize].stage = Stage::Behind;
+                    self.pull(slot as usize);
+                }
+            }
+            Err(error) => {
+                for slot in ready {
+                    self.read_failed(slot as usize, &error);
+                }
+            }
+        }
+    }
+
+    fn waits_for(&self, slot: usize, scope: Scope) -> bool {
+        self.streams.get(slot).is_some_and(|stream| {
+            stream.stage == Stage::Waiting && self.index.view(stream.group).scope() == scope
+        })
+    }
+
+    /// Announces, once, that something after the stream's cursor has expired, and goes on behind it.
+    fn tell_gap(&mut self, slot: usize, expired: Expired) {
+        let epoch = self.epoch;
+        let stream = &mut self.streams[slot];
+        if expired.removed_through <= stream.cursor.max(stream.announced) {
+            return;
+        }
+        let resume_after = expired.resume_after.max(stream.cursor);
+        let requested = Cursor {
+            epoch,
+            position: stream.cursor,
+        };
+        let resumed = Cursor {
+            epoch,
+            position: resume_after,
+        };
+        let gap = Gap {
+            requested: requested.to_string(),
+            resumed_at: resumed.to_string(),
+            reason: GapReason::Expired,
+            source: None,
+        };
+        let mut frame = Vec::new();
+        preamble::write_gap(&mut frame, resumed, &gap);
+        stream.unsent.append(&frame);
+        stream.cursor = resume_after;
+        stream.told = resume_after;
+        stream.announced = expired.removed_through;
+        self.flush(slot);
+    }
+}
+
+/// What a view has in some blocks.
+struct Selection {
+    /// Indexes of blocks, and runs in them.
+    runs: Vec<(usize, Run)>,
+    /// Everything of the view up to here is in the runs.
+    through: Position,
+}
+
+/// Selects what `view` has after `cursor` up to `until`, bounded by [`TURN`] and [`MAX_PARTS`].
+fn select(view: &View, blocks: &[Arc<Block>], cursor: Position, until: Position) -> Selection {
+    let mut runs = Vec::new();
+    let mut room = TURN;
+    let mut through = cursor;
+    for (number, block) in blocks.iter().enumerate() {
+        let mut next = block.first_after(through);
+        while let Some(run) = block.next_run(view, next, room) {
+            if block.position(run.events.end - 1) > until {
+                // Blocks end where the engine has handed out, so this is a chunk that overlaps the
+                // tail; the rest comes live.
+                break;
+            }
+            next = run.events.end;
+            through = block.position(next - 1);
+            room = room.saturating_sub(run.bytes.len());
+            runs.push((number, run));
+            if room == 0 || runs.len() == MAX_PARTS {
+                return Selection { runs, through };
+            }
+        }
+        through = block.through().min(until);
+    }
+    Selection { runs, through }
+}

@@ -1,0 +1,152 @@
+//! The record of one stream.
+
+use std::io::{self, IoSlice};
+use std::time::Instant;
+
+use tidings_protocol::Position;
+
+use super::index::GroupId;
+use super::sink::Sink;
+use super::ticket::Ticket;
+use super::wheel::Tick;
+
+/// What a stream is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It has been given everything up to the engine's position and follows it.
+    Live,
+    /// It reads on from the window or the log when its sink takes bytes.
+    Behind,
+    /// The catch-up pool is reading for it.
+    Waiting,
+    /// Its last bytes are on their way; it ends at the peer's end, or at the tick.
+    Closing(Tick),
+}
+
+/// One open stream. The engine thread that holds it owns it; nothing else refers to it.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) sink: Sink,
+    pub(super) group: GroupId,
+    /// Its place among the group's members.
+    pub(super) place: u32,
+    pub(super) stage: Stage,
+    /// The sink has refused bytes and not asked for more since.
+    pub(super) blocked: bool,
+    /// What it was told of the log's health, so that each change is told once.
+    pub(super) told_stale: bool,
+    /// It waits for its next turn among those that have more to read.
+    pub(super) queued: bool,
+    /// Everything of its view up to here has been given to the sink or lies in `unsent`. While the
+    /// stream is live, the engine's position is meant instead and this one rests.
+    pub(super) cursor: Position,
+    /// It was told of everything that retention has removed up to here.
+    pub(super) announced: Position,
+    /// The last position that its client knows by an `id:`.
+    pub(super) told: Position,
+    /// The rest of what the sink took in part: less than one event, or the server's own words.
+    pub(super) unsent: Unsent,
+    /// When the sink last took a byte.
+    pub(super) last_write: Tick,
+    /// The access token's end.
+    pub(super) expires: Tick,
+    /// The tick of its valid entry in the wheel.
+    pub(super) scheduled: Tick,
+    /// Bytes that the peer sent though a stream takes none.
+    pub(super) discarded: u32,
+    pub(super) events_sent: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) opened: Instant,
+    pub(super) ticket: Box<Ticket>,
+}
+
+/// Bytes that wait for the sink.
+#[derive(Debug, Default)]
+pub(super) struct Unsent {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Unsent {
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.start += count;
+        if self.is_empty() {
+            // Idle streams keep no buffer.
+            *self = Self::default();
+        }
+    }
+}
+
+/// What became of a write.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// The sink took this many bytes and may take more.
+    All,
+    /// The sink took this many bytes, perhaps none, and will say when it takes more.
+    Part(usize),
+    /// The peer is gone.
+    Failed(io::Error),
+}
+
+impl Stream {
+    /// Gives bytes to the sink and notes the outcome in the record.
+    pub(super) fn write(&mut self, parts: &[IoSlice<'_>], now: Tick) -> Written {
+        let offered: usize = parts.iter().map(|part| part.len()).sum();
+        loop {
+            return match self.sink.write(parts) {
+                Ok(taken) => {
+                    self.bytes_sent += taken as u64;
+                    if taken > 0 {
+                        self.last_write = now;
+                    }
+                    if taken == offered {
+                        Written::All
+                    } else {
+                        self.blocked = true;
+                        Written::Part(taken)
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    Written::Part(0)
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Written::Failed(error),
+            };
+        }
+    }
+
+    /// Gives what is unsent to the sink.
+    pub(super) fn flush(&mut self, now: Tick) -> Written {
+        if self.unsent.is_empty() {
+            return Written::All;
+        }
+        let unsent = std::mem::take(&mut self.unsent);
+        let written = self.write(&[IoSlice::new(unsent.rest())], now);
+        self.unsent = unsent;
+        let taken = match &written {
+            Written::All => self.unsent.rest().len(),
+            Written::Part(taken) => *taken,
+            Written::Failed(_) => 0,
+        };
+        self.unsent.advance(taken);
+        written
+    }
+
+    /// Whether it can be given more at once.
+    pub(super) fn is_clear(&self) -> bool {
+        !self.blocked && self.unsent.is_empty()
+    }
+}

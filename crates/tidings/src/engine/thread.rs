@@ -1,0 +1,203 @@
+//! The engine thread: its state and its loop.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::{Events, Poll};
+use slab::Slab;
+use tidings_log::{Health, Scope};
+use tidings_protocol::{Epoch, Position};
+
+use super::EngineOptions;
+use super::catch_up::CatchUpPool;
+use super::index::{GroupId, Index};
+use super::lifecycle::End;
+use super::mailbox::{Command, Mailbox, WAKER};
+use super::pull::Chunks;
+use super::stream::Stream;
+use super::wheel::{TICK, Tick, Wheel};
+use crate::fanout::{Block, Window};
+
+/// How many socket events one look at the poll brings.
+const EVENTS: usize = 1024;
+
+/// The tick at which a thread starts.
+const START: Tick = 1 << 32;
+
+/// What one engine thread owns.
+pub(super) struct Thread {
+    pub(super) options: EngineOptions,
+    pub(super) poll: Poll,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) window: Arc<Window>,
+    pub(super) pool: Arc<CatchUpPool>,
+    pub(super) epoch: Epoch,
+    pub(super) streams: Slab<Stream>,
+    pub(super) index: Index,
+    pub(super) wheel: Wheel,
+    /// Live streams have been given everything up to here.
+    pub(super) position: Position,
+    /// Streams that have more to read, each waiting for its turn.
+    pub(super) turns: VecDeque<u32>,
+    /// The streams that the pool reads for, by scope. A scope with an entry has a request under way.
+    pub(super) waiting: HashMap<Scope, Vec<u32>>,
+    pub(super) chunks: Chunks,
+    /// Why the log can't be appended to, if it can't: the data of a `stale` event.
+    pub(super) stale: Option<String>,
+    pub(super) now: Tick,
+    started: Instant,
+    stop: Option<Instant>,
+    /// Kept from one wake-up to the next, so that a delivery allocates nothing.
+    pub(super) blocks: Vec<Arc<Block>>,
+    pub(super) touched: Vec<GroupId>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) read_buffer: Box<[u8]>,
+}
+
+impl Thread {
+    pub(super) fn new(
+        options: EngineOptions,
+        poll: Poll,
+        mailbox: Arc<Mailbox>,
+        window: Arc<Window>,
+        pool: Arc<CatchUpPool>,
+        epoch: Epoch,
+    ) -> Self {
+        let position = window.tail();
+        Self {
+            options,
+            poll,
+            mailbox,
+            window,
+            pool,
+            epoch,
+            streams: Slab::new(),
+            index: Index::default(),
+            wheel: Wheel::new(START),
+            position,
+            turns: VecDeque::new(),
+            waiting: HashMap::new(),
+            chunks: Chunks::default(),
+            stale: None,
+            now: START,
+            started: Instant::now(),
+            stop: None,
+            blocks: Vec::new(),
+            touched: Vec::new(),
+            scratch: Vec::new(),
+            read_buffer: vec![0; 16 * 1024].into_boxed_slice(),
+        }
+    }
+
+    /// Works until told to stop.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, self.patience())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "an engine thread can't poll its sockets");
+                return;
+            }
+            self.now = self.ticks_since_start();
+            self.read_mail();
+            for event in &events {
+                if event.token() != WAKER {
+                    self.socket_ready(event.token().0, event.is_readable(), event.is_writable());
+                }
+            }
+            self.follow();
+            self.take_turns();
+            self.work_off_wheel();
+            self.mailbox.set_stream_count(self.streams.len());
+            if self.is_done() {
+                return;
+            }
+        }
+    }
+
+    /// How long there is nothing to do unless something happens.
+    fn patience(&self) -> Option<Duration> {
+        if !self.turns.is_empty() || self.position < self.window.tail() {
+            Some(Duration::ZERO)
+        } else if self.streams.is_empty() && self.stop.is_none() {
+            None
+        } else {
+            Some(TICK)
+        }
+    }
+
+    fn read_mail(&mut self) {
+        let mail = self.mailbox.take();
+        if !mail.opens.is_empty() {
+            // A stream begins at a tail that this thread may not have handed out yet.
+            while self.position < self.window.tail() {
+                self.follow();
+            }
+        }
+        for stream in mail.opens {
+            self.open(stream);
+        }
+        for caught in mail.caught {
+            self.caught(caught);
+        }
+        for slot in mail.ready {
+            self.socket_ready(slot, true, true);
+        }
+        for command in mail.commands {
+            match command {
+                Command::CloseAll(reason) => self.close_all(reason),
+                Command::Health(health) => self.health_changed(&health),
+                Command::Stop { deadline } => self.stop = Some(deadline),
+            }
+        }
+    }
+
+    fn health_changed(&mut self, health: &Health) {
+        self.stale = match health {
+            Health::Healthy => None,
+            Health::Full { since, reason } | Health::Failed { since, reason } => Some(
+                serde_json::json!({ "since": crate::time::rfc3339(*since), "reason": reason })
+                    .to_string(),
+            ),
+        };
+        let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.tell_health(slot);
+        }
+    }
+
+    fn is_done(&mut self) -> bool {
+        let Some(deadline) = self.stop else {
+            return false;
+        };
+        if Instant::now() >= deadline {
+            let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                self.remove(slot, End::ServerStopped);
+            }
+        }
+        self.streams.is_empty()
+    }
+
+    /// Ticks begin well above zero, so that a stream's last write can lie before the start.
+    fn ticks_since_start(&self) -> Tick {
+        START + ticks(self.started.elapsed())
+    }
+
+    /// The tick of a time of day, in seconds since the Unix epoch, rounded up to the next tick.
+    pub(super) fn tick_of(&self, unix_seconds: i64) -> Tick {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let due = Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
+        self.ticks_since_start() + ticks(due.saturating_sub(now)) + 1
+    }
+}
+
+/// A duration in whole ticks.
+pub(super) fn ticks(duration: Duration) -> Tick {
+    u64::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX / 2)
+}

@@ -1,0 +1,233 @@
+//! Blocks: consecutive events of the log in their wire form.
+
+use std::ops::Range;
+
+use tidings_log::EventRef;
+use tidings_protocol::{Cursor, Epoch, Position, TenantId, sse};
+
+use super::types::{TypeId, TypeTable};
+use super::view::{EventFacts, View};
+
+/// Above this size a block is closed and the next begun, so that what a reader pins stays small.
+const FULL: usize = 256 * 1024;
+
+/// What is known of one event of a block.
+#[derive(Clone, Copy, Debug)]
+struct BlockEvent {
+    position: Position,
+    tenant: TenantId,
+    kind: TypeId,
+    /// 0 where the event has no device.
+    device_length: u8,
+    device_start: u32,
+    /// Where its bytes end; they begin where those of the event before end.
+    end: u32,
+}
+
+/// Events of the log in their wire form, all that there are in `(after, through]` of a scope.
+#[derive(Debug)]
+pub struct Block {
+    after: Position,
+    through: Position,
+    /// The tenant of all events, if they have one in common.
+    only_tenant: Option<TenantId>,
+    bytes: Box<[u8]>,
+    device_names: Box<str>,
+    events: Box<[BlockEvent]>,
+}
+
+/// A run of a block's events that stand side by side on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Indexes of the events.
+    pub events: Range<usize>,
+    /// Their bytes in the block.
+    pub bytes: Range<usize>,
+}
+
+impl Block {
+    /// The position that the block begins after.
+    #[must_use]
+    pub fn after(&self) -> Position {
+        self.after
+    }
+
+    /// The last position that the block speaks for.
+    #[must_use]
+    pub fn through(&self) -> Position {
+        self.through
+    }
+
+    /// What the block takes in memory, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        size_of::<Self>()
+            + self.bytes.len()
+            + self.device_names.len()
+            + self.events.len() * size_of::<BlockEvent>()
+    }
+
+    /// How many events the block holds.
+    #[must_use]
+    pub fn event_count(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The position of the event at `index`.
+    #[must_use]
+    pub fn position(&self, index: usize) -> Position {
+        self.events[index].position
+    }
+
+    /// What decides who may see the event at `index`.
+    #[must_use]
+    pub fn facts(&self, index: usize) -> EventFacts<'_> {
+        let event = &self.events[index];
+        let device = (event.device_length > 0).then(|| {
+            let start = event.device_start as usize;
+            &self.device_names[start..start + usize::from(event.device_length)]
+        });
+        EventFacts {
+            tenant: event.tenant,
+            kind: event.kind,
+            device,
+        }
+    }
+
+    /// The bytes of the block.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where in the bytes the event at `index` stands.
+    #[must_use]
+    pub fn extent(&self, index: usize) -> Range<usize> {
+        let start = if index == 0 {
+            0
+        } else {
+            self.events[index - 1].end as usize
+        };
+        start..self.events[index].end as usize
+    }
+
+    /// The index of the first event after `position`.
+    #[must_use]
+    pub fn first_after(&self, position: Position) -> usize {
+        self.events
+            .partition_point(|event| event.position <= position)
+    }
+
+    /// The next run of events that belong to `view`, at or behind the event at `from`, of at most
+    /// `limit` bytes but at least one event.
+    #[must_use]
+    pub fn next_run(&self, view: &View, from: usize, limit: usize) -> Option<Run> {
+        let count = self.events.len();
+        let whole = view.is_whole_scope()
+            && match view.scope() {
+                tidings_log::Scope::All => true,
+                tidings_log::Scope::Tenant(tenant) => self.only_tenant == Some(tenant),
+            };
+        let first = if whole {
+            from
+        } else {
+            (from..count).find(|&index| view.allows(self.facts(index)))?
+        };
+        if first >= count {
+            return None;
+        }
+        let start = self.extent(first).start;
+        let within = |index: usize| self.events[index].end as usize - start <= limit;
+        let end = if whole {
+            // Ends ascend, so the last that fits is found without looking at each.
+            let fitting = self.events[first..]
+                .partition_point(|event| (event.end as usize).saturating_sub(start) <= limit);
+            first + fitting.max(1)
+        } else {
+            (first + 1..count)
+                .find(|&index| !within(index) || !view.allows(self.facts(index)))
+                .unwrap_or(count)
+        };
+        Some(Run {
+            events: first..end,
+            bytes: start..self.events[end - 1].end as usize,
+        })
+    }
+}
+
+/// Encodes events into a [`Block`].
+#[derive(Debug)]
+pub struct BlockBuilder {
+    epoch: Epoch,
+    after: Position,
+    bytes: Vec<u8>,
+    device_names: String,
+    events: Vec<BlockEvent>,
+}
+
+impl BlockBuilder {
+    /// An empty block that begins after a position.
+    #[must_use]
+    pub fn new(epoch: Epoch, after: Position) -> Self {
+        Self {
+            epoch,
+            after,
+            bytes: Vec::new(),
+            device_names: String::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Whether it holds no event.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Whether the block has reached its size.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= FULL
+    }
+
+    /// Adds an event, which must lie behind those added before.
+    ///
+    /// # Panics
+    ///
+    /// When the block outgrows 4 GiB, which [`Self::is_full`] is there to prevent.
+    pub fn push(&mut self, event: &EventRef<'_>, types: &TypeTable) {
+        let id = Cursor {
+            epoch: self.epoch,
+            position: event.position,
+        };
+        sse::write_event(&mut self.bytes, id, event.event_type, event.data);
+        let device = event.device.unwrap_or_default();
+        let device_start =
+            u32::try_from(self.device_names.len()).expect("a block stays far below 4 GiB");
+        self.device_names.push_str(device);
+        self.events.push(BlockEvent {
+            position: event.position,
+            tenant: event.tenant,
+            kind: types.number(event.event_type),
+            device_length: u8::try_from(device.len()).expect("a device id has at most 128 bytes"),
+            device_start,
+            end: u32::try_from(self.bytes.len()).expect("a block stays far below 4 GiB"),
+        });
+    }
+
+    /// The block, which speaks for all positions up to `through`.
+    #[must_use]
+    pub fn finish(self, through: Position) -> Block {
+        let first = self.events.first().map(|event| event.tenant);
+        let only_tenant =
+            first.filter(|tenant| self.events.iter().all(|event| event.tenant == *tenant));
+        Block {
+            after: self.after,
+            through,
+            only_tenant,
+            bytes: self.bytes.into_boxed_slice(),
+            device_names: self.device_names.into_boxed_str(),
+            events: self.events.into_boxed_slice(),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The history: `GET /tenants/{tenant_id}/events`, pages of what is retained.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::{Extension, Path, RawQuery, State};
+use http::HeaderMap;
+use serde_json::value::RawValue;
+use tidings_log::{EventRef, ReadError, ReadLimit};
+use tidings_protocol::Position;
+use tidings_protocol::api::{HistoryEvent, HistoryPage};
+
+use crate::app::App;
+use crate::auth::Identity;
+use crate::error::{Refusal, WRONG_TENANT};
+use crate::fanout::View;
+use crate::fanout::view::EventFacts;
+use crate::stream::request::{Query, StartRequest, bearer, read_tenant};
+use crate::stream::start::{self, Start};
+use crate::time;
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// How much of the log one page looks at before it is given as it is, with a `next` to go on from:
+/// a filter that matches little must not make one request read everything.
+const MAX_EXAMINED: usize = 200_000;
+
+/// A page ends above this size, in bytes, whatever its limit.
+const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a page is asked for.
+struct PageRequest {
+    view: View,
+    start: StartRequest,
+    until: Option<i64>,
+    limit: usize,
+}
+
+/// `GET /tenants/{tenant_id}/events`.
+///
+/// # Errors
+///
+/// As the protocol has it.
+#[utoipa::path(
+    get,
+    path = "/tenants/{tenant_id}/events",
+    tag = "events",
+    summary = "Read a tenant's retained events, page by page",
+    params(
+        ("tenant_id" = uuid::Uuid, Path, description = "The tenant."),
+        crate::openapi::HistoryParameters,
+    ),
+    responses(
+        (status = 200, description = "A page, ascending; `next` is the `after` of the next one.", body = HistoryPage),
+        crate::openapi::ReadRefusals,
+    ),
+    security(("access_token" = []))
+)]
+pub async fn history(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    Extension(peer): Extension<SocketAddr>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Json<HistoryPage>, Refusal> {
+    let tenant = read_tenant(&tenant)?;
+    let query = Query::parse(query.as_deref())?;
+    let asked = query.view(&app.known_types)?;
+    let until = query.time("until")?;
+    let limit = read_limit(&query)?;
+    let start = match (query.get("after"), query.time("since")?) {
+        (Some(cursor), _) => StartRequest::Cursor(cursor.to_owned()),
+        (None, Some(since)) => StartRequest::Since(since),
+        // From the oldest that is retained; that older events are gone is no gap here.
+        (None, None) => StartRequest::Since(i64::MIN),
+    };
+    let identity = authorise(&app, &headers, peer)?;
+    if !identity.super_admin && identity.tenant != Some(tenant) {
+        return Err(Refusal::forbidden(WRONG_TENANT));
+    }
+    let view = View::new(&identity, Some(tenant), &asked, &app.types);
+    let request = PageRequest {
+        view,
+        start,
+        until,
+        limit,
+    };
+    let permit = app.history_readers.acquire().await.expect("never closed");
+    let reader = Arc::clone(&app);
+    let page = tokio::task::spawn_blocking(move || read_page(&reader, &request)).await;
+    drop(permit);
+    match page {
+        Ok(Ok(page)) => Ok(Json(page)),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the log can't be read for a page of the history");
+            Err(Refusal::unavailable(
+                "the log can't be read at the moment",
+                std::time::Duration::from_secs(2),
+            ))
+        }
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn authorise(app: &App, headers: &HeaderMap, peer: SocketAddr) -> Result<Identity, Refusal> {
+    app.limits.failures_exceeded(peer.ip())?;
+    let token = bearer(headers).ok_or_else(|| {
+        Refusal::unauthorized("the history needs Authorization: Bearer with an access token")
+    })?;
+    app.access_tokens
+        .verify(token, time::unix_seconds(SystemTime::now()))
+        .map_err(|error| {
+            app.limits.failure_recorded(peer.ip());
+            error.into()
+        })
+}
+
+fn read_limit(query: &Query) -> Result<usize, Refusal> {
+    let Some(text) = query.get("limit") else {
+        return Ok(DEFAULT_LIMIT);
+    };
+    match text.parse() {
+        Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+        _ => Err(Refusal::parameter(
+            "limit",
+            format!("must be a number from 1 to {MAX_LIMIT}"),
+        )),
+    }
+}
+
+/// Reads a page. Looks only at the tenant's own events.
+fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError> {
+    let tail = app.window.tail();
+    let Start { after, mut gap, .. } =
+        start::resolve(&app.log, request.view.scope(), &request.start, tail)?;
+    if matches!(request.start, StartRequest::Since(i64::MIN)) {
+        gap = None;
+    }
+    let mut page = Page {
+        app,
+        request,
+        events: Vec::new(),
+        bytes: 0,
+        next: after,
+        full: false,
+    };
+    let mut examined = 0;
+    while !page.full && page.next < tail && examined < MAX_EXAMINED {
+        let before = page.next;
+        let limit = ReadLimit {
+            events: 4096,
+            bytes: 1024 * 1024,
+        };
+        let end = app
+            .log
+            .read(request.view.scope(), before, limit, &mut |event| {
+                examined += 1;
+                if event.position <= tail {
+                    page.offer(&event);
+                }
+            })?;
+        if !page.full {
+            page.next = end.examined_through.min(tail).max(page.next);
+        }
+        if page.next == before {
+            break;
+        }
+    }
+    Ok(HistoryPage {
+        next: app.cursor(page.next).to_string(),
+        events: page.events,
+        gap,
+    })
+}
+
+/// A page being filled.
+struct Page<'a> {
+    app: &'a App,
+    request: &'a PageRequest,
+    events: Vec<HistoryEvent>,
+    bytes: usize,
+    /// Everything of the view up to here is in the page.
+    next: Position,
+    full: bool,
+}
+
+impl Page<'_> {
+    fn offer(&mut self, event: &EventRef<'_>) {
+        if self.full {
+            return;
+        }
+        if self.events.len() >= self.request.limit
+            || self.bytes >= MAX_PAGE_BYTES
+            || self
+                .request
+                .until
+                .is_some_and(|until| event.appended_at >= until)
+        {
+            self.full = true;
+            return;
+        }
+        self.next = event.position;
+        let facts = EventFacts {
+            tenant: event.tenant,
+            kind: self.app.types.number(event.event_type),
+            device: event.device,
+        };
+        if self.request.view.allows(facts) {
+            self.bytes += event.data.len();
+            self.events.push(HistoryEvent {
+                id: self.app.cursor(event.position).to_string(),
+                event_type: event.event_type.to_owned(),
+                device_id: event.device.map(str::to_owned),
+                time: time::rfc3339(event.appended_at),
+                data: raw(event.data),
+            });
+        }
+    }
+}
+
+/// A payload as JSON; it was checked when it was published.
+fn raw(data: &[u8]) -> Box<RawValue> {
+    let text = String::from_utf8_lossy(data).into_owned();
+    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}

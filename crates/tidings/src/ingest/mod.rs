@@ -1,0 +1,13 @@
+//! Publishing: `POST /tenants/{tenant_id}/events`.
+//!
+//! - [`publisher`]: who publishes, and what they may.
+//! - [`body`]: the body's lines.
+//! - [`envelope`]: one event of it, checked field by field.
+//! - [`payload`]: its `data`, made to name its tenant and device.
+//! - [`publish`]: the handler: admits the body, gives it to the log and answers when it is durable.
+
+pub mod body;
+pub mod envelope;
+pub mod payload;
+pub mod publish;
+pub mod publisher;

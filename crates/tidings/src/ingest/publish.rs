@@ -1,0 +1,151 @@
+//! The publish endpoint.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body as RequestBody, Bytes};
+use axum::extract::{Extension, Path, State};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use tidings_log::{AppendError, Appended};
+use tidings_protocol::TenantId;
+use tidings_protocol::api::PublishReceipt;
+use tokio::sync::oneshot;
+
+use super::body::{self, Body, Layout};
+use super::envelope::Terms;
+use super::publisher::Author;
+use crate::app::App;
+use crate::error::Refusal;
+use crate::stream::request::read_tenant;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The header that makes a whole request safe to repeat.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// `POST /tenants/{tenant_id}/events`.
+///
+/// # Errors
+///
+/// As the protocol has it; nothing is stored unless 200 is answered.
+#[utoipa::path(
+    post,
+    path = "/tenants/{tenant_id}/events",
+    tag = "events",
+    summary = "Publish events, durably, all or none",
+    params(
+        ("tenant_id" = uuid::Uuid, Path, description = "The tenant."),
+        ("Idempotency-Key" = Option<String>, Header, description = "A key for events without their own, extended by the line's number. The same key with another event is refused for two minutes."),
+    ),
+    request_body(content(
+        (crate::openapi::PublishedEvent = "application/json"),
+        (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 200, description = "Stored, and safe from the loss of the process.", body = PublishReceipt),
+        crate::openapi::PublishRefusals,
+    ),
+    security(("access_token" = []), ("api_key" = []))
+)]
+pub async fn publish(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    Extension(peer): Extension<SocketAddr>,
+    headers: HeaderMap,
+    body: RequestBody,
+) -> Result<Response, Refusal> {
+    let tenant = read_tenant(&tenant)?;
+    let author = Author::identify(&app, &headers, tenant, peer.ip())?;
+    let layout = Layout::of(&headers)?;
+    let request_key = request_key(&headers)?;
+    let bytes = receive(body, app.config.limits.body_bytes).await?;
+    let terms = Terms {
+        tenant,
+        known_types: &app.known_types,
+        publisher: &author.name,
+        request_key: request_key.as_deref(),
+    };
+    let Body { events, lines } = body::read(layout, &bytes, &terms, &app.config.limits)?;
+    author.check(&events, &lines)?;
+    let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+    app.limits.publish_allowed(tenant, count)?;
+    let appended = append(&app, tenant, events, &lines).await?;
+    Ok(receipt(&app, &appended))
+}
+
+fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(key) if (1..=200).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Refusal::parameter(
+            "Idempotency-Key",
+            "must be 1 to 200 visible characters",
+        )),
+    }
+}
+
+/// Reads the body into memory, up to the limit.
+async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Refusal> {
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
+    match collected {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a body is at most {limit} bytes; send it in smaller bodies"),
+        )),
+        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body broke off")),
+        Err(_) => Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!(
+                "the body did not arrive within {} s",
+                BODY_TIMEOUT.as_secs()
+            ),
+        )),
+    }
+}
+
+/// Gives the events to the log and waits until they are durable.
+async fn append(
+    app: &App,
+    tenant: TenantId,
+    events: Vec<tidings_log::NewEvent>,
+    lines: &[u64],
+) -> Result<Appended, Refusal> {
+    let (answer, answered) = oneshot::channel();
+    let submitted = app.log.submit(
+        tenant,
+        events,
+        Box::new(move |outcome| {
+            // The publisher may have hung up; its events are stored all the same.
+            let _ = answer.send(outcome);
+        }),
+    );
+    submitted.map_err(|busy| Refusal::unavailable(busy.to_string(), Duration::from_secs(1)))?;
+    match answered.await {
+        Ok(Ok(appended)) => Ok(appended),
+        Ok(Err(error @ AppendError::KeyConflict { index })) => {
+            let line = lines.get(index).copied().unwrap_or(1);
+            Err(Refusal::from(error).at_line(line))
+        }
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(AppendError::Closed.into()),
+    }
+}
+
+fn receipt(app: &App, appended: &Appended) -> Response {
+    use axum::response::IntoResponse as _;
+    Json(PublishReceipt {
+        accepted: appended.accepted,
+        duplicates: appended.duplicates,
+        first: app.cursor(appended.first).to_string(),
+        last: app.cursor(appended.last).to_string(),
+    })
+    .into_response()
+}

@@ -1,0 +1,123 @@
+//! Who publishes, and what they may.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use tidings_log::NewEvent;
+use tidings_protocol::{DeviceId, EventType, TenantId};
+
+use super::envelope::first_beyond;
+use crate::app::App;
+use crate::auth::PublisherKeys;
+use crate::config::Bound;
+use crate::error::{Refusal, WRONG_TENANT};
+use crate::stream::request::bearer;
+use crate::time::unix_seconds;
+
+/// One who may publish to the tenant at hand.
+#[derive(Debug)]
+pub struct Author {
+    /// Unique among all publishers: an API key's id or a user.
+    pub name: String,
+    types: Option<HashSet<EventType>>,
+    devices: Option<HashSet<DeviceId>>,
+}
+
+impl Author {
+    /// Finds out who publishes and whether they may publish to `tenant`.
+    ///
+    /// # Errors
+    ///
+    /// 401 without a good credential, 403 where it is not for this tenant or not for publishing, 429
+    /// after too many bad ones.
+    pub fn identify(
+        app: &App,
+        headers: &HeaderMap,
+        tenant: TenantId,
+        address: IpAddr,
+    ) -> Result<Self, Refusal> {
+        app.limits.failures_exceeded(address)?;
+        let credential = bearer(headers).ok_or_else(|| {
+            Refusal::unauthorized(
+                "publishing needs Authorization: Bearer with an access token or an API key",
+            )
+        })?;
+        let author = if PublisherKeys::is_key(credential) {
+            Self::by_key(app, credential, tenant)
+        } else {
+            Self::by_access_token(app, credential, tenant)
+        };
+        author.inspect_err(|refusal| {
+            if refusal.status() == 401 {
+                app.limits.failure_recorded(address);
+            }
+        })
+    }
+
+    fn by_key(app: &App, key: &str, tenant: TenantId) -> Result<Self, Refusal> {
+        let publisher = app
+            .publisher_keys
+            .verify(key)
+            .map_err(|error| Refusal::unauthorized(error.to_string()))?;
+        if !publisher.tenants.allows(&tenant) {
+            return Err(Refusal::forbidden(WRONG_TENANT));
+        }
+        let types = match &publisher.types {
+            Bound::All => None,
+            Bound::Only(types) => Some(types.iter().cloned().collect()),
+        };
+        Ok(Self {
+            name: format!("key:{}", publisher.id),
+            types,
+            devices: None,
+        })
+    }
+
+    fn by_access_token(app: &App, token: &str, tenant: TenantId) -> Result<Self, Refusal> {
+        let identity = app
+            .access_tokens
+            .verify(token, unix_seconds(SystemTime::now()))?;
+        if !identity.super_admin {
+            if identity.tenant != Some(tenant) {
+                return Err(Refusal::forbidden(WRONG_TENANT));
+            }
+            let roles = &app.config.auth.publisher_roles;
+            if !roles.iter().any(|role| **role == *identity.role) {
+                return Err(Refusal::forbidden(format!(
+                    "the role {:?} may not publish; {} may",
+                    identity.role,
+                    roles.join(", ")
+                )));
+            }
+        }
+        Ok(Self {
+            name: format!("user:{}", identity.user),
+            types: identity
+                .types
+                .as_ref()
+                .map(|types| types.iter().cloned().collect()),
+            devices: identity
+                .allowed_devices()
+                .map(|devices| devices.iter().cloned().collect()),
+        })
+    }
+
+    /// Checks that every event is of a type and device that the author may publish.
+    ///
+    /// # Errors
+    ///
+    /// 403, with the line and field of the first that is not.
+    pub fn check(&self, events: &[NewEvent], lines: &[u64]) -> Result<(), Refusal> {
+        match first_beyond(events, self.types.as_ref(), self.devices.as_ref()) {
+            None => Ok(()),
+            Some((index, field)) => {
+                let detail = format!("this publisher may not publish events of this {field}");
+                Err(Refusal::forbidden(detail)
+                    .at_line(lines[index])
+                    .at_field(field))
+            }
+        }
+    }
+}

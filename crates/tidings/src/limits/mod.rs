@@ -1,0 +1,146 @@
+//! How much each may take: open streams, and calls in a time.
+//!
+//! [`Limits`] is asked before something is given; [`Place`] is what an open stream holds. A limit of 0 does
+//! not limit. Of IPv6 the /64 network counts as one address, since that is what one client gets.
+
+mod rate;
+mod streams;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use tidings_protocol::TenantId;
+
+use crate::config::LimitsConfig;
+use rate::Rates;
+pub use streams::{Place, StreamCounts};
+
+/// A limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitReached {
+    /// The key of the limit, such as `limits.streams_per_user`.
+    pub which: &'static str,
+    /// Its value.
+    pub limit: u64,
+    /// After how long trying again makes sense.
+    pub retry_after: Duration,
+}
+
+impl fmt::Display for LimitReached {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = self.limit;
+        match self.which {
+            STREAMS => write!(formatter, "the server has its {limit} open streams"),
+            STREAMS_PER_TENANT => write!(formatter, "the tenant has its {limit} open streams"),
+            STREAMS_PER_USER => write!(formatter, "the user has {limit} open streams"),
+            STREAMS_PER_ADDRESS => write!(
+                formatter,
+                "there are {limit} open streams from this address"
+            ),
+            MINTS_PER_ADDRESS => write!(
+                formatter,
+                "this address asks for more than {limit} stream tokens a minute"
+            ),
+            FAILURES_PER_ADDRESS => write!(
+                formatter,
+                "more than {limit} credentials a minute from this address were refused"
+            ),
+            _ => write!(
+                formatter,
+                "the tenant publishes more than {limit} events a second"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LimitReached {}
+
+const STREAMS: &str = "limits.streams";
+const STREAMS_PER_TENANT: &str = "limits.streams_per_tenant";
+const STREAMS_PER_USER: &str = "limits.streams_per_user";
+const STREAMS_PER_ADDRESS: &str = "limits.streams_per_address";
+const MINTS_PER_ADDRESS: &str = "limits.mints_per_address";
+const FAILURES_PER_ADDRESS: &str = "limits.failures_per_address";
+const PUBLISH_RATE: &str = "limits.publish_rate";
+
+const MINUTE: Duration = Duration::from_mins(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// All limits of a server, shared by whoever asks.
+#[derive(Debug)]
+pub struct Limits {
+    streams: streams::Streams,
+    mints: Rates<IpAddr>,
+    failures: Rates<IpAddr>,
+    publishes: Rates<TenantId>,
+}
+
+impl Limits {
+    /// Limits as configured, with nothing taken.
+    #[must_use]
+    pub fn new(config: &LimitsConfig) -> Self {
+        Self {
+            streams: streams::Streams::new(config),
+            mints: Rates::new(MINTS_PER_ADDRESS, config.mints_per_address, MINUTE),
+            failures: Rates::new(FAILURES_PER_ADDRESS, config.failures_per_address, MINUTE),
+            publishes: Rates::new(PUBLISH_RATE, config.publish_rate, SECOND),
+        }
+    }
+
+    /// Reserves a place for a stream of `user` in `tenant` (`None` for a super admin without one) from
+    /// `address`. All limits or none are charged, and the place is free again when it is dropped.
+    pub fn reserve(
+        &self,
+        tenant: Option<TenantId>,
+        user: &str,
+        address: IpAddr,
+    ) -> Result<Place, LimitReached> {
+        self.streams.reserve(tenant, user, counted_address(address))
+    }
+
+    /// What is open now.
+    #[must_use]
+    pub fn stream_counts(&self) -> StreamCounts {
+        self.streams.counts()
+    }
+
+    /// Charges one request for a stream token from `address`.
+    pub fn mint_allowed(&self, address: IpAddr) -> Result<(), LimitReached> {
+        self.mints.take(counted_address(address), 1)
+    }
+
+    /// Notes that a credential from `address` was refused.
+    pub fn failure_recorded(&self, address: IpAddr) {
+        // What it returns is for those who ask beforehand.
+        let _ = self.failures.take(counted_address(address), 1);
+    }
+
+    /// Refuses addresses from which too many credentials were refused. Charges nothing.
+    pub fn failures_exceeded(&self, address: IpAddr) -> Result<(), LimitReached> {
+        self.failures.check(&counted_address(address))
+    }
+
+    /// Charges `events` published at once for `tenant`.
+    ///
+    /// They pass whole as soon as the tenant has credit for one event, and what they take beyond the credit
+    /// is paid off before the next pass. So a body of any size passes, one after the other, and the rate
+    /// still holds in the long run; were a large body to wait for a full credit, small ones would starve it.
+    pub fn publish_allowed(&self, tenant: TenantId, events: u32) -> Result<(), LimitReached> {
+        self.publishes.take(tenant, events)
+    }
+}
+
+/// The address that is counted: IPv4 also where it comes mapped into IPv6, and of IPv6 the /64 network.
+fn counted_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Rates: a bucket of credit for each of many keys.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::LimitReached;
+
+/// Below this many buckets nothing is swept.
+const LEAST_SWEEP: usize = 1_024;
+
+/// At most this many keys are tracked. Beyond it further keys go unlimited until idle ones are swept:
+/// memory must stay bounded, and whoever commands a million addresses is not stopped by a limit on each.
+const MOST_BUCKETS: usize = 1 << 20;
+
+/// Credit of one event or call, less what rounding may have lost of it.
+const ONE: f64 = 1.0 - 1e-6;
+
+/// So many in a time for each key: a bucket holds the credit of one `window`, refills evenly, and may be
+/// overdrawn by what passes last.
+pub(super) struct Rates<K> {
+    which: &'static str,
+    /// The credit of a full bucket, 0 for no limit.
+    limit: u64,
+    window: Duration,
+    buckets: Mutex<Buckets<K>>,
+}
+
+struct Buckets<K> {
+    by_key: HashMap<K, Bucket>,
+    /// Sweep when there are this many.
+    sweep_at: usize,
+}
+
+/// A bucket that isn't there is full.
+#[derive(Clone, Copy)]
+struct Bucket {
+    /// Negative while overdrawn.
+    credit: f64,
+    at: Instant,
+}
+
+impl<K> fmt::Debug for Rates<K> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Rates({} in {:?})", self.limit, self.window)
+    }
+}
+
+impl<K: Hash + Eq> Rates<K> {
+    pub(super) fn new(which: &'static str, limit: u64, window: Duration) -> Self {
+        Self {
+            which,
+            limit,
+            window,
+            buckets: Mutex::new(Buckets {
+                by_key: HashMap::new(),
+                sweep_at: LEAST_SWEEP,
+            }),
+        }
+    }
+
+    /// Charges `cost` where there is credit for one, and otherwise says when there will be.
+    pub(super) fn take(&self, key: K, cost: u32) -> Result<(), LimitReached> {
+        if self.limit == 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let mut buckets = self.buckets.lock();
+        let credit = match buckets.by_key.get(&key) {
+            Some(bucket) => self.credit(*bucket, now),
+            None => self.limit as f64,
+        };
+        self.enough(credit)?;
+        let bucket = Bucket {
+            credit: credit - f64::from(cost),
+            at: now,
+        };
+        if buckets.by_key.len() >= buckets.sweep_at && !buckets.by_key.contains_key(&key) {
+            self.sweep(&mut buckets, now);
+            if buckets.by_key.len() >= MOST_BUCKETS {
+                return Ok(());
+            }
+        }
+        buckets.by_key.insert(key, bucket);
+        Ok(())
+    }
+
+    /// Whether there is credit, without charging any.
+    pub(super) fn check(&self, key: &K) -> Result<(), LimitReached> {
+        if self.limit == 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let buckets = self.buckets.lock();
+        match buckets.by_key.get(key) {
+            Some(bucket) => self.enough(self.credit(*bucket, now)),
+            None => Ok(()),
+        }
+    }
+
+    /// What the bucket has by now.
+    fn credit(&self, bucket: Bucket, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
+        (bucket.credit + passed * self.per_second()).min(self.limit as f64)
+    }
+
+    fn per_second(&self) -> f64 {
+        self.limit as f64 / self.window.as_secs_f64()
+    }
+
+    fn enough(&self, credit: f64) -> Result<(), LimitReached> {
+        if credit >= ONE {
+            return Ok(());
+        }
+        Err(LimitReached {
+            which: self.which,
+            limit: self.limit,
+            retry_after: Duration::from_secs_f64((1.0 - credit) / self.per_second()),
+        })
+    }
+
+    /// Forgets full buckets. It runs again only when there are twice as many as remained, so that each
+    /// insertion pays a constant share of it.
+    fn sweep(&self, buckets: &mut Buckets<K>, now: Instant) {
+        let full = self.limit as f64;
+        buckets
+            .by_key
+            .retain(|_, bucket| self.credit(*bucket, now) < full);
+        buckets.sweep_at = (2 * buckets.by_key.len()).clamp(LEAST_SWEEP, MOST_BUCKETS);
+    }
+
+    #[cfg(test)]
+    pub(super) fn tracked(&self) -> usize {
+        self.buckets.lock().by_key.len()
+    }
+}

@@ -1,0 +1,204 @@
+//! Counts of open streams.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidings_protocol::TenantId;
+
+use super::{LimitReached, STREAMS, STREAMS_PER_ADDRESS, STREAMS_PER_TENANT, STREAMS_PER_USER};
+use crate::config::LimitsConfig;
+
+/// When a refused stream may be asked for again: nobody knows when another ends, so this only spaces
+/// the attempts.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// How many streams are open, and of how many different ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamCounts {
+    /// Open streams.
+    pub streams: u64,
+    /// Tenants with open streams, counting super admins without a tenant as one.
+    pub tenants: usize,
+    /// Addresses with open streams.
+    pub addresses: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Streams {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    streams: u64,
+    per_tenant: u64,
+    per_user: u64,
+    per_address: u64,
+    /// One lock for all counts, since a reservation takes all of them or none.
+    counts: Mutex<Counts>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Shared")
+    }
+}
+
+/// Entries exist while they count something.
+#[derive(Default)]
+struct Counts {
+    streams: u64,
+    tenants: HashMap<Option<TenantId>, Tenant>,
+    addresses: HashMap<IpAddr, u64>,
+}
+
+#[derive(Default)]
+struct Tenant {
+    streams: u64,
+    users: HashMap<Arc<str>, u64>,
+}
+
+/// The place of one open stream within the limits; dropping it frees the place.
+pub struct Place {
+    shared: Arc<Shared>,
+    user: Arc<str>,
+    tenant: Option<TenantId>,
+    address: IpAddr,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Place")
+            .field("user", &self.user)
+            .field("tenant", &self.tenant)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+// There is one for every open stream, and those are budgeted at little more than a kilobyte.
+const _: () = assert!(size_of::<Place>() <= 64);
+
+impl Streams {
+    pub(super) fn new(config: &LimitsConfig) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                streams: config.streams,
+                per_tenant: config.streams_per_tenant,
+                per_user: config.streams_per_user,
+                per_address: config.streams_per_address,
+                counts: Mutex::default(),
+            }),
+        }
+    }
+
+    pub(super) fn reserve(
+        &self,
+        tenant: Option<TenantId>,
+        user: &str,
+        address: IpAddr,
+    ) -> Result<Place, LimitReached> {
+        let mut counts = self.shared.counts.lock();
+        self.shared.check(&counts, tenant, user, address)?;
+        counts.streams += 1;
+        *counts.addresses.entry(address).or_default() += 1;
+        let of_tenant = counts.tenants.entry(tenant).or_default();
+        of_tenant.streams += 1;
+        let user: Arc<str> = match of_tenant.users.get_key_value(user) {
+            Some((user, _)) => Arc::clone(user),
+            None => user.into(),
+        };
+        *of_tenant.users.entry(Arc::clone(&user)).or_default() += 1;
+        drop(counts);
+        Ok(Place {
+            shared: Arc::clone(&self.shared),
+            user,
+            tenant,
+            address,
+        })
+    }
+
+    pub(super) fn counts(&self) -> StreamCounts {
+        let counts = self.shared.counts.lock();
+        StreamCounts {
+            streams: counts.streams,
+            tenants: counts.tenants.len(),
+            addresses: counts.addresses.len(),
+        }
+    }
+}
+
+impl Shared {
+    fn check(
+        &self,
+        counts: &Counts,
+        tenant: Option<TenantId>,
+        user: &str,
+        address: IpAddr,
+    ) -> Result<(), LimitReached> {
+        let of_tenant = counts.tenants.get(&tenant);
+        let of_user = of_tenant.and_then(|of_tenant| of_tenant.users.get(user));
+        // Super admins without a tenant do not share one.
+        let per_tenant = if tenant.is_some() { self.per_tenant } else { 0 };
+        let taken = [
+            (STREAMS, self.streams, counts.streams),
+            (
+                STREAMS_PER_TENANT,
+                per_tenant,
+                of_tenant.map_or(0, |of_tenant| of_tenant.streams),
+            ),
+            (
+                STREAMS_PER_USER,
+                self.per_user,
+                of_user.copied().unwrap_or(0),
+            ),
+            (
+                STREAMS_PER_ADDRESS,
+                self.per_address,
+                counts.addresses.get(&address).copied().unwrap_or(0),
+            ),
+        ];
+        for (which, limit, taken) in taken {
+            if limit != 0 && taken >= limit {
+                return Err(LimitReached {
+                    which,
+                    limit,
+                    retry_after: RETRY_AFTER,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.shared.counts.lock();
+        counts.streams -= 1;
+        decrease(&mut counts.addresses, self.address);
+        if let Entry::Occupied(mut tenant) = counts.tenants.entry(self.tenant) {
+            let of_tenant = tenant.get_mut();
+            of_tenant.streams -= 1;
+            decrease(&mut of_tenant.users, Arc::clone(&self.user));
+            if of_tenant.streams == 0 {
+                tenant.remove();
+            }
+        }
+    }
+}
+
+/// Counts one less, and forgets what is at zero.
+fn decrease<K: Hash + Eq>(counts: &mut HashMap<K, u64>, key: K) {
+    if let Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
+}

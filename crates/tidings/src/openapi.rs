@@ -1,0 +1,209 @@
+//! The API's description (OpenAPI 3.1), generated from the handlers.
+
+use tidings_protocol::Problem;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
+
+/// One event as it is published.
+#[derive(ToSchema)]
+#[allow(
+    dead_code,
+    reason = "only described here; ingest reads it field by field"
+)]
+pub struct PublishedEvent {
+    /// Its type.
+    #[schema(example = "device_status")]
+    r#type: String,
+    /// Its device; without it `data.device_id`.
+    #[schema(example = "r1")]
+    device_id: Option<String>,
+    /// The payload.
+    #[schema(value_type = Object)]
+    data: serde_json::Value,
+    /// Makes the event safe to repeat for two minutes.
+    key: Option<String>,
+    /// The publisher's own time, RFC 3339; informative.
+    time: Option<String>,
+}
+
+/// The parameters of a stream.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "only described here; stream::request reads them")]
+pub struct StreamParameters {
+    /// The stream token. Clients that can set headers may send `Authorization: Bearer` instead.
+    token: Option<String>,
+    /// Resume after this cursor. The header `Last-Event-ID` wins.
+    last_event_id: Option<String>,
+    /// Begin with the first event appended at or after this time (RFC 3339). A cursor wins.
+    since: Option<String>,
+    /// Only these types, separated by commas.
+    types: Option<String>,
+    /// Only these devices, separated by commas.
+    device_id: Option<String>,
+    /// `tenant`: a super_admin sees only the tenant in the path.
+    scope: Option<String>,
+}
+
+/// The parameters of the history.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "only described here; history reads them")]
+pub struct HistoryParameters {
+    /// The page begins after this cursor.
+    after: Option<String>,
+    /// Begin with the first event appended at or after this time (RFC 3339). A cursor wins.
+    since: Option<String>,
+    /// End before the first event appended at or after this time (RFC 3339).
+    until: Option<String>,
+    /// At most so many events.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u32>,
+    /// Only these types, separated by commas.
+    types: Option<String>,
+    /// Only these devices, separated by commas.
+    device_id: Option<String>,
+}
+
+/// Declares the refusals of an operation: each a status with what it means.
+macro_rules! refusals {
+    ($(#[$doc:meta])* $name:ident { $($(#[$meaning:meta])* $status:literal $case:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(IntoResponses)]
+        #[allow(dead_code, reason = "only described here; error answers them")]
+        pub enum $name {
+            $(
+                $(#[$meaning])*
+                #[response(status = $status, content_type = "application/problem+json")]
+                $case(Problem)
+            ),*
+        }
+    };
+}
+
+refusals! {
+    /// Refusals of a stream.
+    StreamRefusals {
+        /// The token is unknown, used or expired.
+        401 Unauthorized,
+        /// The token is not for this tenant.
+        403 Forbidden,
+        /// A parameter is wrong or missing; `parameter` names it.
+        422 Parameter,
+        /// A limit is reached; see Retry-After.
+        429 TooMany,
+        /// The server can't open streams now; see Retry-After.
+        503 Unavailable,
+    }
+}
+
+refusals! {
+    /// Refusals of a stream token.
+    TokenRefusals {
+        /// No good access token.
+        401 Unauthorized,
+        /// The page may not use the cookie.
+        403 Forbidden,
+        /// A limit is reached; see Retry-After.
+        429 TooMany,
+        /// Tokens can't be stored now; see Retry-After.
+        503 Unavailable,
+    }
+}
+
+refusals! {
+    /// Refusals of a page of the history.
+    ReadRefusals {
+        /// No good access token.
+        401 Unauthorized,
+        /// The token is not for this tenant.
+        403 Forbidden,
+        /// A parameter is wrong; `parameter` names it.
+        422 Parameter,
+        /// A limit is reached; see Retry-After.
+        429 TooMany,
+        /// The log can't be read now; see Retry-After.
+        503 Unavailable,
+    }
+}
+
+refusals! {
+    /// Refusals of a publish; nothing is stored.
+    PublishRefusals {
+        /// The body is not JSON; `line` says where.
+        400 Malformed,
+        /// No good access token or API key.
+        401 Unauthorized,
+        /// Not for this tenant, type or device, or the role may not publish.
+        403 Forbidden,
+        /// The body did not arrive in time.
+        408 Timeout,
+        /// The body, an event or the number of lines is too large.
+        413 TooLarge,
+        /// Neither application/json nor application/x-ndjson.
+        415 MediaType,
+        /// An event is wrong; `line` and `field` name it.
+        422 Event,
+        /// The rate limit is reached; see Retry-After.
+        429 TooMany,
+        /// The log can't take events now; see Retry-After.
+        503 Unavailable,
+        /// The disk under the log is full.
+        507 Full,
+    }
+}
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_with(Default::default);
+        let bearer = || SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        components.add_security_scheme("access_token", bearer());
+        components.add_security_scheme("api_key", bearer());
+        let value = |name: &str| ApiKeyValue::new(name);
+        components.add_security_scheme(
+            "access_token_cookie",
+            SecurityScheme::ApiKey(ApiKey::Cookie(value("access_token"))),
+        );
+        components.add_security_scheme(
+            "stream_token",
+            SecurityScheme::ApiKey(ApiKey::Query(value("token"))),
+        );
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tidings",
+        description = "Streams what happens to a fleet of network devices, live and without loss, to everyone who may watch.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    components(schemas(Problem)),
+    modifiers(&Security),
+    tags(
+        (name = "streams", description = "Watching events as they happen"),
+        (name = "events", description = "Publishing events and reading them back"),
+    )
+)]
+struct Base;
+
+/// What the description begins with; the routes add themselves.
+#[must_use]
+pub fn base() -> utoipa::openapi::OpenApi {
+    Base::openapi()
+}
+
+/// The whole description, as JSON with a line break at its end.
+///
+/// # Panics
+///
+/// Never: the document is made of plain structs.
+#[must_use]
+pub fn document() -> String {
+    let (_, document) = crate::routes::api().split_for_parts();
+    let mut json = document.to_pretty_json().expect("plain structs");
+    json.push('\n');
+    json
+}

@@ -1,0 +1,108 @@
+//! The paths of the API, and what is answered where there is none.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::error::Refusal;
+use crate::{cors, history, ingest, openapi, pages, stream};
+
+/// The API with its description: what every mount prefix carries.
+#[must_use]
+pub fn api() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(stream::token::mint))
+        .routes(routes!(stream::open::tenant_stream))
+        .routes(routes!(stream::open::all_tenants_stream))
+        .routes(routes!(history::history, ingest::publish::publish))
+}
+
+/// Everything that the public listener answers.
+#[must_use]
+pub fn public(app: &Arc<App>) -> Router {
+    let (api, _) = api().split_for_parts();
+    let api = api.method_not_allowed_fallback(method_not_allowed);
+    let mut router = Router::new();
+    for prefix in &app.config.mount {
+        router = match prefix.trim_end_matches('/') {
+            "" => router.merge(api.clone()),
+            prefix => router.nest(prefix, api.clone()),
+        };
+    }
+    router
+        .merge(pages::router())
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(app), cors::layer))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
+        .with_state(Arc::clone(app))
+}
+
+async fn not_found(request: Request) -> Response {
+    // The path is echoed without its query, which may hold a token.
+    let detail = format!("there is nothing at {}", request.uri().path());
+    Refusal::new(StatusCode::NOT_FOUND, detail).into_response()
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let path = request.uri().path();
+    let allow = if path.ends_with("/auth/sse-token") {
+        "POST"
+    } else if path.ends_with("/events") {
+        "GET, HEAD, POST"
+    } else {
+        "GET, HEAD"
+    };
+    Refusal::method_not_allowed(allow).into_response()
+}
+
+/// A handler has panicked: its request fails, the server stays.
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(message, "a request handler has panicked");
+    let detail = "the server has made a mistake; it is in its log";
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, detail).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_answers_500_and_leaves_the_server_up() {
+        let router = Router::new()
+            .route("/panic", get(|| async { panic!("on purpose") as () }))
+            .route("/fine", get(|| async { "fine" }))
+            .layer(CatchPanicLayer::custom(panicked));
+        let get = |path: &str| Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let response = router.clone().oneshot(get("/panic")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            "application/problem+json"
+        );
+        let response = router.oneshot(get("/fine")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}

@@ -1,0 +1,320 @@
+//! The server: its parts put together, its listeners, its end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tidings_log::{Log, LogOptions, OpenError};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::{App, HISTORY_READERS};
+use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
+use crate::config::{Config, ConfigError};
+use crate::engine::{EngineOptions, Engines};
+use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::limits::Limits;
+use crate::{admin, connection, routes};
+
+/// The server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is missing or wrong.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The log could not be opened.
+    #[error("{0}")]
+    Log(#[from] OpenError),
+    /// An address could not be had.
+    #[error("{key} = {address} can't be used: {source}")]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A thread or epoll instance could not be had.
+    #[error("the stream engine could not start: {0}")]
+    Engine(io::Error),
+}
+
+/// The sockets that a server listens on, bound before anything else happens.
+pub struct Listeners {
+    /// For browsers, clients and publishers.
+    pub public: StdListener,
+    /// For health checks.
+    pub admin: StdListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of a configuration.
+    ///
+    /// # Errors
+    ///
+    /// Names the address that can't be had.
+    pub fn bind(config: &Config) -> Result<Self, StartError> {
+        Ok(Self {
+            public: bind("listen", config.listen)?,
+            admin: bind("admin_listen", config.admin_listen)?,
+        })
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
+    let listen = || -> io::Result<StdListener> {
+        use socket2::{Domain, Protocol, Socket, Type};
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        // A server that was killed starts again at once on the same port.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|source| StartError::Listen {
+        key,
+        address,
+        source,
+    })
+}
+
+/// A server that runs.
+pub struct Server {
+    app: Arc<App>,
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    /// Connections and accept loops; closed and waited for at the end.
+    tasks: TaskTracker,
+    /// No new connections.
+    refusing: CancellationToken,
+    /// Connections end after the request that they are at.
+    stopping: CancellationToken,
+}
+
+impl Server {
+    /// Opens the log, starts the engines and begins to accept. Must be called within a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// When a part can't start; what has started is stopped by dropping it.
+    pub fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
+        config.require_jwt_key()?;
+        let access_tokens = AccessTokens::from_config(&config.auth)?;
+        for warning in access_tokens.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let not_usable = |key, address| {
+            move |source| StartError::Listen {
+                key,
+                address,
+                source,
+            }
+        };
+        let public =
+            TcpListener::from_std(listeners.public).map_err(not_usable("listen", config.listen))?;
+        let admin = TcpListener::from_std(listeners.admin)
+            .map_err(not_usable("admin_listen", config.admin_listen))?;
+        let address = public
+            .local_addr()
+            .map_err(not_usable("listen", config.listen))?;
+        let admin_address = admin
+            .local_addr()
+            .map_err(not_usable("admin_listen", config.admin_listen))?;
+
+        let app = Arc::new(assemble(config, access_tokens, address)?);
+        let server = Self {
+            address,
+            admin_address,
+            tasks: TaskTracker::new(),
+            refusing: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+            app,
+        };
+        server.accept_on(public, routes::public(&server.app));
+        server.accept_on(admin, admin::router(&server.app));
+        tracing::info!(
+            %address,
+            %admin_address,
+            log = %server.app.config.log.path.display(),
+            epoch = %server.app.log.epoch(),
+            events = server.app.log.tail(),
+            "listening"
+        );
+        Ok(server)
+    }
+
+    /// Where the API is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where health checks are.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// What the handlers share.
+    #[must_use]
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    fn accept_on(&self, listener: TcpListener, router: axum::Router) {
+        let accepting = accept(
+            Arc::clone(&self.app),
+            listener,
+            router,
+            self.tasks.clone(),
+            self.refusing.clone(),
+            self.stopping.clone(),
+        );
+        self.tasks.spawn(accepting);
+    }
+
+    /// Ends the server: no new streams, a word to those that are open, the log closed. Takes at most
+    /// about `shutdown.drain`.
+    pub async fn stop(self) {
+        let drain = self.app.config.shutdown.drain;
+        let deadline = Instant::now() + drain;
+        tracing::info!(streams = self.app.engines.stream_count(), "stopping");
+        self.app
+            .draining
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.refusing.cancel();
+        self.app.engines.drain();
+        self.stopping.cancel();
+        self.tasks.close();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, self.tasks.wait()).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "connections were cut off");
+        }
+        let app = Arc::clone(&self.app);
+        let ended = tokio::task::spawn_blocking(move || {
+            app.engines.stop(deadline);
+            app.log.clone().close();
+        });
+        if ended.await.is_err() {
+            tracing::error!("the log's end has panicked");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// Puts the parts together, in the order in which data flows back: the log needs its listener, the
+/// listener the window, the engines the log.
+fn assemble(
+    config: Config,
+    access_tokens: AccessTokens,
+    address: SocketAddr,
+) -> Result<App, StartError> {
+    let types = Arc::new(TypeTable::default());
+    let window = Arc::new(Window::new(config.stream.window_bytes));
+    let epoch = Arc::new(OnceLock::new());
+    let followers: Arc<OnceLock<Vec<Arc<dyn Follower>>>> = Arc::new(OnceLock::new());
+    let listener = FanOut::new(
+        Arc::clone(&window),
+        Arc::clone(&types),
+        Arc::clone(&epoch),
+        Arc::clone(&followers),
+    );
+    let log = Log::open(log_options(&config, address), Box::new(listener))?;
+    // Nothing is appended before these are set: publishes come in through listeners that are not
+    // served yet.
+    let _ = epoch.set(log.epoch());
+    window.start_at(log.tail());
+    let known_types = config.known_types();
+    for event_type in &known_types {
+        types.number(event_type.as_str());
+    }
+    let engines = Engines::start(&engine_options(&config), &log, &window, &types)
+        .map_err(StartError::Engine)?;
+    let engines = Arc::new(engines);
+    let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
+    engines.health_changed(&log.health());
+    Ok(App {
+        known_types,
+        stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
+        publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
+        limits: Limits::new(&config.limits),
+        history_readers: Semaphore::new(HISTORY_READERS),
+        draining: AtomicBool::new(false),
+        config,
+        log,
+        window,
+        types,
+        engines,
+        access_tokens,
+    })
+}
+
+fn log_options(config: &Config, address: SocketAddr) -> LogOptions {
+    LogOptions {
+        retention: config.log.retention,
+        max_bytes: config.log.max_bytes,
+        tenant_max_bytes: config.log.tenant_max_bytes,
+        owner: format!("pid {}, listening on {address}", std::process::id()),
+        ..LogOptions::new(&config.log.path)
+    }
+}
+
+fn engine_options(config: &Config) -> EngineOptions {
+    EngineOptions {
+        threads: std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(16),
+        heartbeat: config.stream.heartbeat,
+        stall_timeout: config.stream.stall_timeout,
+        retry: config.stream.retry,
+        send_buffer: config.stream.send_buffer,
+    }
+}
+
+/// Accepts connections and serves each in a task of its own.
+async fn accept(
+    app: Arc<App>,
+    listener: TcpListener,
+    router: axum::Router,
+    tasks: TaskTracker,
+    refusing: CancellationToken,
+    stopping: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = refusing.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                if let Err(error) = socket.set_nodelay(true) {
+                    tracing::debug!(%error, %peer, "a connection broke at once");
+                    continue;
+                }
+                tasks.spawn(connection::serve(
+                    Arc::clone(&app),
+                    router.clone(),
+                    socket,
+                    peer,
+                    stopping.clone(),
+                ));
+            }
+            Err(error) => {
+                // Out of descriptors, most likely; the kernel keeps the connection waiting.
+                tracing::warn!(%error, "a connection can't be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

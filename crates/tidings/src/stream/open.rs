@@ -1,0 +1,342 @@
+//! The checks that a stream passes, in the order of the protocol, and its handing over.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+
+use super::preamble;
+use super::request::{Credential, StreamRequest};
+use super::start::{self, Start};
+use crate::app::App;
+use crate::auth::Identity;
+use crate::connection::HandOver;
+use crate::cors;
+use crate::engine::{self, ConnectionId, OpenStream, StreamSink, Ticket};
+use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
+use crate::fanout::View;
+use crate::time::unix_seconds;
+
+/// The header that names a stream to its client.
+pub const CONNECTION_ID: &str = "x-connection-id";
+
+/// `GET /tenants/{tenant_id}/events/stream`.
+#[utoipa::path(
+    get,
+    path = "/tenants/{tenant_id}/events/stream",
+    tag = "streams",
+    summary = "Watch a tenant's events as they happen",
+    description = "A stream of server-sent events. A super_admin sees all tenants unless `scope=tenant`.",
+    params(
+        ("tenant_id" = uuid::Uuid, Path, description = "The tenant."),
+        crate::openapi::StreamParameters,
+    ),
+    responses(
+        (status = 200, description = "The stream.", content_type = "text/event-stream", body = String),
+        crate::openapi::StreamRefusals,
+    ),
+    security(("stream_token" = []), ("access_token" = []))
+)]
+pub async fn tenant_stream(
+    State(app): State<Arc<App>>,
+    Path(tenant): Path<String>,
+    request: Request,
+) -> Response {
+    answer(app, Some(tenant), request).await
+}
+
+/// `GET /events/stream`.
+#[utoipa::path(
+    get,
+    path = "/events/stream",
+    tag = "streams",
+    summary = "Watch the events of all tenants as they happen (super_admin)",
+    params(crate::openapi::StreamParameters),
+    responses(
+        (status = 200, description = "The stream.", content_type = "text/event-stream", body = String),
+        crate::openapi::StreamRefusals,
+    ),
+    security(("stream_token" = []), ("access_token" = []))
+)]
+pub async fn all_tenants_stream(State(app): State<Arc<App>>, request: Request) -> Response {
+    answer(app, None, request).await
+}
+
+async fn answer(app: Arc<App>, tenant: Option<String>, request: Request) -> Response {
+    // A GET's body, if there is one, is of no interest.
+    let (request, _) = request.into_parts();
+    let attempt = Attempt::new(&app, &request);
+    match attempt.run(tenant.as_deref(), &request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            tracing::info!(
+                target: "tidings::stream",
+                address = %attempt.address,
+                status = refusal.status(),
+                detail = refusal.detail(),
+                "stream_refused"
+            );
+            refusal.into_response()
+        }
+    }
+}
+
+/// One try to open a stream.
+struct Attempt<'a> {
+    app: &'a App,
+    address: IpAddr,
+    /// A `HEAD` request passes the same checks but takes nothing.
+    head_only: bool,
+}
+
+/// A stream that has passed all checks.
+struct Granted {
+    stream: OpenStream,
+    headers: HeaderMap,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(app: &'a App, request: &Parts) -> Self {
+        let peer = request.extensions.get::<SocketAddr>();
+        Self {
+            app,
+            address: peer.map_or(IpAddr::from([0, 0, 0, 0]), SocketAddr::ip),
+            head_only: request.method == Method::HEAD,
+        }
+    }
+
+    async fn run(&self, tenant: Option<&str>, request: &Parts) -> Result<Response, Refusal> {
+        let app = self.app;
+        let parameters = StreamRequest::parse(
+            tenant,
+            request.uri.query(),
+            &request.headers,
+            &app.known_types,
+        )?;
+        app.check_serving()?;
+        app.limits.failures_exceeded(self.address)?;
+        let identity = self.look_up(&parameters).await?;
+        let sees_all = self.check_tenant(&parameters, &identity).await?;
+        if identity.expires_at <= unix_seconds(SystemTime::now()) {
+            return Err(Refusal::unauthorized(
+                "the access token behind this stream has expired",
+            ));
+        }
+        if self.head_only {
+            return Ok((StatusCode::OK, stream_headers(None)).into_response());
+        }
+        let shown_tenant = if sees_all { None } else { parameters.tenant };
+        let view = View::new(&identity, shown_tenant, &parameters.view, &app.types);
+        // What is acknowledged after the client has seen the head is behind this tail.
+        let tail = app.window.tail();
+        let start = start::resolve(&app.log, view.scope(), &parameters.start, tail)
+            .map_err(log_unavailable)?;
+        let place = app
+            .limits
+            .reserve(identity.tenant, &identity.user, self.address)?;
+        // From here on a request that is cancelled gives its place back by dropping it.
+        self.take(&parameters.credential).await?;
+
+        let connection = ConnectionId::random();
+        let ticket = Ticket {
+            connection,
+            identity,
+            tenant: parameters.tenant,
+            address: self.address,
+            place,
+        };
+        let granted = self.grant(&request.headers, view, start, ticket);
+        hand_over(app, request, granted).await
+    }
+
+    async fn look_up(&self, parameters: &StreamRequest) -> Result<Arc<Identity>, Refusal> {
+        match &parameters.credential {
+            Credential::StreamToken(token) => {
+                let found = self
+                    .app
+                    .stream_tokens
+                    .look(token)
+                    .await
+                    .map_err(tokens_unavailable)?;
+                found.ok_or_else(|| self.failure(Refusal::unauthorized(INVALID_STREAM_TOKEN)))
+            }
+            Credential::AccessToken(token) => {
+                let verified = self
+                    .app
+                    .access_tokens
+                    .verify(token, unix_seconds(SystemTime::now()));
+                verified
+                    .map(Arc::new)
+                    .map_err(|error| self.failure(error.into()))
+            }
+        }
+    }
+
+    /// Counts a failed attempt against the address.
+    fn failure(&self, refusal: Refusal) -> Refusal {
+        self.app.limits.failure_recorded(self.address);
+        refusal
+    }
+
+    /// Whether the stream sees all tenants. A token that is shown at a tenant it is not for is
+    /// spent by that.
+    async fn check_tenant(
+        &self,
+        parameters: &StreamRequest,
+        identity: &Identity,
+    ) -> Result<bool, Refusal> {
+        if identity.super_admin {
+            return Ok(!parameters.tenant_only);
+        }
+        if parameters.tenant.is_some() && identity.tenant == parameters.tenant {
+            return Ok(false);
+        }
+        if let Credential::StreamToken(token) = &parameters.credential
+            && !self.head_only
+        {
+            self.app
+                .stream_tokens
+                .take(token)
+                .await
+                .map_err(tokens_unavailable)?;
+        }
+        Err(Refusal::forbidden(WRONG_TENANT))
+    }
+
+    async fn take(&self, credential: &Credential) -> Result<(), Refusal> {
+        if let Credential::StreamToken(token) = credential {
+            let taken = self
+                .app
+                .stream_tokens
+                .take(token)
+                .await
+                .map_err(tokens_unavailable)?;
+            taken.ok_or_else(|| Refusal::unauthorized(INVALID_STREAM_TOKEN))?;
+        }
+        Ok(())
+    }
+
+    fn grant(&self, request: &HeaderMap, view: View, start: Start, ticket: Ticket) -> Granted {
+        let app = self.app;
+        let mut headers = stream_headers(Some(ticket.connection));
+        cors::allow(&app.config.cors, request, &mut headers);
+        let cursor = app.cursor(start.after);
+        let mut preamble = Vec::new();
+        preamble::write_opening(
+            &mut preamble,
+            app.config.stream.retry,
+            ticket.connection,
+            start.gap.as_ref(),
+            cursor,
+        );
+        tracing::info!(
+            target: "tidings::stream",
+            connection_id = %ticket.connection,
+            tenant_id = ticket.tenant.map(tracing::field::display),
+            user_id = %ticket.identity.user,
+            role = %ticket.identity.role,
+            address = %ticket.address,
+            cursor = %cursor,
+            gap = start.gap.as_ref().map(|gap| tracing::field::debug(gap.reason)),
+            "stream_requested"
+        );
+        let (sink, _) = engine::body();
+        let stream = OpenStream {
+            // Replaced by the hand-over, which alone knows where the bytes go.
+            sink: StreamSink::Body(sink),
+            view,
+            after: start.after,
+            announced: start.announced,
+            preamble,
+            ticket,
+        };
+        Granted { stream, headers }
+    }
+}
+
+/// Gives the stream to an engine: with the connection's socket over HTTP/1, with a body that hyper
+/// writes over HTTP/2.
+async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Response, Refusal> {
+    let Granted {
+        mut stream,
+        headers,
+    } = granted;
+    let hand_over = request.extensions.get::<HandOver>();
+    if let (Some(connection), true) = (hand_over, request.version < Version::HTTP_2) {
+        let mut preamble = http1_head(&headers);
+        preamble.append(&mut stream.preamble);
+        stream.preamble = preamble;
+        connection.give(stream);
+        // The connection's driver takes the socket back from hyper and drops this future.
+        return std::future::pending().await;
+    }
+    let (sink, body) = engine::body();
+    stream.sink = StreamSink::Body(sink);
+    app.engines.open(stream).await;
+    Ok((StatusCode::OK, headers, axum::body::Body::new(body)).into_response())
+}
+
+fn stream_headers(connection: Option<ConnectionId>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let content_type = HeaderValue::from_static("text/event-stream; charset=utf-8");
+    headers.insert(header::CONTENT_TYPE, content_type);
+    let caching = HeaderValue::from_static("no-store, no-transform");
+    headers.insert(header::CACHE_CONTROL, caching);
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    if let Some(connection) = connection {
+        let name = HeaderValue::try_from(connection.to_string()).expect("plain ASCII");
+        headers.insert(CONNECTION_ID, name);
+    }
+    headers
+}
+
+/// The head of a response whose body ends with the connection (RFC 9112, section 6.3), so that the
+/// same bytes serve HTTP/1.0 proxies.
+fn http1_head(headers: &HeaderMap) -> Vec<u8> {
+    let mut head = Vec::with_capacity(512);
+    head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    for (name, value) in headers {
+        head.extend_from_slice(title_case(name.as_str()).as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    head.extend_from_slice(format!("Date: {date}\r\nConnection: close\r\n\r\n").as_bytes());
+    head
+}
+
+/// `content-type` as `Content-Type`: what old proxies and people expect to read.
+fn title_case(name: &str) -> String {
+    let mut upper = true;
+    name.chars()
+        .map(|letter| {
+            let written = if upper {
+                letter.to_ascii_uppercase()
+            } else {
+                letter
+            };
+            upper = letter == '-';
+            written
+        })
+        .collect()
+}
+
+fn log_unavailable(error: tidings_log::ReadError) -> Refusal {
+    tracing::error!(%error, "the log can't be read");
+    Refusal::unavailable(
+        "the log can't be read at the moment",
+        Duration::from_secs(2),
+    )
+}
+
+fn tokens_unavailable(_: crate::auth::Unavailable) -> Refusal {
+    Refusal::unavailable(
+        "stream tokens can't be checked at the moment",
+        Duration::from_secs(2),
+    )
+}

@@ -1,0 +1,54 @@
+//! The server's own frames, and what a stream begins with.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use tidings_protocol::api::Gap;
+use tidings_protocol::{Cursor, sse};
+
+use crate::engine::ConnectionId;
+
+/// Appends a `cursor` event: where the stream stands.
+pub fn write_cursor(wire: &mut Vec<u8>, cursor: Cursor) {
+    // Writing to a Vec can't fail.
+    let _ = write!(wire, "event: cursor\nid: {cursor}\ndata: {{}}\n\n");
+}
+
+/// Appends a `gap` event: what can't be given, and where the stream goes on.
+///
+/// # Panics
+///
+/// Never: a gap is a plain struct.
+pub fn write_gap(wire: &mut Vec<u8>, resumed_at: Cursor, gap: &Gap) {
+    let data = serde_json::to_vec(gap).expect("a plain struct");
+    sse::write_event(wire, resumed_at, "gap", &data);
+}
+
+/// Appends what comes before a stream's first event: the reconnection time, the connection's name,
+/// the gap if there is one, and where the stream stands.
+pub fn write_opening(
+    wire: &mut Vec<u8>,
+    retry: Duration,
+    connection: ConnectionId,
+    gap: Option<&Gap>,
+    cursor: Cursor,
+) {
+    // Writing to a Vec can't fail.
+    let _ = write!(
+        wire,
+        "retry: {}\n: connected {connection}\n",
+        jittered(retry)
+    );
+    if let Some(gap) = gap {
+        write_gap(wire, cursor, gap);
+    }
+    write_cursor(wire, cursor);
+}
+
+/// A reconnection time in milliseconds, drawn from ¾ to 1¼ of the configured one, so that streams
+/// that end together do not come back together.
+#[must_use]
+pub fn jittered(retry: Duration) -> u64 {
+    let milliseconds = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX / 8);
+    rand::random_range(milliseconds * 3 / 4..=milliseconds * 5 / 4)
+}
