@@ -168,7 +168,7 @@ impl Server {
             words.push("serve".to_owned());
         }
         words.extend(self.setup.arguments.iter().cloned());
-        let mut command = Command::new(&words[0]);
+        let mut command = bare(&words[0]);
         command
             .args(&words[1..])
             .current_dir(self.folder.path())
@@ -371,13 +371,25 @@ pub struct Ended {
 
 /// Runs `tidings` with these arguments and nothing but these variables of `TIDINGS_…`, to its end.
 pub fn run(arguments: &[&str], environment: &[(&str, &str)], folder: &Path) -> Ended {
-    let mut command = Command::new(binary());
+    let mut command = bare(binary());
     command
         .args(arguments)
         .current_dir(folder)
         .envs(environment.iter().copied())
         .stdin(Stdio::null());
     run_to_end(command)
+}
+
+/// A command that inherits no setting: the server refuses variables of `TIDINGS_…` that it does
+/// not know, and those of the tests are none of its own.
+fn bare(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDINGS_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Runs a command to its end.

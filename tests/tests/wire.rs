@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use serde_json::json;
-use tidings_tests::publish::status;
+use tidings_tests::publish::{must, status};
 use tidings_tests::{Connection, Event, Item, Request, Server, Setup, Stream, Watch, new_tenant};
 
 /// The lines of a head, without the date and with the connection id's digits checked and blanked.
@@ -99,14 +99,15 @@ fn the_head_and_the_first_bytes_are_those_of_the_protocol() {
     );
     assert_eq!(cursor_of_preamble(&mut stream), before.last);
 
-    let receipt = server.publish(
-        &tenant,
-        &json!({"type": "alert_fired", "data": {"tenant_id": tenant, "device_id": "r1", "severity": "critical"}}),
-    );
-    let expected = format!(
-        "id: {}\nevent: alert_fired\ndata: {{\"tenant_id\":\"{tenant}\",\"device_id\":\"r1\",\"severity\":\"critical\"}}\n\n",
-        receipt.last
-    );
+    let data = format!(r#"{{"tenant_id":"{tenant}","device_id":"r1","severity":"critical"}}"#);
+    let request = Request::post(&format!("/tenants/{tenant}/events"))
+        .bearer(&server.publisher(&tenant))
+        .body(
+            "application/json",
+            format!(r#"{{"type":"alert_fired","data":{data}}}"#),
+        );
+    let receipt = must(server.address, &request);
+    let expected = format!("id: {}\nevent: alert_fired\ndata: {data}\n\n", receipt.last);
     let start = stream.raw.len();
     stream.read_until("the event", |raw| {
         raw.ends_with(b"}\n\n") && raw.len() > start
@@ -258,6 +259,21 @@ fn a_client_that_has_shut_its_sending_side_is_gone_or_served_but_never_leaked() 
     });
 }
 
+/// The number of the event that says that no more will come.
+const FLOOD_ENDS: u64 = u64::MAX;
+
+/// Reads on until the event with the number `end`; gives the numbers before it.
+fn read_numbers_to(mut stream: Stream, end: u64) -> Vec<u64> {
+    let mut seen = Vec::new();
+    loop {
+        let number = stream.next_event().json()["n"].as_u64().expect("a number");
+        if number == end {
+            return seen;
+        }
+        seen.push(number);
+    }
+}
+
 /// About `bytes` of events in bodies of 100 lines; gives the last cursor and how many.
 fn flood(server: &Server, tenant: &str, bytes: usize) -> (String, u64) {
     let padding = "x".repeat(1000);
@@ -293,10 +309,17 @@ fn a_client_that_never_reads_is_closed_and_nobody_waits_for_it() {
     let tenant = new_tenant();
     let mut stuck = server.watch(&tenant).receive_buffer(4096).open();
     let id = stuck.connection_id().to_owned();
-    let mut other = server.watch(&tenant).open();
-    let (last, count) = flood(&server, &tenant, 12_000_000);
-    let events = read_to(&mut other, &last);
-    assert!(numbers(&events).into_iter().eq(1..=count));
+    let other = server.watch(&tenant).open();
+    let (last, count) = std::thread::scope(|scope| {
+        // It reads all the time; had it to wait for the flood's end, it would stall as well.
+        let reader = scope.spawn(|| read_numbers_to(other, FLOOD_ENDS));
+        let flooded = flood(&server, &tenant, 12_000_000);
+        let end = json!({"type": "alert_fired", "data": {"n": FLOOD_ENDS}});
+        server.publish(&tenant, &end);
+        let seen = reader.join().expect("a reader that gets everything");
+        assert!(seen.into_iter().eq(1..=flooded.1));
+        flooded
+    });
 
     server.wait_for_log("that the stalled stream has closed", |line| {
         line.contains("stream_closed") && line.contains(&id) && line.contains("stalled")
