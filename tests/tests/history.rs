@@ -192,7 +192,7 @@ fn what_is_missing_is_told_beside_the_events() {
     let padding = "x".repeat(900);
     let deadline = std::time::Instant::now() + tidings_tests::GUARD;
     loop {
-        let events: Vec<Value> = (0..500)
+        let events: Vec<Value> = (0..100)
             .map(|number| json!({"type": "metric_update", "data": {"n": number, "p": padding}}))
             .collect();
         server.publish_all(&tenant, &events);
