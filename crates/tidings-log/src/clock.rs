@@ -39,3 +39,232 @@ impl Clock for SystemClock {
         }
     }
 }
+
+/// How long the wall clock must stand by a leap at the start before retention follows it.
+pub(crate) const LEAP_GRACE: i64 = 600 * 1_000_000;
+/// A log that was away for longer than this, and than its retention, is taken to have a wrong
+/// clock until [`LEAP_GRACE`] has passed.
+pub(crate) const LEAP_DOUBT: i64 = 30 * 24 * 3_600 * 1_000_000;
+
+/// The time by which events age, in microseconds: *run time*.
+///
+/// Two times are written with every frame. Its append time is the wall clock's, held so that it
+/// never decreases; `since` goes by it. Its run time serves retention and idempotency keys: it
+/// goes on evenly with a clock that nobody sets, so that a wall clock that is set ahead while the
+/// log runs expires nothing, and one that is set back keeps nothing too long. While the log is closed
+/// only the wall clock can tell how much time passes, so at opening run time advances by what the
+/// wall clock advanced since the last known pair of both times.
+///
+/// A machine can come up with a clock that is years ahead. So a leap at opening by more than both
+/// 30 days and the retention is not followed at first. If the wall clock still stands by it
+/// after ten minutes, everything from before the opening is taken to have expired, as it is
+/// configured to; if it was corrected meanwhile, the leap is forgotten. Either is logged.
+pub(crate) struct RunClock {
+    source: std::sync::Arc<dyn Clock>,
+    retention: Option<i64>,
+    base_run: i64,
+    base_elapsed: i64,
+    aging: parking_lot::Mutex<Aging>,
+}
+
+struct Aging {
+    doubt: Option<Doubt>,
+    /// Frames with a lesser run time have expired; never decreases.
+    cutoff: i64,
+}
+
+struct Doubt {
+    known_wall: i64,
+}
+
+/// A wall time and the run time that belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownTime {
+    pub(crate) wall: i64,
+    pub(crate) run: i64,
+}
+
+impl RunClock {
+    /// `known` is the latest pair that the log knows of, `cutoff` the greatest it has used.
+    pub(crate) fn open(
+        source: std::sync::Arc<dyn Clock>,
+        retention: Option<i64>,
+        known: Option<KnownTime>,
+        cutoff: i64,
+    ) -> Self {
+        let now = source.now();
+        let (base_run, doubt) = match known {
+            None => (now.wall, None),
+            Some(known) => {
+                let leap = now.wall.saturating_sub(known.wall).max(0);
+                if retention.is_some_and(|retention| leap > retention.max(LEAP_DOUBT)) {
+                    tracing::warn!(
+                        days = leap / (24 * 3_600 * 1_000_000),
+                        "the clock is far ahead of the log's last entry; retention waits ten minutes before it believes that"
+                    );
+                    // One past the last frame's, so that the frames of this run can be told apart.
+                    (
+                        known.run.saturating_add(1),
+                        Some(Doubt {
+                            known_wall: known.wall,
+                        }),
+                    )
+                } else {
+                    (known.run.saturating_add(leap), None)
+                }
+            }
+        };
+        Self {
+            source,
+            retention,
+            base_run,
+            base_elapsed: now.elapsed,
+            aging: parking_lot::Mutex::new(Aging { doubt, cutoff }),
+        }
+    }
+
+    /// The present pair of times.
+    pub(crate) fn now(&self) -> KnownTime {
+        let now = self.source.now();
+        KnownTime {
+            wall: now.wall,
+            run: self.base_run.saturating_add(self.since_open(now)),
+        }
+    }
+
+    fn since_open(&self, now: Instant) -> i64 {
+        now.elapsed.saturating_sub(self.base_elapsed).max(0)
+    }
+
+    /// Frames whose run time is less than this have expired. Never decreases.
+    pub(crate) fn cutoff(&self) -> i64 {
+        let Some(retention) = self.retention else {
+            return i64::MIN;
+        };
+        let now = self.source.now();
+        let since_open = self.since_open(now);
+        let mut aging = self.aging.lock();
+        if since_open >= LEAP_GRACE
+            && let Some(doubt) = aging.doubt.take()
+        {
+            let away = now.wall.saturating_sub(doubt.known_wall) - since_open;
+            if away >= retention {
+                tracing::warn!(
+                    "the clock stands by its leap: what was appended before this start has expired"
+                );
+                aging.cutoff = aging.cutoff.max(self.base_run);
+            } else {
+                tracing::warn!("the clock was corrected; nothing expired by its leap");
+            }
+        }
+        let by_age = self.base_run.saturating_add(since_open) - retention;
+        aging.cutoff = aging.cutoff.max(by_age);
+        aging.cutoff
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    const HOUR: i64 = 3_600 * 1_000_000;
+    const YEAR: i64 = 365 * 24 * HOUR;
+
+    #[derive(Default)]
+    struct ManualClock {
+        wall: AtomicI64,
+        elapsed: AtomicI64,
+    }
+
+    impl ManualClock {
+        fn pass(&self, micros: i64) {
+            self.wall.fetch_add(micros, Ordering::SeqCst);
+            self.elapsed.fetch_add(micros, Ordering::SeqCst);
+        }
+
+        fn set_ahead(&self, micros: i64) {
+            self.wall.fetch_add(micros, Ordering::SeqCst);
+        }
+    }
+
+    impl Clock for ManualClock {
+        fn now(&self) -> Instant {
+            Instant {
+                wall: self.wall.load(Ordering::SeqCst),
+                elapsed: self.elapsed.load(Ordering::SeqCst),
+            }
+        }
+    }
+
+    fn open(clock: &Arc<ManualClock>, known: Option<KnownTime>) -> RunClock {
+        RunClock::open(clock.clone(), Some(24 * HOUR), known, i64::MIN)
+    }
+
+    #[test]
+    fn a_wall_clock_set_ahead_or_back_while_the_log_runs_ages_nothing() {
+        let clock = Arc::new(ManualClock::default());
+        let run = open(&clock, None);
+        clock.pass(HOUR);
+        clock.set_ahead(YEAR);
+        assert_eq!(run.cutoff(), HOUR - 24 * HOUR);
+        clock.set_ahead(-2 * YEAR);
+        clock.pass(HOUR);
+        assert_eq!(run.cutoff(), 2 * HOUR - 24 * HOUR);
+    }
+
+    #[test]
+    fn the_time_that_the_log_was_closed_counts() {
+        let clock = Arc::new(ManualClock::default());
+        clock.pass(10 * HOUR);
+        let run = open(
+            &clock,
+            Some(KnownTime {
+                wall: 4 * HOUR,
+                run: 3 * HOUR,
+            }),
+        );
+        assert_eq!(run.now().run, 9 * HOUR);
+    }
+
+    #[test]
+    fn a_leap_at_the_start_is_believed_only_when_the_clock_stands_by_it() {
+        let clock = Arc::new(ManualClock::default());
+        clock.pass(YEAR);
+        let run = open(
+            &clock,
+            Some(KnownTime {
+                wall: HOUR,
+                run: HOUR,
+            }),
+        );
+        let opened = run.now().run;
+        assert!(run.cutoff() <= HOUR - 23 * HOUR, "nothing expires at once");
+        clock.pass(LEAP_GRACE);
+        assert_eq!(
+            run.cutoff(),
+            opened,
+            "what was appended before has expired, and no more"
+        );
+        clock.pass(HOUR);
+        assert_eq!(run.cutoff(), opened);
+    }
+
+    #[test]
+    fn a_leap_at_the_start_that_is_corrected_expires_nothing() {
+        let clock = Arc::new(ManualClock::default());
+        clock.pass(YEAR);
+        let run = open(
+            &clock,
+            Some(KnownTime {
+                wall: HOUR,
+                run: HOUR,
+            }),
+        );
+        clock.set_ahead(2 * HOUR - YEAR);
+        clock.pass(LEAP_GRACE);
+        assert_eq!(run.cutoff(), run.now().run - 24 * HOUR);
+    }
+}

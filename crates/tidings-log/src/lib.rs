@@ -1,12 +1,49 @@
 //! The embedded log of Tidings: events appended durably and in order, read back by tenant.
+//!
+//! In the order in which an event meets it:
+//!
+//! - [`Log::submit`] puts a body into a bounded queue (`queue`).
+//! - The writer thread (`writer`, `group`) looks for repeated keys (`keys`), writes bodies as frames
+//!   (`format`: the byte layout and its invariants) to the active segment, syncs once for all that
+//!   wait, shows them to readers (`view`), tells the [`Listener`] and answers.
+//! - The upkeep thread (`upkeep`, `workshop`) prepares the next segment, writes the index of a sealed
+//!   one (`index`, `index_file`), and takes what is too old or too much (`retention`, `horizon`,
+//!   `tenant_caps`), remembering it in a small database (`meta`).
+//! - [`Log::read`] finds frames by tenant or position (`segment`, `cache`), on any thread, and
+//!   copes with damage (`repair`).
+//! - [`Log::open`] puts the log together from what a crash has left (`folder`, `recovery`, `scan`);
+//!   [`verify`] says what is wrong with a folder.
+//!
+//! Below all of it are two seams, [`storage`] and [`clock`], at which tests inject faults.
 
+mod cache;
 pub mod clock;
 mod error;
 mod event;
+mod folder;
+mod format;
+mod group;
+mod horizon;
+mod index;
+mod index_file;
+mod keys;
 mod log;
+mod meta;
 mod options;
+mod queue;
+mod read;
+mod recovery;
+mod repair;
+mod retention;
+mod scan;
+mod segment;
 pub mod storage;
+mod tenant_caps;
+mod upkeep;
 mod verify;
+mod view;
+mod workshop;
+mod writer;
 
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
@@ -15,4 +52,4 @@ pub use event::{
 };
 pub use log::{Answer, Listener, Log};
 pub use options::LogOptions;
-pub use verify::{Finding, VerifyError, VerifyReport, verify};
+pub use verify::{Finding, VerifyError, VerifyReport, verify, verify_with};

@@ -1,14 +1,28 @@
-//! The handle.
+//! The handle: opens a log, hands bodies to its writer, reads, closes.
 
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
+use parking_lot::{Mutex, RwLock};
 use tidings_protocol::{Epoch, Position, TenantId};
 
-use crate::clock::Clock;
-use crate::storage::Storage;
+use crate::clock::{Clock, RunClock, SystemClock};
+use crate::folder::{io_error, lock, open_or_create};
+use crate::format::{Events, FrameHeader};
+use crate::horizon::Horizon;
+use crate::keys::KeyWindow;
+use crate::queue::{Queue, Submission};
+use crate::read::Hints;
+use crate::recovery::{Recovered, recover, visit_recent};
+use crate::segment::Files;
+use crate::storage::{FileStorage, Storage};
+use crate::tenant_caps::TenantCaps;
+use crate::view::{Shared, View};
+use crate::workshop::Workshop;
+use crate::writer::Writer;
 use crate::{
     AppendError, Appended, Busy, EventRef, Health, LogOptions, NewEvent, OpenError, ReadEnd,
-    ReadError, ReadLimit, Resume, Scope, Usage,
+    ReadError, ReadLimit, Resume, Scope, Usage, upkeep,
 };
 
 /// Told what became durable. Called on the writer thread: what it does, publishers wait for.
@@ -16,29 +30,32 @@ pub trait Listener: Send + 'static {
     /// One group commit: all its events, positions ascending, after the sync and before any of its
     /// publishers is answered. [`Log::read`] can see them already.
     fn committed(&mut self, events: &[EventRef<'_>]);
-    /// The log became better or worse; called once with the present state at the beginning.
+    /// The log became better or worse. Called first while the log is being opened, with its state
+    /// then, on the thread that opens it.
     fn health_changed(&mut self, health: &Health);
 }
 
-/// What is called with a body's fate, on the writer thread: it must not block.
+/// What is called with a body's fate, mostly on the writer thread: it must not block.
 pub type Answer = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 
 /// An open log. Clones share it; it is closed by [`Log::close`] or when the last clone goes.
 #[derive(Clone)]
 pub struct Log {
-    inner: Arc<()>,
+    handle: Arc<Handle>,
 }
 
-#[expect(
-    clippy::unused_self,
-    clippy::needless_pass_by_value,
-    reason = "the bodies follow"
-)]
+struct Handle {
+    shared: Arc<Shared>,
+    /// The writer and the upkeep thread, until the log is closed.
+    threads: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
+}
+
 impl Log {
     /// Opens the log in `options.path`, or makes it; returns when it is ready to append and read.
     pub fn open(options: LogOptions, listener: Box<dyn Listener>) -> Result<Self, OpenError> {
-        let _ = (options, listener);
-        unimplemented!("follows with the next commits")
+        let doing = format!("making the folder {}", options.path.display());
+        let storage = FileStorage::create(&options.path).map_err(io_error(doing))?;
+        Self::open_with(options, Arc::new(storage), Arc::new(SystemClock), listener)
     }
 
     /// [`Log::open`] on another file system and by another clock.
@@ -48,14 +65,103 @@ impl Log {
         clock: Arc<dyn Clock>,
         listener: Box<dyn Listener>,
     ) -> Result<Self, OpenError> {
-        let _ = (options, storage, clock, listener, Arc::new(()));
-        unimplemented!("follows with the next commits")
+        let lock = lock(&*storage, &options.path, &options.owner)?;
+        let (meta, state) = open_or_create(&storage, &options.path, clock.now().wall)?;
+        let files = Files::new(storage, options.cache_bytes);
+        let recovered = recover(&files, &options.path, &state)?;
+        let clock = RunClock::open(
+            clock,
+            options.retention_micros(),
+            recovered.known,
+            state.cutoff,
+        );
+        let keys = remembered_keys(&options, &files, &recovered, &clock)
+            .map_err(io_error("reading the keys of the last events"))?;
+        let Recovered {
+            segments,
+            active,
+            unindexed,
+            lost,
+            tail,
+            next_position,
+            next_number,
+            last_time,
+            ..
+        } = recovered;
+        let shared = Arc::new(Shared {
+            epoch: Epoch(state.epoch),
+            files,
+            meta,
+            clock,
+            view: RwLock::new(View {
+                segments: Arc::new(segments),
+                tail,
+                removed_through: state.removed_through,
+                removed_at: state.removed_at,
+                removed: state.removed,
+                trimmed: std::collections::HashMap::new(),
+                trimmed_through: 0,
+                lost: Arc::new(lost),
+                health: Health::Healthy,
+            }),
+            horizon: Mutex::new(Horizon::new()),
+            hints: Hints::new(),
+            queue: Queue::new(options.queue_bytes),
+            workshop: Workshop::new(next_number),
+            caps: TenantCaps::new(options.tenant_max_bytes),
+            retention: Mutex::new(()),
+            lock: Mutex::new(Some(lock)),
+            options,
+        });
+        shared
+            .count_tenants()
+            .map_err(io_error("counting tenants' bytes"))?;
+        shared.retain();
+        for segment in unindexed {
+            shared.workshop.seal(segment);
+        }
+        let last_time = last_time.unwrap_or(state.removed_at);
+        let writer = Writer::new(
+            Arc::clone(&shared),
+            listener,
+            active,
+            keys,
+            next_position,
+            last_time,
+        );
+        Self::start(shared, writer)
+    }
+
+    fn start(shared: Arc<Shared>, mut writer: Writer) -> Result<Self, OpenError> {
+        let for_upkeep = Arc::clone(&shared);
+        let upkeep = thread::Builder::new()
+            .name("log-upkeep".to_owned())
+            .spawn(move || upkeep::run(&for_upkeep))
+            .map_err(io_error("starting the upkeep thread"))?;
+        writer.begin();
+        let writer = thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(io_error("starting the writer thread"));
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                shared.workshop.stop();
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            handle: Arc::new(Handle {
+                shared,
+                threads: Mutex::new(Some((writer, upkeep))),
+            }),
+        })
     }
 
     /// Which log its positions belong to.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        unimplemented!()
+        self.shared().epoch
     }
 
     /// Hands a body to the writer; never blocks. The body is stored whole or not at all, and
@@ -72,30 +178,34 @@ impl Log {
         events: Vec<NewEvent>,
         answer: Answer,
     ) -> Result<(), Busy> {
-        let _ = (tenant, events, answer);
-        unimplemented!()
+        let submission = Submission::new(tenant, events, answer);
+        let limit = self.shared().options.max_frame_bytes();
+        if submission.events.is_empty() || submission.bytes > limit {
+            let bytes = submission.bytes;
+            (submission.answer)(Err(AppendError::TooLarge { bytes, limit }));
+            return Ok(());
+        }
+        self.shared().queue.submit(submission)
     }
 
     /// The last durable position; 0 when the log is empty.
     #[must_use]
     pub fn tail(&self) -> Position {
-        unimplemented!()
+        self.shared().view.read().tail
     }
 
     /// Whether everything of the scope after a position is still retained. Exact per scope: a
     /// tenant is not told of another tenant's removed events.
     #[must_use]
     pub fn resume_point(&self, scope: Scope, after: Position) -> Resume {
-        let _ = (scope, after);
-        unimplemented!()
+        self.shared().resume_point(scope, after)
     }
 
     /// The position after which the first event appended at or after `time` (microseconds since
     /// the Unix epoch) comes. Where such events may have been removed it is 0, so that
     /// [`Log::resume_point`] tells of them.
     pub fn position_before(&self, time: i64) -> Result<Position, ReadError> {
-        let _ = time;
-        unimplemented!()
+        self.shared().position_before(time)
     }
 
     /// Visits the retained, durable events of the scope after a position, in order.
@@ -106,30 +216,140 @@ impl Log {
         limit: ReadLimit,
         visit: &mut dyn FnMut(EventRef<'_>),
     ) -> Result<ReadEnd, ReadError> {
-        let _ = (scope, after, limit, visit, &self.inner);
-        unimplemented!()
+        self.shared().read(scope, after, limit, visit)
     }
 
     /// How well the log is.
     #[must_use]
     pub fn health(&self) -> Health {
-        unimplemented!()
+        self.shared().view.read().health.clone()
     }
 
     /// What the log holds.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        unimplemented!()
+        self.shared().usage()
     }
 
     /// Runs retention now, on this thread, rather than at the next interval.
     pub fn run_upkeep(&self) {
-        unimplemented!()
+        self.shared().retain();
     }
 
     /// Stores what was submitted, stops the writer and releases the folder. Later submissions are
     /// answered [`AppendError::Closed`]; other clones can go on reading.
     pub fn close(self) {
-        unimplemented!()
+        self.handle.shut_down();
     }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Log")
+            .field("path", &self.shared().options.path)
+            .field("epoch", &self.epoch())
+            .field("tail", &self.tail())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    fn shut_down(&self) {
+        let Some((writer, upkeep)) = self.threads.lock().take() else {
+            return;
+        };
+        self.shared.queue.close();
+        // The last clone can be dropped by an answer, on the writer thread itself, which can't wait
+        // for its own end: then another thread does.
+        if thread::current().id() == writer.thread().id() {
+            let shared = Arc::clone(&self.shared);
+            thread::spawn(move || wind_up(&shared, writer, upkeep));
+        } else {
+            wind_up(&self.shared, writer, upkeep);
+        }
+    }
+}
+
+fn wind_up(shared: &Shared, writer: JoinHandle<()>, upkeep: JoinHandle<()>) {
+    let _ = writer.join();
+    shared.workshop.stop();
+    let _ = upkeep.join();
+    shared.note_time();
+    shared.meta.close();
+    shared.lock.lock().take();
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Shared {
+    fn usage(&self) -> Usage {
+        let snapshot = self.snapshot(Scope::All);
+        let events = snapshot
+            .segments
+            .iter()
+            .map(|segment| segment.summary().events);
+        let mut oldest = None;
+        let limit = ReadLimit {
+            events: 1,
+            bytes: 1,
+        };
+        // An unreadable oldest event is no reason to say nothing of the rest.
+        let _ = self.read(Scope::All, snapshot.horizon, limit, &mut |event| {
+            oldest.get_or_insert((event.position, event.appended_at));
+        });
+        Usage {
+            bytes: self.segment_bytes(),
+            events: events.sum(),
+            oldest: oldest.map(|(position, _)| position),
+            oldest_at: oldest.map(|(_, at)| at),
+        }
+    }
+
+    /// Opens the tenants' accounts, where there is a cap, and takes what exceeds it.
+    fn count_tenants(&self) -> std::io::Result<()> {
+        if self.caps.cap().is_none() {
+            return Ok(());
+        }
+        let segments = Arc::clone(&self.view.read().segments);
+        for segment in segments.iter() {
+            let directory = segment.directory(&self.files).or_else(|_| {
+                self.rescan(segment)?;
+                segment.directory(&self.files)
+            })?;
+            self.caps.add(
+                directory
+                    .into_iter()
+                    .map(|(tenant, _, bytes)| (tenant, bytes)),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn remembered_keys(
+    options: &LogOptions,
+    files: &Files,
+    recovered: &Recovered,
+    clock: &RunClock,
+) -> std::io::Result<KeyWindow> {
+    let mut keys = KeyWindow::new(options.key_window_micros(), options.max_keys);
+    let oldest = keys.oldest(clock.now().run);
+    let mut remember = |header: &FrameHeader, payload: &[u8]| {
+        for (event, position) in Events::new(payload).zip(header.position..) {
+            if let Some(key) = &event.key {
+                keys.insert(header.tenant, key, position, header.run_time);
+            }
+        }
+    };
+    visit_recent(files, &recovered.segments, oldest, &mut remember)?;
+    Ok(keys)
 }

@@ -22,7 +22,7 @@ pub const WRONG_TENANT: &str = "Not authorized for this tenant";
 /// A request that is not granted.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    problem: Problem,
+    problem: Box<Problem>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
 }
@@ -33,7 +33,7 @@ impl Refusal {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         Self {
-            problem: Problem::new(status.as_u16(), title, detail),
+            problem: Box::new(Problem::new(status.as_u16(), title, detail)),
             retry_after: None,
             allow: None,
         }
@@ -157,7 +157,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status =
             StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self.problem).expect("a plain struct");
+        let body = serde_json::to_vec(&*self.problem).expect("a plain struct");
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(

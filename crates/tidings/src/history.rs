@@ -88,7 +88,7 @@ pub async fn history(
         until,
         limit,
     };
-    let permit = app.history_readers.acquire().await.expect("never closed");
+    let permit = app.history_readers.acquire().await;
     let reader = Arc::clone(&app);
     let page = tokio::task::spawn_blocking(move || read_page(&reader, &request)).await;
     drop(permit);

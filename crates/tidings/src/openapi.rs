@@ -1,4 +1,4 @@
-//! The API's description (OpenAPI 3.1), generated from the handlers.
+//! The API's description (`OpenAPI` 3.1), generated from the handlers.
 
 use tidings_protocol::Problem;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
@@ -41,7 +41,7 @@ pub struct StreamParameters {
     types: Option<String>,
     /// Only these devices, separated by commas.
     device_id: Option<String>,
-    /// `tenant`: a super_admin sees only the tenant in the path.
+    /// `tenant`: a `super_admin` sees only the tenant in the path.
     scope: Option<String>,
 }
 

@@ -28,7 +28,6 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Everything that the public listener answers.
-#[must_use]
 pub fn public(app: &Arc<App>) -> Router {
     let (api, _) = api().split_for_parts();
     let api = api.method_not_allowed_fallback(method_not_allowed);
@@ -71,6 +70,7 @@ async fn method_not_allowed(request: Request) -> Response {
 }
 
 /// A handler has panicked: its request fails, the server stays.
+#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let message = panic
         .downcast_ref::<String>()

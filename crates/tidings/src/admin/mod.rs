@@ -15,7 +15,6 @@ use crate::app::App;
 use crate::error::Refusal;
 
 /// What the admin listener answers.
-#[must_use]
 pub fn router(app: &Arc<App>) -> Router {
     Router::new()
         .route(

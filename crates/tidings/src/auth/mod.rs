@@ -26,11 +26,11 @@ use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// 32 random bytes in URL-safe base64, 43 characters.
+/// 32 random bytes in URL-safe base64, 43 characters: a secret for whatever needs one.
 ///
 /// # Errors
 /// The operating system gave no randomness; whoever needs a secret must then go without.
-fn random_text() -> Result<String, NoRandomness> {
+pub fn random_text() -> Result<String, NoRandomness> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))

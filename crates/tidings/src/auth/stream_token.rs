@@ -308,8 +308,8 @@ mod tests {
                         thread.spawn_scoped(scope, take).unwrap()
                     })
                     .collect();
-                let taken = takers.into_iter().map(|taker| taker.join().unwrap());
-                taken.filter(|won| *won).count()
+                let results = takers.into_iter().map(|taker| taker.join().unwrap());
+                results.filter(|won| *won).count()
             });
             assert_eq!(winners, 1);
         }

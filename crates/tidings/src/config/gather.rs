@@ -120,6 +120,18 @@ impl Settings {
             .expect("every declared key has at least its default")
     }
 
+    /// Puts a mask in the place of each secret. What remains is for showing only, and a server holds it as
+    /// long as it runs.
+    pub(super) fn forget_secrets(&mut self) {
+        for key in KEYS.iter().filter(|key| key.secret()) {
+            if let Some(setting) = self.values.get_mut(key.name)
+                && setting.value.as_str() != Some("")
+            {
+                setting.value = super::show::MASK.into();
+            }
+        }
+    }
+
     /// Adds to an error what is known about where its key was set, to the line.
     #[must_use]
     pub fn locate(&self, mut error: ConfigError) -> ConfigError {
@@ -130,10 +142,13 @@ impl Settings {
                 .filter(|source| **source != Source::Default)
                 .cloned();
         }
-        if let Some(Source::File { line, .. }) = &mut error.source
-            && let Some(exact) = self.lines.get(&error.key)
-        {
-            *line = *exact;
+        if let Some(Source::File { line, .. }) = &mut error.source {
+            // What is missing has no line, but what it is missing in has one.
+            let mut path = error.key.as_str();
+            while path.len() > name.len() && !self.lines.contains_key(path) {
+                path = &path[..path.rfind(['.', '[']).unwrap_or(0)];
+            }
+            *line = self.lines.get(path).copied().unwrap_or(*line);
         }
         error
     }

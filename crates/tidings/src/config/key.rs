@@ -60,6 +60,8 @@ pub struct Key {
     pub default: &'static str,
     /// What it is for: the lines of its doc comment, each with the space that follows `///`.
     pub(super) doc: &'static [&'static str],
+    /// What its section is about, likewise.
+    pub(super) section_doc: &'static [&'static str],
     pub(super) class: Class,
 }
 
@@ -73,8 +75,13 @@ impl Key {
     /// What it is for, in Markdown.
     #[must_use]
     pub fn documentation(&self) -> String {
-        let lines: Vec<_> = self.doc.iter().map(|line| line.trim()).collect();
-        lines.join(" ")
+        joined(self.doc)
+    }
+
+    /// What its section is about, in Markdown.
+    #[must_use]
+    pub fn section_documentation(&self) -> String {
+        joined(self.section_doc)
     }
 
     /// The environment variable that sets it.
@@ -82,6 +89,11 @@ impl Key {
     pub fn variable(&self) -> String {
         format!("TIDINGS_{}", self.name.replace('.', "__").to_uppercase())
     }
+}
+
+fn joined(lines: &[&str]) -> String {
+    let lines: Vec<_> = lines.iter().map(|line| line.trim()).collect();
+    lines.join(" ")
 }
 
 /// Reads typed values out of settings and gathers what is wrong with them.
@@ -127,7 +139,7 @@ impl<'settings> Reader<'settings> {
 /// A field is `name: Type = KIND, "default"`; fields after `sections` are sections themselves.
 macro_rules! section {
     (
-        $(#[$attribute:meta])*
+        $(#[doc = $section_doc:literal])+
         $name:ident in $prefix:literal {
             $(
                 $(#[doc = $doc:literal])+
@@ -141,7 +153,7 @@ macro_rules! section {
             )*
         })?
     ) => {
-        $(#[$attribute])*
+        $(#[doc = $section_doc])+
         #[derive(Clone, Debug)]
         pub struct $name {
             $(
@@ -155,12 +167,15 @@ macro_rules! section {
         }
 
         impl $name {
+            const DOC: &'static [&'static str] = &[$($section_doc),+];
+
             const KEYS: &'static [$crate::config::Key] = &[$(
                 $crate::config::Key {
                     name: concat!($prefix, stringify!($field)),
                     kind: $kind.name,
                     default: $default,
                     doc: &[$($doc),+],
+                    section_doc: Self::DOC,
                     class: $kind.class,
                 },
             )*];

@@ -16,6 +16,7 @@ mod gather;
 mod key;
 mod kinds;
 mod model;
+mod publishers;
 mod reference;
 mod show;
 mod values;
@@ -75,7 +76,7 @@ impl Sources {
 pub struct Loaded {
     /// The validated values.
     pub config: Config,
-    /// The text of each setting and its origin, for `config show`.
+    /// The text of each setting, secrets masked, and its origin, for `config show`.
     pub settings: Settings,
 }
 
@@ -100,7 +101,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
 ///
 /// # Errors
 /// Every bad value, or every contradiction between values that are good by themselves.
-pub fn resolve(settings: Settings) -> Result<Loaded, ConfigErrors> {
+pub fn resolve(mut settings: Settings) -> Result<Loaded, ConfigErrors> {
     let mut reader = key::Reader::new(&settings);
     let config = Config::read(&mut reader);
     let mut errors = reader.into_errors();
@@ -108,7 +109,10 @@ pub fn resolve(settings: Settings) -> Result<Loaded, ConfigErrors> {
         errors.extend(config.contradictions());
     }
     match config {
-        Some(config) if errors.is_empty() => Ok(Loaded { config, settings }),
+        Some(config) if errors.is_empty() => {
+            settings.forget_secrets();
+            Ok(Loaded { config, settings })
+        }
         _ => Err(ConfigErrors::new(
             errors
                 .into_iter()

@@ -15,10 +15,11 @@ use tidings_protocol::event::BUILT_IN_TYPES;
 use super::error::ConfigError;
 use super::key::section;
 use super::kinds;
+use super::publishers::PUBLISHERS;
 use super::values::{LogFormat, PublisherConfig};
 
 section! {
-    /// The whole configuration, validated.
+    /// Where the server listens and what it takes.
     Config in "" {
         /// The address and port of the API, for browsers, clients and publishers. Port 0 lets the system
         /// choose.
@@ -63,7 +64,7 @@ section! {
         /// Publishers that show an API key instead of an access token. Each is a table with `id`,
         /// `secret_sha256` (64 hexadecimal digits: SHA-256 of the part of the key behind `tdk_<id>_`),
         /// `tenants` (a list of tenant ids, or `"*"`) and `types` (a list of event types; without it all).
-        publishers: Vec<PublisherConfig> = kinds::PUBLISHERS, "[]";
+        publishers: Vec<PublisherConfig> = PUBLISHERS, "[]";
     }
     sections {
         /// How access tokens are verified.

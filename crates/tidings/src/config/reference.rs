@@ -35,7 +35,8 @@ pub fn configuration_reference() -> String {
         if section != Some(of) {
             section = Some(of);
             let heading = if of.is_empty() { "Server" } else { of };
-            let _ = write!(text, "\n## {heading}\n");
+            let about = key.section_documentation();
+            let _ = write!(text, "\n## {heading}\n\n{about}\n");
         }
         let default = if key.default.is_empty() {
             "none".to_owned()

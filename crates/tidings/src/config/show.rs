@@ -8,7 +8,7 @@ use super::gather::{KEYS, Settings};
 use super::key::Key;
 
 /// What is shown instead of a secret.
-const MASK: &str = "********";
+pub(super) const MASK: &str = "********";
 
 impl Settings {
     /// The effective settings as a table: key, value as TOML, source. Secrets are masked.

@@ -97,6 +97,7 @@ impl Thread {
         if stream.stage != Stage::Live {
             return None;
         }
+        debug_assert!(stream.is_clear(), "a live stream owes nothing");
         match stream.write(&[IoSlice::new(due.bytes)], self.now) {
             Written::All => {
                 stream.events_sent += due.ends.len() as u64;

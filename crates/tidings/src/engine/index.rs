@@ -178,3 +178,94 @@ impl Index {
 pub(super) fn slot(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^32 streams")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::auth::Identity;
+    use crate::fanout::{TypeTable, ViewRequest};
+
+    fn tenant(number: u8) -> TenantId {
+        TenantId::from_bytes([number; 16])
+    }
+
+    fn device(number: u8) -> DeviceId {
+        format!("device-{number}").parse().unwrap()
+    }
+
+    fn view(types: &TypeTable, scope: Option<u8>, devices: Option<&[u8]>) -> View {
+        let identity = Identity {
+            user: "u".into(),
+            tenant: scope.map(tenant),
+            role: "viewer".into(),
+            super_admin: scope.is_none(),
+            expires_at: i64::MAX,
+            issued_at: None,
+            token_id: None,
+            devices: None,
+            types: None,
+            device_group: None,
+        };
+        let request = ViewRequest {
+            types: None,
+            devices: devices.map(|list| list.iter().map(|&number| device(number)).collect()),
+        };
+        View::new(&identity, scope.map(tenant), &request, types)
+    }
+
+    proptest! {
+        /// Whatever streams came and went, an event finds exactly those whose view allows it.
+        #[test]
+        fn an_event_finds_exactly_the_streams_that_may_see_it(
+            changes in proptest::collection::vec(
+                (any::<bool>(), proptest::option::of(0_u8..3), proptest::option::of(proptest::collection::vec(0_u8..3, 0..3))),
+                0..60,
+            ),
+            event_tenant in 0_u8..4,
+            event_device in proptest::option::of(0_u8..4),
+        ) {
+            let types = TypeTable::default();
+            let mut index = Index::default();
+            let mut places: Vec<Option<(GroupId, u32, View)>> = Vec::new();
+            for (remove, scope, devices) in changes {
+                let victim = places.iter().position(Option::is_some).filter(|_| remove);
+                if let Some(victim) = victim {
+                    let (group, place, _) = places[victim].take().unwrap();
+                    if let Some(moved) = index.remove(group, place) {
+                        places[moved as usize].as_mut().unwrap().1 = place;
+                    }
+                } else {
+                    let view = view(&types, scope, devices.as_deref());
+                    let (group, place) = index.insert(view.clone(), slot(places.len()));
+                    places.push(Some((group, place, view)));
+                }
+            }
+            let name = event_device.map(device);
+            let facts = EventFacts {
+                tenant: tenant(event_tenant),
+                kind: types.number("device_status"),
+                device: name.as_ref().map(DeviceId::as_str),
+            };
+            let mut touched = Vec::new();
+            index.note(facts, (0, 0), &mut touched);
+            let mut found = BTreeSet::new();
+            for group in touched {
+                prop_assert_eq!(index.group_mut(group).due.len(), 1, "an event is due once");
+                for &member in &index.group_mut(group).members.clone() {
+                    prop_assert!(found.insert(member));
+                }
+            }
+            let expected: BTreeSet<u32> = places
+                .iter()
+                .enumerate()
+                .filter(|(_, place)| place.as_ref().is_some_and(|(_, _, view)| view.allows(facts)))
+                .map(|(number, _)| slot(number))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

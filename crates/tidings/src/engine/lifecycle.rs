@@ -110,6 +110,10 @@ impl Thread {
         }
         if let Some(stream) = self.streams.get_mut(slot) {
             stream.last_write = self.now - head_start;
+            if let Some(reason) = self.closing {
+                // It was authorised just before the others were closed.
+                self.close(slot, reason);
+            }
         }
     }
 
@@ -185,6 +189,7 @@ impl Thread {
                 !due || self.streams.get(slot).is_some_and(Stream::is_clear)
             }
             Written::Part(_) => {
+                self.leave_tail(slot);
                 self.watch_for_stall(slot);
                 false
             }
@@ -192,6 +197,17 @@ impl Thread {
                 self.peer_failed(slot, &error);
                 false
             }
+        }
+    }
+
+    /// A stream whose sink is full no longer follows the tail: what comes next must wait behind what
+    /// is unsent.
+    fn leave_tail(&mut self, slot: usize) {
+        let position = self.position;
+        let stream = &mut self.streams[slot];
+        if stream.stage == Stage::Live {
+            stream.stage = Stage::Behind;
+            stream.cursor = position;
         }
     }
 
@@ -298,8 +314,9 @@ impl Thread {
         self.streams[slot].scheduled = self.wheel.insert(slot_of(slot), due);
     }
 
-    /// Closes every stream.
+    /// Closes every stream, also those that are still on their way here.
     pub(super) fn close_all(&mut self, reason: ClosingReason) {
+        self.closing = Some(reason);
         let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             self.close(slot, reason);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::{Events, Poll};
 use slab::Slab;
 use tidings_log::{Health, Scope};
+use tidings_protocol::api::ClosingReason;
 use tidings_protocol::{Epoch, Position};
 
 use super::EngineOptions;
@@ -46,6 +47,8 @@ pub(super) struct Thread {
     pub(super) chunks: Chunks,
     /// Why the log can't be appended to, if it can't: the data of a `stale` event.
     pub(super) stale: Option<String>,
+    /// Every stream is to end for this reason.
+    pub(super) closing: Option<ClosingReason>,
     pub(super) now: Tick,
     started: Instant,
     stop: Option<Instant>,
@@ -81,6 +84,7 @@ impl Thread {
             waiting: HashMap::new(),
             chunks: Chunks::default(),
             stale: None,
+            closing: None,
             now: START,
             started: Instant::now(),
             stop: None,

@@ -90,3 +90,68 @@ impl Window {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidings_log::EventRef;
+    use tidings_protocol::{Epoch, TenantId};
+
+    use super::*;
+    use crate::fanout::{BlockBuilder, TypeTable};
+
+    fn block(after: Position, through: Position) -> Block {
+        let types = TypeTable::default();
+        let mut builder = BlockBuilder::new(Epoch(1), after);
+        for position in after + 1..=through {
+            let event = EventRef {
+                position,
+                appended_at: 0,
+                time: None,
+                tenant: TenantId::from_bytes([1; 16]),
+                event_type: "device_status",
+                device: None,
+                data: b"{}",
+            };
+            builder.push(&event, &types);
+        }
+        builder.finish(through)
+    }
+
+    fn found(window: &Window, position: Position) -> Option<Vec<Position>> {
+        let mut blocks = Vec::new();
+        window
+            .blocks_after(position, usize::MAX, &mut blocks)
+            .then(|| blocks.iter().map(|block| block.through()).collect())
+    }
+
+    #[test]
+    fn a_window_says_when_it_does_not_reach_back_far_enough() {
+        let window = Window::new(block(10, 13).weight() * 2);
+        window.start_at(10);
+        assert_eq!(found(&window, 10), Some(vec![]), "nothing new yet");
+        assert_eq!(
+            found(&window, 9),
+            None,
+            "what came before the start is in the log only"
+        );
+        for after in [10, 13, 16] {
+            window.push(block(after, after + 3));
+        }
+        assert_eq!(window.tail(), 19);
+        assert_eq!(found(&window, 10), None, "the oldest block had to go");
+        assert_eq!(found(&window, 13), Some(vec![16, 19]));
+        assert_eq!(
+            found(&window, 14),
+            Some(vec![16, 19]),
+            "in the middle of a block"
+        );
+        assert_eq!(found(&window, 19), Some(vec![]));
+    }
+
+    #[test]
+    fn the_newest_block_stays_however_large() {
+        let window = Window::new(0);
+        window.push(block(0, 500));
+        assert_eq!(found(&window, 0), Some(vec![500]));
+    }
+}

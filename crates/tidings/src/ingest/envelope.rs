@@ -1,7 +1,6 @@
 //! One published event, checked field by field.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -166,18 +165,14 @@ fn read_type(
     if let Some(known) = known_types.iter().find(|known| known.as_str() == name) {
         return Ok(known.clone());
     }
-    match name.parse::<EventType>() {
-        Err(error @ InvalidEventType::Reserved) => {
-            Err(wrong("type", &format!("is refused: {error}")))
-        }
-        _ => {
-            let names: Vec<&str> = known_types.iter().map(EventType::as_str).collect();
-            Err(wrong(
-                "type",
-                &format!("is none that there is here; there are {}", names.join(", ")),
-            ))
-        }
+    if let Err(error @ InvalidEventType::Reserved) = name.parse::<EventType>() {
+        return Err(wrong("type", &format!("is refused: {error}")));
     }
+    let names: Vec<&str> = known_types.iter().map(EventType::as_str).collect();
+    Err(wrong(
+        "type",
+        &format!("is none that there is here; there are {}", names.join(", ")),
+    ))
 }
 
 fn read_key(
@@ -238,27 +233,4 @@ fn idempotency_key(terms: &Terms<'_>, key: &str, event: &NewEvent) -> Idempotenc
             &event.data,
         ]),
     }
-}
-
-/// The first event whose type or device a publisher may not publish: its index and the field.
-#[must_use]
-pub fn first_beyond(
-    events: &[NewEvent],
-    types: Option<&HashSet<EventType>>,
-    devices: Option<&HashSet<DeviceId>>,
-) -> Option<(usize, &'static str)> {
-    events.iter().enumerate().find_map(|(index, event)| {
-        if types.is_some_and(|types| !types.contains(&event.event_type)) {
-            return Some((index, "type"));
-        }
-        let within = |devices: &HashSet<DeviceId>| {
-            event
-                .device
-                .as_ref()
-                .is_some_and(|device| devices.contains(device))
-        };
-        devices
-            .is_some_and(|devices| !within(devices))
-            .then_some((index, "device_id"))
-    })
 }

@@ -23,7 +23,7 @@ use crate::error::Refusal;
 use crate::stream::request::read_tenant;
 
 /// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The header that makes a whole request safe to repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";

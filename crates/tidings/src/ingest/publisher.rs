@@ -8,7 +8,6 @@ use http::HeaderMap;
 use tidings_log::NewEvent;
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
-use super::envelope::first_beyond;
 use crate::app::App;
 use crate::auth::PublisherKeys;
 use crate::config::Bound;
@@ -110,14 +109,25 @@ impl Author {
     ///
     /// 403, with the line and field of the first that is not.
     pub fn check(&self, events: &[NewEvent], lines: &[u64]) -> Result<(), Refusal> {
-        match first_beyond(events, self.types.as_ref(), self.devices.as_ref()) {
-            None => Ok(()),
-            Some((index, field)) => {
-                let detail = format!("this publisher may not publish events of this {field}");
-                Err(Refusal::forbidden(detail)
-                    .at_line(lines[index])
-                    .at_field(field))
-            }
+        for (event, line) in events.iter().zip(lines) {
+            let type_allowed = self
+                .types
+                .as_ref()
+                .is_none_or(|types| types.contains(&event.event_type));
+            let device_allowed = self.devices.as_ref().is_none_or(|devices| {
+                event
+                    .device
+                    .as_ref()
+                    .is_some_and(|device| devices.contains(device))
+            });
+            let field = match (type_allowed, device_allowed) {
+                (true, true) => continue,
+                (false, _) => "type",
+                (true, false) => "device_id",
+            };
+            let detail = format!("this publisher may not publish events of this {field}");
+            return Err(Refusal::forbidden(detail).at_line(*line).at_field(field));
         }
+        Ok(())
     }
 }

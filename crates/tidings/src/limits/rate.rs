@@ -32,8 +32,9 @@ pub(super) struct Rates<K> {
 
 struct Buckets<K> {
     by_key: HashMap<K, Bucket>,
-    /// Sweep when there are this many.
+    /// Sweep when there are this many, and it is this late.
     sweep_at: usize,
+    sweep_after: Option<Instant>,
 }
 
 /// A bucket that isn't there is full.
@@ -59,6 +60,7 @@ impl<K: Hash + Eq> Rates<K> {
             buckets: Mutex::new(Buckets {
                 by_key: HashMap::new(),
                 sweep_at: LEAST_SWEEP,
+                sweep_after: None,
             }),
         }
     }
@@ -80,7 +82,9 @@ impl<K: Hash + Eq> Rates<K> {
             at: now,
         };
         if buckets.by_key.len() >= buckets.sweep_at && !buckets.by_key.contains_key(&key) {
-            self.sweep(&mut buckets, now);
+            if buckets.sweep_after.is_none_or(|after| now >= after) {
+                self.sweep(&mut buckets, now);
+            }
             if buckets.by_key.len() >= MOST_BUCKETS {
                 return Ok(());
             }
@@ -124,12 +128,13 @@ impl<K: Hash + Eq> Rates<K> {
     }
 
     /// Forgets full buckets. It runs again only when there are twice as many as remained, so that each
-    /// insertion pays a constant share of it.
+    /// insertion pays a constant share of it, and at most once a second, also when all places are taken.
     fn sweep(&self, buckets: &mut Buckets<K>, now: Instant) {
         let full = self.limit as f64;
         buckets
             .by_key
             .retain(|_, bucket| self.credit(*bucket, now) < full);
+        buckets.sweep_after = Some(now + Duration::from_secs(1));
         buckets.sweep_at = (2 * buckets.by_key.len()).clamp(LEAST_SWEEP, MOST_BUCKETS);
     }
 

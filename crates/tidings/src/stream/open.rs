@@ -134,7 +134,7 @@ impl<'a> Attempt<'a> {
         // What is acknowledged after the client has seen the head is behind this tail.
         let tail = app.window.tail();
         let start = start::resolve(&app.log, view.scope(), &parameters.start, tail)
-            .map_err(log_unavailable)?;
+            .map_err(|error| log_unavailable(&error))?;
         let place = app
             .limits
             .reserve(identity.tenant, &identity.user, self.address)?;
@@ -149,7 +149,7 @@ impl<'a> Attempt<'a> {
             address: self.address,
             place,
         };
-        let granted = self.grant(&request.headers, view, start, ticket);
+        let granted = self.grant(&request.headers, view, &start, ticket);
         hand_over(app, request, granted).await
     }
 
@@ -220,7 +220,7 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    fn grant(&self, request: &HeaderMap, view: View, start: Start, ticket: Ticket) -> Granted {
+    fn grant(&self, request: &HeaderMap, view: View, start: &Start, ticket: Ticket) -> Granted {
         let app = self.app;
         let mut headers = stream_headers(Some(ticket.connection));
         cors::allow(&app.config.cors, request, &mut headers);
@@ -287,6 +287,10 @@ fn stream_headers(connection: Option<ConnectionId>) -> HeaderMap {
     let caching = HeaderValue::from_static("no-store, no-transform");
     headers.insert(header::CACHE_CONTROL, caching);
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if let Some(connection) = connection {
         let name = HeaderValue::try_from(connection.to_string()).expect("plain ASCII");
         headers.insert(CONNECTION_ID, name);
@@ -326,7 +330,7 @@ fn title_case(name: &str) -> String {
         .collect()
 }
 
-fn log_unavailable(error: tidings_log::ReadError) -> Refusal {
+fn log_unavailable(error: &tidings_log::ReadError) -> Refusal {
     tracing::error!(%error, "the log can't be read");
     Refusal::unavailable(
         "the log can't be read at the moment",

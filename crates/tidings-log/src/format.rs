@@ -1,0 +1,482 @@
+//! The byte layout of the log, its one description.
+//!
+//! # The folder
+//!
+//! | name | holds |
+//! | --- | --- |
+//! | `LOCK` | locked (`flock`) by the process that has the log; who that is, as text |
+//! | `FORMAT` | `tidings-log N\n`, N being [`VERSION`] |
+//! | `meta.redb` | the epoch, what retention has removed, how far time was known ([`crate::meta`]) |
+//! | `segments/NNNNNNNNNN.log` | the events; the numbers ascend without meaning anything else |
+//! | `segments/NNNNNNNNNN.index` | of a sealed segment; a cache of what a scan finds ([`crate::index_file`]) |
+//!
+//! Numbers are little endian. Positions are those of [`tidings_protocol::Position`]; times are
+//! microseconds.
+//!
+//! # A segment
+//!
+//! The segment header stands at offset 0 and, again, at offset 2048; frames begin at 4096, each
+//! at a multiple of 8. A segment is preallocated, so that what follows the last frame is zero,
+//! and cut to its length when it is sealed.
+//!
+//! | offset | bytes | segment header |
+//! | --- | --- | --- |
+//! | 0 | 8 | `tidlogsg` |
+//! | 8 | 4 | [`VERSION`] |
+//! | 12 | 4 | CRC-32 of the bytes from 16 |
+//! | 16 | 8 | salt: drawn for this segment; every frame in it begins with it |
+//! | 24 | 8 | epoch of the log |
+//! | 32 | 8 | number of the segment |
+//!
+//! # A frame
+//!
+//! A frame holds one submitted body, so that a body is stored whole or not at all.
+//!
+//! | offset | bytes | frame header |
+//! | --- | --- | --- |
+//! | 0 | 8 | the segment's salt |
+//! | 8 | 4 | CRC-32 of the frame's offset in the file (8 bytes) and the bytes from 12 |
+//! | 12 | 4 | CRC-32 of the payload |
+//! | 16 | 4 | length of the payload in bytes |
+//! | 20 | 4 | number of events |
+//! | 24 | 8 | position of the first event, or of the next one where the frame has none |
+//! | 32 | 8 | `follows`: the last position before this frame |
+//! | 40 | 8 | `synced_through`: the last position that was durable when this was written |
+//! | 48 | 8 | append time by the wall clock; never less than the frame's before it |
+//! | 56 | 8 | run time ([`crate::clock::RunClock`]), by which events age; never less either |
+//! | 64 | 16 | tenant |
+//! | 80 | 1 | kind: 0 events, 1 mark, 2 recovery |
+//! | 81 | 7 | zero |
+//!
+//! The payload follows, and zeros up to a multiple of 8. Of a frame with events it is, for each:
+//!
+//! | bytes | event |
+//! | --- | --- |
+//! | 1 | bits: 1 device, 2 time, 4 key |
+//! | 1 | length of the type |
+//! | 1 | length of the device |
+//! | 1 | zero |
+//! | 4 | length of the data |
+//! | 8 | the publisher's time, with bit 2 |
+//! | 32 | key and digest, with bit 4 |
+//! | … | type, device, data |
+//!
+//! A **mark** has no payload; it is written when the log falls idle or closes, to say (with
+//! `synced_through`) that what stands before it was durable. A **recovery** frame is the first
+//! thing written after a start that discarded something: `position` is where positions go on
+//! (discarded ones are not given out again), its payload a list of stretches (first and last
+//! position, 8 bytes each) that are missing but were perhaps never durable, hence not lost.
+//!
+//! # Invariants
+//!
+//! 1. Positions ascend. The events of a frame have consecutive positions. Between frames positions
+//!    may be left out only where a recovery frame says so; `follows` always tells the position
+//!    before, so that a missing frame shows: it is where `follows` exceeds the last position read.
+//! 2. Nothing is acknowledged or shown before `sync_data` of its segment returned. Writing goes
+//!    on in the next segment only when the one before is durable to its end.
+//! 3. What is missing (1) and not above the greatest `synced_through` of any later frame was durable
+//!    once, so it is *lost*: read errors tell of it. What is missing above that is a write that was
+//!    cut off; nobody was told of it, and a recovery frame says so for good.
+//! 4. A sound frame is never discarded, whatever stands before it.
+//! 5. The salt is not known outside, so that no payload can look like a frame to a scan that
+//!    searches for the next one behind damaged bytes; and frames of another file or another offset
+//!    don't pass for this one's.
+//! 6. Unlinking goes from the oldest segment on, after `meta.redb` knows what goes with it.
+
+use tidings_protocol::{Position, TenantId};
+
+use crate::event::{IdempotencyKey, NewEvent};
+
+/// The version of the layout.
+pub(crate) const VERSION: u32 = 1;
+
+pub(crate) const LOCK: &str = "LOCK";
+pub(crate) const FORMAT: &str = "FORMAT";
+pub(crate) const META: &str = "meta.redb";
+pub(crate) const SEGMENTS: &str = "segments";
+
+const SEGMENT_MAGIC: [u8; 8] = *b"tidlogsg";
+const SEGMENT_HEADER: usize = 40;
+const SECOND_HEADER: usize = 2048;
+/// Where the first frame of a segment stands.
+pub(crate) const FRAMES_BEGIN: u64 = 4096;
+
+pub(crate) const FRAME_HEADER: usize = 88;
+pub(crate) const ALIGN: u64 = 8;
+
+const HAS_DEVICE: u8 = 1;
+const HAS_TIME: u8 = 2;
+const HAS_KEY: u8 = 4;
+
+pub(crate) fn log_name(number: u64) -> String {
+    format!("{SEGMENTS}/{number:010}.log")
+}
+
+pub(crate) fn index_name(number: u64) -> String {
+    format!("{SEGMENTS}/{number:010}.index")
+}
+
+/// The number of a segment by its file name within the folder of segments.
+pub(crate) fn segment_number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".log")?;
+    (digits.len() >= 10 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| digits.parse().ok())
+        .flatten()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) salt: u64,
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
+}
+
+impl SegmentHeader {
+    /// The bytes before the first frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut header = [0; SEGMENT_HEADER];
+        header[..8].copy_from_slice(&SEGMENT_MAGIC);
+        put_u32(&mut header, 8, VERSION);
+        put_u64(&mut header, 16, self.salt);
+        put_u64(&mut header, 24, self.epoch);
+        put_u64(&mut header, 32, self.number);
+        let crc = crc32fast::hash(&header[16..]);
+        put_u32(&mut header, 12, crc);
+        let mut bytes = vec![0; usize::try_from(FRAMES_BEGIN).expect("small")];
+        bytes[..SEGMENT_HEADER].copy_from_slice(&header);
+        bytes[SECOND_HEADER..SECOND_HEADER + SEGMENT_HEADER].copy_from_slice(&header);
+        bytes
+    }
+
+    /// Reads the header from the bytes before the first frame; whether both copies are sound is
+    /// the second answer.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(Self, bool)> {
+        let first = Self::decode_at(bytes, 0);
+        let second = Self::decode_at(bytes, SECOND_HEADER);
+        let both = first.is_some() && first == second;
+        first.or(second).map(|header| (header, both))
+    }
+
+    fn decode_at(bytes: &[u8], at: usize) -> Option<Self> {
+        let header = bytes.get(at..at + SEGMENT_HEADER)?;
+        let sound = header[..8] == SEGMENT_MAGIC
+            && get_u32(header, 8) == VERSION
+            && get_u32(header, 12) == crc32fast::hash(&header[16..]);
+        sound.then(|| Self {
+            salt: get_u64(header, 16),
+            epoch: get_u64(header, 24),
+            number: get_u64(header, 32),
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    Events,
+    Mark,
+    Recovery,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) kind: FrameKind,
+    pub(crate) payload_crc: u32,
+    pub(crate) payload_length: u32,
+    pub(crate) count: u32,
+    pub(crate) position: Position,
+    pub(crate) follows: Position,
+    pub(crate) synced_through: Position,
+    pub(crate) appended_at: i64,
+    pub(crate) run_time: i64,
+    pub(crate) tenant: TenantId,
+}
+
+impl FrameHeader {
+    /// The last position at the end of this frame.
+    pub(crate) fn last(&self) -> Position {
+        if self.count == 0 {
+            self.follows
+        } else {
+            self.position + u64::from(self.count) - 1
+        }
+    }
+
+    /// The position that an event after this frame gets.
+    pub(crate) fn next_position(&self) -> Position {
+        self.position + u64::from(self.count)
+    }
+
+    /// Bytes from this frame's beginning to the next one's.
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        frame_bytes(u64::from(self.payload_length))
+    }
+
+    pub(crate) fn encode(&self, salt: u64, offset: u64) -> [u8; FRAME_HEADER] {
+        let mut bytes = [0; FRAME_HEADER];
+        put_u64(&mut bytes, 0, salt);
+        put_u32(&mut bytes, 12, self.payload_crc);
+        put_u32(&mut bytes, 16, self.payload_length);
+        put_u32(&mut bytes, 20, self.count);
+        put_u64(&mut bytes, 24, self.position);
+        put_u64(&mut bytes, 32, self.follows);
+        put_u64(&mut bytes, 40, self.synced_through);
+        put_u64(&mut bytes, 48, self.appended_at.cast_unsigned());
+        put_u64(&mut bytes, 56, self.run_time.cast_unsigned());
+        bytes[64..80].copy_from_slice(self.tenant.as_bytes());
+        bytes[80] = match self.kind {
+            FrameKind::Events => 0,
+            FrameKind::Mark => 1,
+            FrameKind::Recovery => 2,
+        };
+        let crc = header_crc(&bytes, offset);
+        put_u32(&mut bytes, 8, crc);
+        bytes
+    }
+
+    /// Reads the header of the frame at `offset`; `None` where there is no sound one.
+    pub(crate) fn decode(bytes: &[u8], salt: u64, offset: u64) -> Option<Self> {
+        let bytes = bytes.get(..FRAME_HEADER)?;
+        if get_u64(bytes, 0) != salt || get_u32(bytes, 8) != header_crc(bytes, offset) {
+            return None;
+        }
+        let kind = match bytes[80] {
+            0 => FrameKind::Events,
+            1 => FrameKind::Mark,
+            2 => FrameKind::Recovery,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            payload_crc: get_u32(bytes, 12),
+            payload_length: get_u32(bytes, 16),
+            count: get_u32(bytes, 20),
+            position: get_u64(bytes, 24),
+            follows: get_u64(bytes, 32),
+            synced_through: get_u64(bytes, 40),
+            appended_at: get_u64(bytes, 48).cast_signed(),
+            run_time: get_u64(bytes, 56).cast_signed(),
+            tenant: TenantId::from_bytes(bytes[64..80].try_into().expect("16 bytes")),
+        })
+    }
+
+    /// The payload, where the whole frame stands in `frame` and is sound.
+    pub(crate) fn payload<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
+        let end = FRAME_HEADER + self.payload_length as usize;
+        let payload = frame.get(FRAME_HEADER..end)?;
+        (crc32fast::hash(payload) == self.payload_crc).then_some(payload)
+    }
+}
+
+/// Bytes that a frame with such a payload takes.
+pub(crate) const fn frame_bytes(payload: u64) -> u64 {
+    (FRAME_HEADER as u64 + payload).next_multiple_of(ALIGN)
+}
+
+fn header_crc(header: &[u8], offset: u64) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&offset.to_le_bytes());
+    hasher.update(&header[12..FRAME_HEADER]);
+    hasher.finalize()
+}
+
+/// An event as it stands in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredEvent<'a> {
+    pub(crate) event_type: &'a str,
+    pub(crate) device: Option<&'a str>,
+    pub(crate) time: Option<i64>,
+    pub(crate) key: Option<IdempotencyKey>,
+    pub(crate) data: &'a [u8],
+}
+
+/// Bytes that an event takes in a payload.
+pub(crate) fn event_bytes(event: &NewEvent) -> u64 {
+    let device = event.device.as_ref().map_or(0, |id| id.as_str().len());
+    let optional = 8 * usize::from(event.time.is_some()) + 32 * usize::from(event.key.is_some());
+    (8 + optional + event.event_type.as_str().len() + device + event.data.len()) as u64
+}
+
+/// Appends an event to a payload.
+pub(crate) fn encode_event(event: &NewEvent, payload: &mut Vec<u8>) {
+    let event_type = event.event_type.as_str();
+    let device = event.device.as_ref().map_or("", |id| id.as_str());
+    let mut bits = 0;
+    bits |= HAS_DEVICE * u8::from(event.device.is_some());
+    bits |= HAS_TIME * u8::from(event.time.is_some());
+    bits |= HAS_KEY * u8::from(event.key.is_some());
+    payload.extend_from_slice(&[
+        bits,
+        u8::try_from(event_type.len()).expect("a type has at most 64 bytes"),
+        u8::try_from(device.len()).expect("a device id has at most 128 bytes"),
+        0,
+    ]);
+    let length = u32::try_from(event.data.len()).expect("a body is bounded far below 4 GiB");
+    payload.extend_from_slice(&length.to_le_bytes());
+    if let Some(time) = event.time {
+        payload.extend_from_slice(&time.to_le_bytes());
+    }
+    if let Some(key) = event.key {
+        payload.extend_from_slice(&key.key);
+        payload.extend_from_slice(&key.digest);
+    }
+    payload.extend_from_slice(event_type.as_bytes());
+    payload.extend_from_slice(device.as_bytes());
+    payload.extend_from_slice(&event.data);
+}
+
+/// The events of a payload, in order; ends early where the payload is malformed.
+pub(crate) struct Events<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Events<'a> {
+    pub(crate) fn new(payload: &'a [u8]) -> Self {
+        Self { rest: payload }
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(taken)
+    }
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = StoredEvent<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let head = self.take(8)?;
+        let (bits, type_length, device_length) = (head[0], head[1], head[2]);
+        let data_length = get_u32(head, 4) as usize;
+        let time = if bits & HAS_TIME == 0 {
+            None
+        } else {
+            Some(get_u64(self.take(8)?, 0).cast_signed())
+        };
+        let key = if bits & HAS_KEY == 0 {
+            None
+        } else {
+            let bytes = self.take(32)?;
+            Some(IdempotencyKey {
+                key: bytes[..16].try_into().expect("16 bytes"),
+                digest: bytes[16..].try_into().expect("16 bytes"),
+            })
+        };
+        let event_type = std::str::from_utf8(self.take(type_length.into())?).ok()?;
+        let device = std::str::from_utf8(self.take(device_length.into())?).ok()?;
+        Some(StoredEvent {
+            event_type,
+            device: (bits & HAS_DEVICE != 0).then_some(device),
+            time,
+            key,
+            data: self.take(data_length)?,
+        })
+    }
+}
+
+pub(crate) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+pub(crate) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
+    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+pub(crate) fn get_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn events() -> impl Strategy<Value = Vec<NewEvent>> {
+        let event = (
+            "[a-z][a-z0-9_]{0,63}",
+            prop::option::of("[A-Za-z0-9_.:]{1,128}"),
+            any::<Option<i64>>(),
+            any::<Option<([u8; 16], [u8; 16])>>(),
+            prop::collection::vec(any::<u8>(), 0..200),
+        )
+            .prop_filter_map("reserved", |(event_type, device, time, key, data)| {
+                Some(NewEvent {
+                    event_type: event_type.parse().ok()?,
+                    device: device.map(|id| id.parse().expect("well formed")),
+                    time,
+                    key: key.map(|(key, digest)| IdempotencyKey { key, digest }),
+                    data,
+                })
+            });
+        prop::collection::vec(event, 1..8)
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_reads_back_as_it_was_written(body in events()) {
+            let mut payload = Vec::new();
+            for event in &body {
+                let before = payload.len();
+                encode_event(event, &mut payload);
+                prop_assert_eq!((payload.len() - before) as u64, event_bytes(event));
+            }
+            let read: Vec<NewEvent> = Events::new(&payload)
+                .map(|event| NewEvent {
+                    event_type: event.event_type.parse().unwrap(),
+                    device: event.device.map(|id| id.parse().unwrap()),
+                    time: event.time,
+                    key: event.key,
+                    data: event.data.to_vec(),
+                })
+                .collect();
+            prop_assert_eq!(read, body);
+        }
+
+        #[test]
+        fn a_flipped_bit_in_a_frame_header_is_noticed(bit in 0..FRAME_HEADER * 8) {
+            let header = FrameHeader {
+                kind: FrameKind::Events,
+                payload_crc: 7,
+                payload_length: 9,
+                count: 2,
+                position: 40,
+                follows: 39,
+                synced_through: 30,
+                appended_at: 1_700_000_000_000_000,
+                run_time: -5,
+                tenant: TenantId::from_bytes([3; 16]),
+            };
+            let mut bytes = header.encode(11, 4096);
+            prop_assert_eq!(FrameHeader::decode(&bytes, 11, 4096), Some(header));
+            prop_assert_eq!(FrameHeader::decode(&bytes, 11, 4104), None);
+            prop_assert_eq!(FrameHeader::decode(&bytes, 12, 4096), None);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(FrameHeader::decode(&bytes, 11, 4096), None);
+        }
+
+        #[test]
+        fn reading_a_payload_never_panics(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(Events::new(&payload).count() <= payload.len());
+        }
+    }
+
+    #[test]
+    fn a_segment_header_survives_damage_to_one_of_its_copies() {
+        let header = SegmentHeader {
+            salt: 5,
+            epoch: 6,
+            number: 7,
+        };
+        let mut bytes = header.encode();
+        assert_eq!(SegmentHeader::decode(&bytes), Some((header, true)));
+        bytes[20] ^= 1;
+        assert_eq!(SegmentHeader::decode(&bytes), Some((header, false)));
+        bytes[SECOND_HEADER] ^= 1;
+        assert_eq!(SegmentHeader::decode(&bytes), None);
+    }
+}

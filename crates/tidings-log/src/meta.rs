@@ -1,0 +1,188 @@
+//! The small state beside the segments, in `meta.redb`: the log's epoch, what retention has removed
+//! together with its segments, and how far time was known.
+//!
+//! Table `state`: `epoch`; `created` and `removed_at` (wall clock); `removed_through` (the last
+//! position of the last unlinked segment); `wall` and `run` (a pair of times that belong together,
+//! [`KnownTime`]); `cutoff` (the greatest run time below which frames had expired). Table
+//! `removed`: for a tenant's 16 bytes its last position among the unlinked ones.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
+use tidings_protocol::{Position, TenantId};
+
+use crate::clock::KnownTime;
+use crate::format::META;
+use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
+
+const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
+const REMOVED: TableDefinition<'_, [u8; 16], u64> = TableDefinition::new("removed");
+
+/// The database's own cache; what it holds is small and read once.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// What the file says when the log is opened.
+#[derive(Debug)]
+pub(crate) struct MetaState {
+    pub(crate) epoch: u64,
+    pub(crate) removed_through: Position,
+    pub(crate) removed_at: i64,
+    pub(crate) known: Option<KnownTime>,
+    pub(crate) cutoff: i64,
+    pub(crate) removed: HashMap<TenantId, Position>,
+}
+
+/// What goes with a segment that is about to be unlinked.
+#[derive(Debug)]
+pub(crate) struct Removal {
+    pub(crate) through: Position,
+    pub(crate) at: i64,
+    pub(crate) tenants: Vec<(TenantId, Position)>,
+}
+
+pub(crate) struct Meta {
+    storage: Arc<dyn Storage>,
+    /// Empty after an error: redb refuses further work then, and is opened anew.
+    database: Mutex<Option<Database>>,
+}
+
+impl Meta {
+    /// Makes the file for a new log, whole or not at all.
+    pub(crate) fn create(storage: &dyn Storage, epoch: u64, now: i64) -> Result<(), redb::Error> {
+        let fresh = format!("{META}.new");
+        let file = storage.open(&fresh, OpenMode::Create)?;
+        let database = open_database(file)?;
+        let write = database.begin_write()?;
+        {
+            let mut state = write.open_table(STATE)?;
+            state.insert("epoch", epoch)?;
+            state.insert("created", now.cast_unsigned())?;
+            write.open_table(REMOVED)?;
+        }
+        write.commit()?;
+        drop(database);
+        storage.rename(&fresh, META)?;
+        storage.sync_folder("")?;
+        Ok(())
+    }
+
+    pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<(Self, MetaState), redb::Error> {
+        let database = open_database(storage.open(META, OpenMode::Write)?)?;
+        let state = load(&database)?;
+        let meta = Self {
+            storage,
+            database: Mutex::new(Some(database)),
+        };
+        Ok((meta, state))
+    }
+
+    /// Makes durable what is about to be unlinked.
+    pub(crate) fn record_removal(&self, removal: &Removal) -> Result<(), redb::Error> {
+        self.write(|write| {
+            let mut state = write.open_table(STATE)?;
+            state.insert("removed_through", removal.through)?;
+            state.insert("removed_at", removal.at.cast_unsigned())?;
+            let mut removed = write.open_table(REMOVED)?;
+            for (tenant, position) in &removal.tenants {
+                removed.insert(tenant.as_bytes(), position)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes durable how far time is known.
+    pub(crate) fn record_time(&self, known: KnownTime, cutoff: i64) -> Result<(), redb::Error> {
+        self.write(|write| {
+            let mut state = write.open_table(STATE)?;
+            state.insert("wall", known.wall.cast_unsigned())?;
+            state.insert("run", known.run.cast_unsigned())?;
+            state.insert("cutoff", cutoff.cast_unsigned())?;
+            Ok(())
+        })
+    }
+
+    fn write(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let mut slot = self.database.lock();
+        let database = match slot.take() {
+            Some(database) => database,
+            None => open_database(self.storage.open(META, OpenMode::Write)?)?,
+        };
+        let write = database.begin_write()?;
+        change(&write)?;
+        write.commit()?;
+        *slot = Some(database);
+        Ok(())
+    }
+
+    /// Closes the file; it is opened again if it is needed after all.
+    pub(crate) fn close(&self) {
+        self.database.lock().take();
+    }
+}
+
+fn open_database(file: Arc<dyn StorageFile>) -> Result<Database, redb::Error> {
+    Ok(Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(Backend { file })?)
+}
+
+fn load(database: &Database) -> Result<MetaState, redb::Error> {
+    let read = database.begin_read()?;
+    let state = read.open_table(STATE)?;
+    let number = |name: &str| -> Result<Option<u64>, redb::Error> {
+        Ok(state.get(name)?.map(|value| value.value()))
+    };
+    let time = |name: &str| Ok::<_, redb::Error>(number(name)?.map(u64::cast_signed));
+    let known = match (time("wall")?, time("run")?) {
+        (Some(wall), Some(run)) => Some(KnownTime { wall, run }),
+        _ => None,
+    };
+    let mut removed = HashMap::new();
+    for entry in read.open_table(REMOVED)?.iter()? {
+        let (tenant, position) = entry?;
+        removed.insert(TenantId::from_bytes(tenant.value()), position.value());
+    }
+    Ok(MetaState {
+        epoch: number("epoch")?
+            .ok_or_else(|| redb::Error::Corrupted("it names no epoch".to_owned()))?,
+        removed_through: number("removed_through")?.unwrap_or(0),
+        removed_at: time("removed_at")?.unwrap_or(i64::MIN),
+        known,
+        cutoff: time("cutoff")?.unwrap_or(i64::MIN),
+        removed,
+    })
+}
+
+/// Lets redb work on the log's own storage, so that the faults of tests reach it too.
+#[derive(Debug)]
+struct Backend {
+    file: Arc<dyn StorageFile>,
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        read_exact_at(&*self.file, out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_at(data, offset)
+    }
+}

@@ -1,0 +1,129 @@
+//! What to do when a segment does not hold what its index says.
+
+use std::io;
+
+use crate::event::Lost;
+use crate::format::{FRAMES_BEGIN, FrameHeader};
+use crate::index::{FramePlace, MemoryIndex};
+use crate::scan;
+use crate::segment::{Files, Segment};
+use crate::view::Shared;
+
+impl Shared {
+    /// Examines every frame that a segment's index names, and takes those that are damaged out of
+    /// it; their positions become lost. An index that can't be read is built anew from the segment.
+    pub(crate) fn repair(&self, segment: &Segment) -> io::Result<()> {
+        tracing::error!(
+            segment = segment.number,
+            "a segment does not hold what its index says; examining it"
+        );
+        let index = match segment.memory_index() {
+            Some(index) => index,
+            None => match segment
+                .disk_index()
+                .map(|disk| disk.load(&*self.files.storage))
+            {
+                Some(Ok(index)) => index,
+                Some(Err(_)) | None => return self.rescan(segment),
+            },
+        };
+        let (index, lost, skips) = examine(segment, &self.files, index)?;
+        self.files.forget(segment.number);
+        segment.repaired(index, skips);
+        for stretch in &lost {
+            tracing::error!(
+                segment = segment.number,
+                first = stretch.first,
+                last = stretch.last,
+                "events are lost: their frame is damaged"
+            );
+        }
+        self.add_lost(&lost);
+        Ok(())
+    }
+
+    /// Builds the index of a sealed segment anew.
+    pub(crate) fn rescan(&self, segment: &Segment) -> io::Result<()> {
+        self.files.forget(segment.number);
+        let file = self.files.log(segment.number)?;
+        let scan = scan::scan(&*file, segment.salt, &mut |_, _, _| {})?;
+        let mut lost = scan.index.lost.clone();
+        lost.extend_from_slice(&scan.unproven);
+        let (before, now) = (segment.summary(), scan.index.summary);
+        if now.events == 0 {
+            lost = vec![Lost {
+                first: before.first,
+                last: before.last,
+            }];
+        } else {
+            if now.follows >= before.first {
+                lost.push(Lost {
+                    first: before.first,
+                    last: now.follows,
+                });
+            }
+            if now.reached < before.reached {
+                lost.push(Lost {
+                    first: now.reached + 1,
+                    last: before.reached,
+                });
+            }
+        }
+        segment.repaired(scan.index, scan.damaged);
+        self.add_lost(&lost);
+        self.workshop.index_again(segment.number);
+        tracing::warn!(
+            segment = segment.number,
+            "built the index of a segment anew"
+        );
+        Ok(())
+    }
+}
+
+/// What an examination leaves: the index of the sound frames, the lost positions, and the stretches
+/// of bytes between sound frames.
+type Examined = (MemoryIndex, Vec<Lost>, Vec<(u64, u64)>);
+
+fn examine(segment: &Segment, files: &Files, mut index: MemoryIndex) -> io::Result<Examined> {
+    let file = files.log(segment.number)?;
+    let mut lost = Vec::new();
+    let mut sound: Vec<(u64, u64)> = Vec::new();
+    let mut buffer = Vec::new();
+    for frames in index.tenants.values_mut() {
+        frames.frames.retain(|place: &FramePlace| {
+            let length = usize::try_from(place.length()).expect("less than a segment");
+            buffer.resize(length, 0);
+            let read = file.read_at(&mut buffer, place.offset()).unwrap_or(0);
+            let holds = FrameHeader::decode(&buffer[..read], segment.salt, place.offset())
+                .is_some_and(|header| {
+                    header.position == place.position && header.payload(&buffer[..read]).is_some()
+                });
+            if holds {
+                sound.push((place.offset(), place.end()));
+            } else {
+                lost.push(Lost {
+                    first: place.position,
+                    last: place.last(),
+                });
+            }
+            holds
+        });
+        frames.bytes = frames.frames.iter().map(FramePlace::length).sum();
+    }
+    sound.sort_unstable();
+    lost.sort_unstable();
+    let mut skips = Vec::new();
+    let mut end = FRAMES_BEGIN;
+    for (from, to) in sound {
+        if from > end {
+            skips.push((end, from));
+        }
+        end = to;
+    }
+    if end < index.summary.end {
+        skips.push((end, index.summary.end));
+    }
+    index.lost.extend_from_slice(&lost);
+    index.lost.sort_unstable();
+    Ok((index, lost, skips))
+}

@@ -1,0 +1,180 @@
+//! Retention: what is taken from the log, when, and what is remembered of it.
+
+use std::sync::Arc;
+
+use tidings_protocol::TenantId;
+
+use crate::format::{SEGMENTS, index_name, log_name};
+use crate::index::Summary;
+use crate::meta::Removal;
+use crate::segment::Segment;
+use crate::view::Shared;
+
+impl Shared {
+    /// Takes what retention does not keep.
+    pub(crate) fn retain(&self) {
+        let _one_at_a_time = self.retention.lock();
+        // Readers' horizon moves first, so that no one is reading what is about to go.
+        self.age_horizon();
+        let cutoff = self.clock.cutoff();
+        let outcome = self
+            .remove_while(|oldest, _| oldest.last_run < cutoff)
+            .and_then(|()| self.make_room_locked(0));
+        if let Err(reason) = outcome {
+            tracing::error!(
+                reason,
+                "retention can't remove the oldest segment; trying again"
+            );
+        }
+        self.trim_tenants_locked();
+    }
+
+    /// Removes the oldest segments until so many bytes more stay within the cap.
+    pub(crate) fn make_room(&self, bytes: u64) -> Result<(), String> {
+        let _one_at_a_time = self.retention.lock();
+        self.make_room_locked(bytes)
+    }
+
+    /// Takes the oldest events of tenants that exceed their cap.
+    pub(crate) fn trim_tenants(&self) {
+        let _one_at_a_time = self.retention.lock();
+        self.trim_tenants_locked();
+    }
+
+    fn make_room_locked(&self, bytes: u64) -> Result<(), String> {
+        match self.options.byte_cap() {
+            Some(cap) => self.remove_while(|_, total| total + bytes > cap),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of segment files on disk.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        let segments = Arc::clone(&self.view.read().segments);
+        let total: u64 = segments.iter().map(|segment| segment.allocated()).sum();
+        total + self.workshop.prepared_bytes()
+    }
+
+    /// Removes the oldest segment while it is sealed and unwanted, by its summary and the bytes of
+    /// all segments.
+    fn remove_while(&self, unwanted: impl Fn(&Summary, u64) -> bool) -> Result<(), String> {
+        let mut removed = false;
+        loop {
+            let Some(oldest) = self.view.read().segments.first().cloned() else {
+                break;
+            };
+            if !oldest.is_sealed() || !unwanted(&oldest.summary(), self.segment_bytes()) {
+                break;
+            }
+            self.remove(&oldest)?;
+            removed = true;
+        }
+        if removed && let Err(error) = self.files.storage.sync_folder(SEGMENTS) {
+            // The files come back after a power loss; opening removes them again.
+            tracing::warn!(%error, "syncing the folder of segments");
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest segment: remembers durably what goes with it, takes it from the readers'
+    /// view, unlinks its files. Who reads it at this moment goes on in the open file.
+    fn remove(&self, segment: &Segment) -> Result<(), String> {
+        let summary = segment.summary();
+        let directory = segment.directory(&self.files).or_else(|_| {
+            self.rescan(segment)
+                .and_then(|()| segment.directory(&self.files))
+        });
+        let directory = directory.map_err(|error| error.to_string())?;
+        let (through, at) = {
+            let view = self.view.read();
+            let at = if summary.events == 0 {
+                view.removed_at
+            } else {
+                summary.last_time
+            };
+            (view.removed_through.max(summary.reached), at)
+        };
+        let removal = Removal {
+            through,
+            at,
+            tenants: directory
+                .into_iter()
+                .map(|(tenant, last, _)| (tenant, last))
+                .collect(),
+        };
+        self.meta
+            .record_removal(&removal)
+            .map_err(|error| error.to_string())?;
+        {
+            let mut view = self.view.write();
+            view.segments = Arc::new(view.segments[1..].to_vec());
+            view.removed_through = removal.through;
+            view.removed_at = removal.at;
+            view.removed.extend(removal.tenants);
+            let lost = view.lost.iter().filter(|lost| lost.last > removal.through);
+            view.lost = Arc::new(lost.copied().collect());
+        }
+        self.files.forget(segment.number);
+        for name in [index_name(segment.number), log_name(segment.number)] {
+            if let Err(error) = self.files.storage.remove(&name)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(name, %error, "removing an old segment; opening the log removes it");
+            }
+        }
+        tracing::info!(
+            segment = segment.number,
+            first = summary.first,
+            last = summary.last,
+            "removed the oldest segment"
+        );
+        Ok(())
+    }
+
+    fn trim_tenants_locked(&self) {
+        let Some(cap) = self.caps.cap() else {
+            return;
+        };
+        for (tenant, account) in self.caps.exceeding() {
+            match self.trim(tenant, cap) {
+                Ok(kept) => self.caps.settle(tenant, account, kept),
+                Err(error) => {
+                    tracing::error!(%tenant, %error, "counting a tenant's bytes; trying again");
+                }
+            }
+        }
+    }
+
+    /// Keeps a tenant's newest frames, as many as fit into the cap and at least the last; answers
+    /// their bytes.
+    fn trim(&self, tenant: TenantId, cap: u64) -> std::io::Result<u64> {
+        let segments = Arc::clone(&self.view.read().segments);
+        let mut kept = 0;
+        let mut horizon = 0;
+        for segment in segments.iter().rev() {
+            horizon = segment.with_tenant(&self.files, tenant, |frames| {
+                if kept + frames.bytes <= cap {
+                    kept += frames.bytes;
+                    return 0;
+                }
+                for frame in frames.frames.iter().rev() {
+                    if kept > 0 && kept + frame.length() > cap {
+                        return frame.last();
+                    }
+                    kept += frame.length();
+                }
+                0
+            })?;
+            if horizon > 0 {
+                break;
+            }
+        }
+        if horizon > 0 {
+            let mut view = self.view.write();
+            let trimmed = view.trimmed.entry(tenant).or_default();
+            *trimmed = horizon.max(*trimmed);
+            view.trimmed_through = view.trimmed_through.max(horizon);
+        }
+        Ok(kept)
+    }
+}

@@ -1,0 +1,562 @@
+//! The writer: the one thread that appends.
+//!
+//! Publishes that arrive while one sync runs share the next (group commit). Of a group, all is
+//! written with one write and one sync; then readers can see it, the listener is told, and the
+//! publishers are answered, in this order. After a sync or write that failed nothing is
+//! acknowledged any more: the kernel may have dropped what it could not write, and a later sync
+//! would not say so.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_protocol::{Position, TenantId};
+
+use crate::format::{FRAMES_BEGIN, FrameHeader, FrameKind, encode_event, event_bytes, frame_bytes};
+use crate::group::{Body, Group, Stored};
+use crate::keys::{KeyWindow, Known};
+use crate::log::Listener;
+use crate::queue::{Submission, Work};
+use crate::recovery::Active;
+use crate::view::Shared;
+use crate::{AppendError, Appended, Health};
+
+/// A group takes in bodies up to so many bytes.
+const GROUP_BYTES: u64 = 4 << 20;
+/// When nothing was published for so long, a mark says that all was durable.
+const IDLE: Duration = Duration::from_millis(20);
+
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listener: Box<dyn Listener>,
+    pub(crate) active: Option<Active>,
+    pub(crate) keys: KeyWindow,
+    pub(crate) next_position: Position,
+    /// The last position that was given to a frame.
+    pub(crate) last: Position,
+    /// Times of the last frame; those of the next are never less.
+    pub(crate) last_time: i64,
+    pub(crate) last_run: i64,
+    /// A mark, or a segment's beginning, says that everything up to here was durable.
+    marked: Position,
+    group: Group,
+    /// Bytes of the segment that could not be made.
+    lacking: Option<u64>,
+    failed: bool,
+}
+
+/// What became of the events of a body before it is written.
+struct Sorted {
+    appended: Appended,
+    /// Which events are new; `None` where all are.
+    fresh: Option<Vec<bool>>,
+    payload_bytes: u64,
+    first_position: Position,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        listener: Box<dyn Listener>,
+        active: Option<Active>,
+        keys: KeyWindow,
+        next_position: Position,
+        last_time: i64,
+    ) -> Self {
+        let last = shared.view.read().tail;
+        let last_run = shared.clock.now().run;
+        Self {
+            shared,
+            listener,
+            active,
+            keys,
+            next_position,
+            last,
+            last_time,
+            last_run,
+            marked: 0,
+            group: Group::default(),
+            lacking: None,
+            failed: false,
+        }
+    }
+
+    /// Runs until the queue closes or the log fails.
+    pub(crate) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.work()));
+        if outcome.is_err() {
+            tracing::error!("the writer panicked; the log stops");
+            let reason = "the writer panicked".to_owned();
+            shared.view.write().health = Health::Failed {
+                since: shared.clock.now().wall,
+                reason: reason.clone(),
+            };
+            shared.queue.stop(&AppendError::Failed(reason));
+        }
+    }
+
+    /// Tells the listener how the log is, and makes the first segment where there is none. The
+    /// upkeep thread must be running.
+    pub(crate) fn begin(&mut self) {
+        let health = self.shared.view.read().health.clone();
+        self.listener.health_changed(&health);
+        if self.active.is_none() {
+            // A full disk does not keep anyone from reading.
+            let _ = self.roll(0);
+        }
+    }
+
+    fn work(&mut self) {
+        while !self.failed {
+            let patience = if self.marked < self.last && self.active.is_some() {
+                Some(IDLE)
+            } else {
+                self.lacking.map(|_| self.shared.options.upkeep_interval)
+            };
+            match self.shared.queue.next(GROUP_BYTES, patience) {
+                Work::Bodies(bodies) => self.store(bodies),
+                Work::Idle => {
+                    self.mark();
+                    if let Some(bytes) = self.lacking {
+                        let _ = self.roll(bytes);
+                    }
+                }
+                Work::Nudge => self.roll_for_age(),
+                Work::Close => {
+                    self.finish();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn store(&mut self, bodies: Vec<Submission>) {
+        let now = self.shared.clock.now();
+        self.last_time = self.last_time.max(now.wall);
+        self.last_run = self.last_run.max(now.run);
+        self.keys.forget(self.last_run);
+        for submission in bodies {
+            if self.failed {
+                let error = self.failure();
+                answer(submission.answer, Err(error));
+                continue;
+            }
+            self.take_in(submission);
+        }
+        if !self.failed {
+            self.commit();
+        }
+    }
+
+    fn failure(&self) -> AppendError {
+        match &self.shared.view.read().health {
+            Health::Failed { reason, .. } => AppendError::Failed(reason.clone()),
+            _ => AppendError::Closed,
+        }
+    }
+
+    /// Puts a body into the group; commits the group first where the body no longer fits.
+    fn take_in(&mut self, submission: Submission) {
+        if !self.fits(submission.bytes) {
+            self.commit();
+            if self.failed {
+                let error = self.failure();
+                return answer(submission.answer, Err(error));
+            }
+        }
+        let Submission {
+            tenant,
+            events,
+            answer,
+            ..
+        } = submission;
+        let keys_before = self.group.keys;
+        let sorted = match self.sort_out(tenant, &events) {
+            Ok(sorted) => sorted,
+            Err(error) => {
+                self.retract(keys_before);
+                return self.group.bodies.push(Body {
+                    answer,
+                    outcome: Err(error),
+                    stored: None,
+                });
+            }
+        };
+        let outcome = Ok(sorted.appended);
+        if sorted.appended.accepted == 0 {
+            return self.group.bodies.push(Body {
+                answer,
+                outcome,
+                stored: None,
+            });
+        }
+        let bytes = frame_bytes(sorted.payload_bytes);
+        if !self.fits(bytes)
+            && let Err(reason) = self.roll(bytes)
+        {
+            self.retract(keys_before);
+            return self.group.bodies.push(Body {
+                answer,
+                outcome: Err(AppendError::Full(reason)),
+                stored: None,
+            });
+        }
+        let first = sorted.first_position;
+        let fresh = self.encode(tenant, &events, sorted);
+        self.group.bodies.push(Body {
+            answer,
+            outcome,
+            stored: Some(Stored {
+                tenant,
+                events,
+                fresh,
+                first,
+                appended_at: self.last_time,
+            }),
+        });
+    }
+
+    fn retract(&mut self, keys_before: usize) {
+        self.keys.retract(self.group.keys - keys_before);
+        self.group.keys = keys_before;
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            active.offset + self.group.buffer.len() as u64 + bytes <= active.capacity
+        })
+    }
+
+    /// Tells new events from repeated ones, remembering the keys of the new.
+    fn sort_out(
+        &mut self,
+        tenant: TenantId,
+        events: &[crate::NewEvent],
+    ) -> Result<Sorted, AppendError> {
+        let first_position = self.next_position;
+        let mut next = first_position;
+        let mut payload_bytes = 0;
+        let mut fresh: Option<Vec<bool>> = None;
+        let (mut first, mut last) = (0, 0);
+        for (index, event) in events.iter().enumerate() {
+            let known = match &event.key {
+                None => Known::New,
+                Some(key) => self.keys.look_up(tenant, key),
+            };
+            let position = match known {
+                Known::Conflict => return Err(AppendError::KeyConflict { index }),
+                Known::Duplicate(position) => {
+                    fresh.get_or_insert_with(|| vec![true; events.len()])[index] = false;
+                    position
+                }
+                Known::New => {
+                    if let Some(key) = &event.key {
+                        if self.keys.is_full() {
+                            return Err(AppendError::KeyWindowFull);
+                        }
+                        self.keys.insert(tenant, key, next, self.last_run);
+                        self.group.keys += 1;
+                    }
+                    payload_bytes += event_bytes(event);
+                    next += 1;
+                    next - 1
+                }
+            };
+            if index == 0 {
+                first = position;
+            }
+            last = position;
+        }
+        let accepted = next - first_position;
+        Ok(Sorted {
+            appended: Appended {
+                accepted,
+                duplicates: events.len() as u64 - accepted,
+                first,
+                last,
+            },
+            fresh,
+            payload_bytes,
+            first_position,
+        })
+    }
+
+    /// Appends the frame of a body to the group's buffer.
+    fn encode(
+        &mut self,
+        tenant: TenantId,
+        events: &[crate::NewEvent],
+        sorted: Sorted,
+    ) -> Option<Vec<bool>> {
+        let count = u32::try_from(sorted.appended.accepted).expect("a body has far fewer events");
+        let payload = self.group.begin_frame();
+        for (index, event) in events.iter().enumerate() {
+            if sorted.fresh.as_ref().is_none_or(|fresh| fresh[index]) {
+                encode_event(event, &mut self.group.buffer);
+            }
+        }
+        let payload = &self.group.buffer[payload..];
+        debug_assert_eq!(payload.len() as u64, sorted.payload_bytes);
+        let header = FrameHeader {
+            kind: FrameKind::Events,
+            payload_crc: crc32fast::hash(payload),
+            payload_length: u32::try_from(payload.len()).expect("a frame is bounded"),
+            count,
+            position: sorted.first_position,
+            follows: self.last,
+            synced_through: self.group.synced_through(self.last),
+            appended_at: self.last_time,
+            run_time: self.last_run,
+            tenant,
+        };
+        let active = self.active.as_ref().expect("the body fits into it");
+        self.group
+            .end_frame(header, active.segment.salt, active.offset);
+        self.last = header.last();
+        self.next_position = header.next_position();
+        sorted.fresh
+    }
+
+    /// Makes the group durable, shows it, and answers its publishers.
+    fn commit(&mut self) {
+        if !self.group.frames.is_empty() {
+            let active = self.active.as_mut().expect("the group was encoded for it");
+            let written = active.file.write_at(&self.group.buffer, active.offset);
+            let done = written
+                .map_err(|error| ("writing", error))
+                .and_then(|()| active.file.sync_data().map_err(|error| ("syncing", error)));
+            match done {
+                Ok(()) => {
+                    active.offset += self.group.buffer.len() as u64;
+                    self.show();
+                }
+                Err(("writing", error)) if is_full(&error) => return self.give_up_segment(&error),
+                Err((doing, error)) => {
+                    let reason = format!("{doing} the log: {error}");
+                    return self.fail(&reason);
+                }
+            }
+        }
+        for body in self.group.finish() {
+            answer(body.answer, body.outcome);
+        }
+        self.prepare_ahead();
+    }
+
+    fn show(&mut self) {
+        let active = self.active.as_ref().expect("the group was written to it");
+        active.segment.add(&self.group.frames);
+        let sizes = self.group.frames.iter();
+        let exceeded = self
+            .shared
+            .caps
+            .add(sizes.map(|(header, _)| (header.tenant, header.frame_bytes())));
+        self.shared.view.write().tail = self.last;
+        if exceeded {
+            self.shared.workshop.check_caps();
+        }
+        let events = self.group.events();
+        self.listener.committed(&events);
+    }
+
+    fn prepare_ahead(&mut self) {
+        if let Some(active) = &self.active
+            && active.offset > active.capacity / 2
+        {
+            self.shared
+                .workshop
+                .want(self.shared.options.segment_bytes());
+        }
+    }
+
+    /// The disk is full in the middle of a group, on a file system that can't reserve room. Its
+    /// bytes are cut off, so that no later start takes them for what was answered to be stored.
+    fn give_up_segment(&mut self, error: &io::Error) {
+        let active = self.active.take().expect("the group was written to it");
+        let cut = active
+            .file
+            .set_len(active.offset)
+            .and_then(|()| active.file.sync_data());
+        if let Err(error) = cut {
+            return self.fail(&format!("cutting off a write: {error}"));
+        }
+        active.segment.seal();
+        self.shared.workshop.seal(active.segment);
+        self.keys.retract(self.group.keys);
+        self.last = self.shared.view.read().tail;
+        if let Some((header, _)) = self.group.frames.first() {
+            self.next_position = header.position;
+        }
+        let reason = error.to_string();
+        self.lacking = Some(self.shared.options.segment_bytes());
+        self.become_full(&reason);
+        for body in self.group.finish() {
+            let outcome = body
+                .outcome
+                .and_then(|_| Err(AppendError::Full(reason.clone())));
+            answer(body.answer, outcome);
+        }
+    }
+
+    fn fail(&mut self, reason: &str) {
+        tracing::error!(
+            reason,
+            "the log stops; nothing more is stored until it is opened anew"
+        );
+        self.failed = true;
+        self.set_health(Health::Failed {
+            since: self.shared.clock.now().wall,
+            reason: reason.to_owned(),
+        });
+        for body in self.group.finish() {
+            let outcome = body
+                .outcome
+                .and_then(|_| Err(AppendError::Failed(reason.to_owned())));
+            answer(body.answer, outcome);
+        }
+        self.shared
+            .queue
+            .stop(&AppendError::Failed(reason.to_owned()));
+    }
+
+    /// Goes on in a new segment with room for a frame. The group must be empty.
+    fn roll(&mut self, bytes: u64) -> Result<(), String> {
+        debug_assert!(self.group.frames.is_empty());
+        let size = self
+            .shared
+            .options
+            .segment_bytes()
+            .max(FRAMES_BEGIN + bytes);
+        let prepared = match self.shared.workshop.take(size) {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                self.lacking = Some(bytes);
+                self.become_full(&reason);
+                return Err(reason);
+            }
+        };
+        let segment = Arc::new(crate::segment::Segment::in_memory(
+            prepared.number,
+            prepared.salt,
+            crate::index::MemoryIndex::default(),
+            prepared.capacity,
+            Vec::new(),
+        ));
+        if let Some(active) = self.active.take() {
+            active.segment.seal();
+            self.shared.workshop.seal(active.segment);
+        }
+        {
+            let mut view = self.shared.view.write();
+            let mut segments = (*view.segments).clone();
+            segments.push(Arc::clone(&segment));
+            view.segments = Arc::new(segments);
+        }
+        self.active = Some(Active {
+            segment,
+            file: prepared.file,
+            offset: FRAMES_BEGIN,
+            capacity: prepared.capacity,
+        });
+        self.lacking = None;
+        let full = matches!(self.shared.view.read().health, Health::Full { .. });
+        if full {
+            tracing::info!("there is room again");
+            self.set_health(Health::Healthy);
+        }
+        Ok(())
+    }
+
+    fn roll_for_age(&mut self) {
+        let due = self
+            .active
+            .as_ref()
+            .is_some_and(|active| self.shared.is_due_for_age(&active.segment));
+        if due {
+            self.mark();
+            // A disk that has no room for a new segment is no trouble while the old one has.
+            let health = self.shared.view.read().health.clone();
+            if health == Health::Healthy && !self.failed {
+                let _ = self.roll(0);
+            }
+        }
+    }
+
+    fn become_full(&mut self, reason: &str) {
+        let healthy = self.shared.view.read().health == Health::Healthy;
+        if healthy {
+            tracing::error!(reason, "there is no room for a new segment");
+            self.set_health(Health::Full {
+                since: self.shared.clock.now().wall,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    fn set_health(&mut self, health: Health) {
+        self.shared.view.write().health = health.clone();
+        self.listener.health_changed(&health);
+    }
+
+    /// Says in the log that everything before was durable, so that damage to it can't be taken for
+    /// a write that was cut off. It need not be durable itself.
+    fn mark(&mut self) {
+        let header = FrameHeader {
+            kind: FrameKind::Mark,
+            payload_crc: crc32fast::hash(&[]),
+            payload_length: 0,
+            count: 0,
+            position: self.next_position,
+            follows: self.last,
+            synced_through: self.last,
+            appended_at: self.last_time,
+            run_time: self.last_run,
+            tenant: TenantId::from_bytes([0; 16]),
+        };
+        if self.marked >= self.last || !self.fits(header.frame_bytes()) {
+            self.marked = self.last;
+            return;
+        }
+        self.marked = self.last;
+        let Some(active) = self.active.as_mut() else {
+            return;
+        };
+        let frame = header.encode(active.segment.salt, active.offset);
+        match active.file.write_at(&frame, active.offset) {
+            Ok(()) => {
+                active.segment.add(&[(header, active.offset)]);
+                active.offset += header.frame_bytes();
+            }
+            // The next group is written over whatever this has left.
+            Err(error) if is_full(&error) => {}
+            Err(error) => self.fail(&format!("writing the log: {error}")),
+        }
+    }
+
+    fn finish(&mut self) {
+        self.mark();
+        if let Some(active) = &self.active
+            && let Err(error) = active.file.sync_data()
+        {
+            // Everything acknowledged was synced before; only the mark may be missing.
+            tracing::warn!(%error, "syncing the log while closing it");
+        }
+        self.shared.queue.stop(&AppendError::Closed);
+    }
+}
+
+/// A panic of a publisher's own code is its own trouble.
+fn answer(answer: crate::log::Answer, outcome: Result<Appended, AppendError>) {
+    if catch_unwind(AssertUnwindSafe(|| answer(outcome))).is_err() {
+        tracing::error!("answering a publisher panicked");
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}

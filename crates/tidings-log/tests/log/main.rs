@@ -1,0 +1,5 @@
+//! The log from outside: what it promises, under the faults that a disk can have.
+
+mod durability;
+mod simulated;
+mod support;
