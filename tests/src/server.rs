@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde_json::Value;
@@ -16,6 +16,9 @@ use crate::access::AccessToken;
 use crate::http::{Answer, Request, exchange, try_exchange};
 use crate::publish::{self, Receipt};
 use crate::stream::Watch;
+
+/// How often a process is asked whether it has ended or is ready; nothing is taken for granted after it.
+const POLL: Duration = Duration::from_millis(10);
 
 /// How a server is started.
 #[derive(Clone, Debug, Default)]
@@ -212,8 +215,7 @@ impl Server {
                 let _ = child.kill();
                 return Err(format!("never ready\n{}", self.output.text()));
             }
-            // Not a wait for the server: only so as not to ask a thousand times a second.
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(POLL);
         }
     }
 
@@ -392,20 +394,31 @@ fn bare(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, which must come of itself.
 pub fn run_to_end(mut command: Command) -> Ended {
-    let output = command
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .output()
+        .spawn()
         .expect("the binary runs");
+    let output = Arc::<Output>::default();
+    output.collect(child.stdout.take().expect("piped"));
+    output.collect(child.stderr.take().expect("piped"));
+    let deadline = Instant::now() + GUARD;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a child of ours") {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{command:?} does not end; it wrote:\n{}", output.text());
+        }
+        std::thread::sleep(POLL);
+    };
     Ended {
-        status: output.status,
-        said: format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        ),
+        status,
+        said: output.text_at_end(),
     }
 }
 
