@@ -12,14 +12,20 @@
 //! - [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
 //!   [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
+//! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
+//! [`cli`], the commands.
+//!
 //! To the side: [`config`], [`auth`], [`limits`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`].
 
 pub mod admin;
+pub mod agent;
 pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod cors;
+pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod fanout;

@@ -20,9 +20,9 @@ const VARIABLE_PREFIX: &str = "TIDINGS_";
 /// and the server and credentials of the commands that are clients.
 pub const NOT_SETTINGS: &[&str] = &[
     CONFIG_VARIABLE,
-    "TIDINGS_SERVER",
+    "TIDINGS_TENANT",
     "TIDINGS_TOKEN",
-    "TIDINGS_KEY",
+    "TIDINGS_URL",
 ];
 
 /// All keys, in the order of their declaration.

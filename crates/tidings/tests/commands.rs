@@ -1,0 +1,388 @@
+//! The commands as processes: what they print, what they end with, what becomes of what they publish.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::TcpListener;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use serde_json::Value;
+
+const TENANT: &str = "11111111-1111-4111-8111-111111111111";
+const SECRET: &str = "of-these-tests-and-long-enough-for-hs256";
+/// After this long something hangs; no test waits for it to pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn tidings(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDINGS_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("TIDINGS_AUTH__JWT__SECRET", SECRET);
+    command
+}
+
+/// A process whose lines are read as they come; it does not outlive the test.
+struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    errors: Receiver<String>,
+}
+
+fn lines_of(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            lines: lines_of(child.stdout.take().unwrap()),
+            errors: lines_of(child.stderr.take().unwrap()),
+            child,
+        }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|error| {
+            let errors: Vec<_> = self.errors.try_iter().collect();
+            panic!("{error}; standard error: {errors:#?}")
+        })
+    }
+
+    /// The next line of standard error that says this.
+    fn error_with(&self, text: &str) -> String {
+        loop {
+            let line = self.errors.recv_timeout(PATIENCE).unwrap();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// The next event of `tail --json` that is as wanted.
+    fn event(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let event: Value = serde_json::from_str(&self.line()).unwrap();
+            if wanted(&event) {
+                return event;
+            }
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    fn wait(mut self) -> ExitStatus {
+        // Dropping kills, so the status is taken first.
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A demo and how to reach it.
+struct Demo {
+    process: Process,
+    url: String,
+    token: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Demo {
+    fn start(listen: &str, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let process = Process::start(
+            tidings(&["demo", "--listen", listen, "--admin-listen", "127.0.0.1:0"])
+                .args(["--log-path", path.to_str().unwrap()])
+                .args(arguments),
+        );
+        let line = process.line();
+        let rest = line.strip_prefix("Tidings demo: ").expect("the one line");
+        let (url, token) = rest.split_once("/#token=").unwrap();
+        Self {
+            url: url.to_owned(),
+            token: token.to_owned(),
+            process,
+            _folder: folder,
+        }
+    }
+
+    fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = tidings(arguments);
+        command
+            .env("TIDINGS_URL", &self.url)
+            .env("TIDINGS_TOKEN", &self.token);
+        command
+    }
+
+    fn publish(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = self
+            .client(&["publish", "--tenant", TENANT])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        child.wait_with_output().unwrap()
+    }
+}
+
+fn is_of_this_machine(event: &Value) -> bool {
+    event["data"]["site"] == "This machine"
+}
+
+#[test]
+fn a_demo_shows_a_fleet_and_this_machine_and_ends_cleanly() {
+    let demo = Demo::start(
+        "127.0.0.1:0",
+        &["--rate", "300", "--interval", "200ms", "--seed", "7"],
+    );
+    let tail = Process::start(&mut demo.client(&["tail", "--json", "--since", "1h"]));
+    let mut missing = BTreeSet::from([
+        "alert_fired",
+        "config_push",
+        "device_status",
+        "firmware_progress",
+        "metric_update",
+        "this machine",
+    ]);
+    let mut tenants = BTreeSet::new();
+    while !missing.is_empty() || tenants.len() < 3 {
+        let event = tail.event(|_| true);
+        missing.remove(event["type"].as_str().unwrap());
+        if is_of_this_machine(&event) {
+            assert_eq!(event["data"]["status"], "online");
+            missing.remove("this machine");
+        } else if event["type"] == "device_status" {
+            assert_eq!(event["data"]["simulated"], true);
+        }
+        tenants.insert(event["data"]["tenant_id"].to_string());
+    }
+    demo.process.signal("-TERM");
+    // The machine takes leave while the server still answers, and the server from the stream.
+    tail.event(|event| is_of_this_machine(event) && event["data"]["status"] == "offline");
+    tail.error_with("draining");
+    tail.signal("-INT");
+    assert!(tail.wait().success());
+    let second = demo.process.lines.recv_timeout(PATIENCE);
+    assert!(second.is_err(), "a second line: {second:?}");
+    assert!(demo.process.wait().success());
+}
+
+#[test]
+fn publish_stores_exactly_what_stands_before_the_refused_line() {
+    let demo = Demo::start("127.0.0.1:0", &["--rate", "0"]);
+    let line = |number: u32| {
+        format!("{{\"type\":\"alert_fired\",\"device_id\":\"d{number}\",\"data\":{{}}}}\n")
+    };
+    let mut input: String = (1..=7).map(line).collect();
+    input.push_str(
+        "{\"type\":\"alert_fired\",\"device_id\":\"d8\",\"data\":{\"device_id\":\"other\"}}\n",
+    );
+    input.push_str(&line(9));
+
+    let refused = demo.publish(&["--batch", "5"], &input);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("7 accepted"), "{said}");
+    assert!(said.contains("line 8 was refused"), "{said}");
+
+    let tail = Process::start(&mut demo.client(&[
+        "tail",
+        "--json",
+        "--since",
+        "1h",
+        "--types",
+        "alert_fired",
+        "--tenant",
+        TENANT,
+    ]));
+    for number in 1..=7 {
+        let event = tail.event(|_| true);
+        assert_eq!(event["data"]["device_id"], format!("d{number}"));
+    }
+    // What comes next is what is published next, so nothing else was stored.
+    let marker = demo.publish(
+        &[
+            "--type",
+            "alert_fired",
+            "--device",
+            "marker",
+            "--data",
+            "{}",
+        ],
+        "",
+    );
+    assert!(marker.status.success());
+    assert_eq!(tail.event(|_| true)["data"]["device_id"], "marker");
+}
+
+#[test]
+fn publishing_again_with_the_same_keys_stores_nothing_twice() {
+    let demo = Demo::start("127.0.0.1:0", &["--rate", "0"]);
+    let input = "{\"type\":\"alert_fired\",\"data\":{}}\n".repeat(3);
+    for expected in ["3 accepted, cursors", "0 accepted, 3 stored before"] {
+        let output = demo.publish(&["--key-prefix", "again"], &input);
+        assert!(output.status.success());
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with(expected), "{said}");
+    }
+}
+
+#[test]
+fn tail_ends_quietly_when_its_reader_has_seen_enough() {
+    let demo = Demo::start("127.0.0.1:0", &["--rate", "100"]);
+    let mut tail = demo
+        .client(&["tail", "--since", "1h"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(tail.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
+    assert!(
+        !first.contains('\x1b'),
+        "colours without a terminal: {first}"
+    );
+    let output = tail.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said.lines()
+            .filter(|line| !line.contains("following"))
+            .count(),
+        0,
+        "{said}"
+    );
+}
+
+#[test]
+fn the_agent_reports_once_the_server_is_there_and_takes_leave() {
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let token = tidings(&["token", "--tenant", TENANT, "--role", "publisher"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&token.stderr).contains("for development"));
+    let agent = Process::start(
+        tidings(&["agent", "--device", "rack-3", "--interval", "100ms"])
+            .env("TIDINGS_URL", format!("http://{address}"))
+            .env(
+                "TIDINGS_TOKEN",
+                String::from_utf8(token.stdout).unwrap().trim(),
+            ),
+    );
+    agent.error_with("the server takes no events");
+    let demo = Demo::start(&address.to_string(), &["--rate", "0"]);
+    agent.error_with("the server takes events again");
+    let tail = Process::start(&mut demo.client(&[
+        "tail", "--json", "--since", "1h", "--device", "rack-3", "--tenant", TENANT,
+    ]));
+    let mut missing = BTreeSet::from(["device_status", "health", "interfaces"]);
+    while !missing.is_empty() {
+        let event = tail.event(|_| true);
+        missing.remove(event["type"].as_str().unwrap());
+        missing.remove(event["data"]["type"].as_str().unwrap_or_default());
+    }
+    agent.signal("-TERM");
+    tail.event(|event| event["data"]["status"] == "offline");
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn a_credential_that_is_not_accepted_ends_a_command_with_the_reason() {
+    let demo = Demo::start("127.0.0.1:0", &["--rate", "0"]);
+    for arguments in [
+        &["tail"][..],
+        &["agent", "--tenant", TENANT],
+        &[
+            "publish",
+            "--tenant",
+            TENANT,
+            "--type",
+            "alert_fired",
+            "--data",
+            "{}",
+        ],
+    ] {
+        let output = demo
+            .client(arguments)
+            .env("TIDINGS_TOKEN", "nonsense")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("401"), "{arguments:?}: {said}");
+        assert!(!said.contains("nonsense"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn serve_without_a_key_names_the_setting() {
+    let output = tidings(&["serve"])
+        .env_remove("TIDINGS_AUTH__JWT__SECRET")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("auth.jwt.secret")
+    );
+}
+
+#[test]
+fn scripts_and_pages_are_generated() {
+    for (arguments, expected) in [
+        (&["completions", "bash"][..], "_tidings"),
+        (&["completions", "zsh"], "#compdef tidings"),
+        (&["man"], ".TH tidings 1"),
+        (&["openapi"], "\"openapi\": \"3.1"),
+        (&["config", "reference"], "stream.heartbeat"),
+    ] {
+        let output = tidings(arguments).output().unwrap();
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(expected), "{arguments:?}");
+    }
+}
