@@ -99,14 +99,16 @@ impl Scene {
             "cursor",
             "the first that a stream says"
         );
-        assert_eq!(follower.take(3), self.publish(1..4));
+        let published = self.publish(1..4);
+        assert_eq!(follower.take(3), published);
 
         // The connection breaks, and nothing else.
         self.gate.shut();
         let missed = self.publish(4..7);
         self.gate.open();
         assert_eq!(follower.take(3), missed, "after the connection broke");
-        assert_eq!(follower.take(1), self.publish(7..8));
+        let published = self.publish(7..8);
+        assert_eq!(follower.take(1), published);
 
         // The server is killed, and more is published before the client is back.
         self.gate.shut();
