@@ -1,0 +1,75 @@
+//! What the end-to-end tests stand on. In the order in which a test meets it:
+//!
+//! - [`server`]: the real `tidings` binary as a child process: started, stopped, killed, started again.
+//! - [`access`]: access tokens, signed here and not by the server's code.
+//! - [`http`]: HTTP/1 as bytes in and bytes out.
+//! - [`publish`]: publishing, and what a receipt says.
+//! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
+//! - [`stream`]: one open stream and what has come over it.
+//!
+//! Nothing here waits for time to pass. A test waits for an answer, an event or a line of the log;
+//! [`GUARD`] only turns a hang into a failure.
+
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "a harness fails its test by panicking"
+)]
+#![allow(
+    clippy::must_use_candidate,
+    reason = "a test that ignores what it asked for is caught by reading it"
+)]
+
+use std::time::Duration;
+
+pub mod access;
+pub mod http;
+pub mod publish;
+pub mod server;
+pub mod sse;
+pub mod stream;
+
+pub use access::AccessToken;
+pub use http::{Answer, Connection, Request};
+pub use publish::Receipt;
+pub use server::{Server, Setup};
+pub use sse::{Decoder, Event, Item};
+pub use stream::{Stream, Watch};
+
+/// How long a test waits for something that must happen before it calls it a hang.
+pub const GUARD: Duration = Duration::from_mins(1);
+
+/// A tenant that no other test knows, a UUID of version 4.
+pub fn new_tenant() -> String {
+    uuid_from(fastrand::u128(..))
+}
+
+/// The UUID of version 4 with these random bits.
+pub fn uuid_from(bits: u128) -> String {
+    let bits = bits & !(0xf << 76) | (0x4 << 76);
+    let bits = bits & !(0x3 << 62) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
+}
+
+/// The position that a cursor of one source names (`EPOCH.POSITION`).
+pub fn position(cursor: &str) -> u64 {
+    cursor
+        .split_once('.')
+        .and_then(|(_, position)| position.parse().ok())
+        .unwrap_or_else(|| panic!("{cursor:?} is no cursor over one source"))
+}
+
+/// The epoch that a cursor of one source names.
+pub fn epoch(cursor: &str) -> &str {
+    cursor
+        .split_once('.')
+        .unwrap_or_else(|| panic!("{cursor:?} is no cursor over one source"))
+        .0
+}

@@ -1,0 +1,177 @@
+//! Limits: each answers 429 and says when to come back, hits nobody it is not for, and gives a
+//! place back when it is free. By default there are none that get in the way.
+
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+use tidings_tests::publish::{self, status};
+use tidings_tests::{AccessToken, Answer, Receipt, Request, Server, Setup, Stream, new_tenant};
+
+/// A refusal for now, with a time to come back after.
+fn too_many(answer: &Answer) {
+    answer.problem(429);
+    let seconds = answer.header("retry-after").expect("Retry-After");
+    let seconds: u64 = seconds.parse().expect("whole seconds");
+    assert!((1..=120).contains(&seconds), "{seconds}");
+}
+
+fn user(server: &Server, name: &str, tenant: &str) -> String {
+    server.sign(&AccessToken::new(name, tenant, "viewer"))
+}
+
+/// Ends a stream and waits until the server knows.
+fn leave(server: &Server, stream: Stream) {
+    let id = stream.connection_id().to_owned();
+    drop(stream);
+    server.wait_for_log("that the stream has closed", |line| {
+        line.contains("stream_closed") && line.contains(&id)
+    });
+}
+
+#[test]
+fn streams_in_all() {
+    let server = Setup::new().set("TIDINGS_LIMITS__STREAMS", "2").start();
+    let open = |name: &str| {
+        let tenant = new_tenant();
+        server
+            .stream_of(&tenant)
+            .bearer(&user(&server, name, &tenant))
+    };
+    let first = open("a").open();
+    let _second = open("b").open();
+    too_many(&open("c").refused());
+    leave(&server, first);
+    open("d").open();
+}
+
+#[test]
+fn streams_of_one_tenant() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__STREAMS_PER_TENANT", "2")
+        .start();
+    let (own, other) = (new_tenant(), new_tenant());
+    let open = |name: &str, tenant: &str| {
+        server
+            .stream_of(tenant)
+            .bearer(&user(&server, name, tenant))
+    };
+    let first = open("a", &own).open();
+    let _second = open("b", &own).open();
+    too_many(&open("c", &own).refused());
+    let _elsewhere = open("c", &other).open();
+    leave(&server, first);
+    open("c", &own).open();
+}
+
+#[test]
+fn streams_of_one_user() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__STREAMS_PER_USER", "1")
+        .start();
+    let (own, other) = (new_tenant(), new_tenant());
+    let open = |name: &str, tenant: &str| {
+        server
+            .stream_of(tenant)
+            .bearer(&user(&server, name, tenant))
+    };
+    let first = open("a", &own).open();
+    too_many(&open("a", &own).refused());
+    let _colleague = open("b", &own).open();
+    // A user id is one within its tenant.
+    let _namesake = open("a", &other).open();
+    leave(&server, first);
+    open("a", &own).open();
+}
+
+#[test]
+fn streams_from_one_address() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__STREAMS_PER_ADDRESS", "1")
+        .start();
+    let tenant = new_tenant();
+    let watch = |name: &str| {
+        server
+            .stream_of(&tenant)
+            .bearer(&user(&server, name, &tenant))
+    };
+    let first = watch("a").open();
+    too_many(&watch("b").refused());
+
+    // The whole of 127/8 is this machine: somebody at another address is not concerned.
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let elsewhere = std::net::SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), 0));
+    socket.bind(&elsewhere.into()).expect("binds");
+    socket.connect(&server.address.into()).expect("connects");
+    let mut connection = tidings_tests::Connection::over(socket.into()).expect("a connection");
+    connection
+        .send(&watch("c").request().bytes())
+        .expect("sends");
+    let _neighbour = Stream::over(connection)
+        .expect("answers")
+        .expect("a stream");
+
+    leave(&server, first);
+    watch("b").open();
+}
+
+#[test]
+fn stream_tokens_for_one_address() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__MINTS_PER_ADDRESS", "3")
+        .start();
+    let access = server.viewer(&new_tenant());
+    let mint = || server.exchange(&Request::post("/auth/sse-token").bearer(&access));
+    for _ in 0..3 {
+        mint().expect(200);
+    }
+    too_many(&mint());
+}
+
+#[test]
+fn refused_credentials_from_one_address() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__FAILURES_PER_ADDRESS", "3")
+        .start();
+    let tenant = new_tenant();
+    let guess = || server.stream_of(&tenant).token("nobodys").refused();
+    for _ in 0..3 {
+        guess().problem(401);
+    }
+    too_many(&guess());
+}
+
+#[test]
+fn what_is_published_for_one_tenant() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__PUBLISH_RATE", "5")
+        .start();
+    let (busy, calm) = (new_tenant(), new_tenant());
+    let access = server.publisher(&busy);
+    // A body passes as soon as there is any credit; what it takes beyond is paid off first.
+    let events: Vec<Value> = (0..200).map(|number| status("r1", number)).collect();
+    Receipt::of(&server.exchange(&publish::many(&busy, &access, &events)));
+    too_many(&server.exchange(&publish::one(&busy, &access, &status("r1", 200))));
+    server.publish(&calm, &status("r1", 1));
+    let page = server.history(&busy, "?limit=1000");
+    assert_eq!(page["events"].as_array().expect("a list").len(), 200);
+}
+
+#[test]
+fn by_default_a_user_may_have_a_thousand_streams_and_an_address_any_number_of_tokens() {
+    let server = Server::start();
+    let tenant = new_tenant();
+    let access = server.viewer(&tenant);
+    let mut streams: Vec<Stream> = (0..1000)
+        .map(|_| {
+            server
+                .stream_of(&tenant)
+                .token(&server.stream_token(&access))
+                .open()
+        })
+        .collect();
+    let receipt = server.publish(&tenant, &status("r1", 1));
+    for stream in &mut streams {
+        assert_eq!(stream.next_event().cursor(), receipt.last);
+    }
+}
