@@ -10,10 +10,13 @@ use crate::event::IdempotencyKey;
 pub(crate) struct KeyWindow {
     window: i64,
     limit: usize,
-    entries: HashMap<[u8; 16], Entry>,
+    entries: HashMap<Name, Entry>,
     /// Run time of each entry and its name, oldest first.
-    order: VecDeque<(i64, [u8; 16])>,
+    order: VecDeque<(i64, Name)>,
 }
+
+/// A key is its tenant's own.
+type Name = (TenantId, [u8; 16]);
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -58,7 +61,7 @@ impl KeyWindow {
     }
 
     pub(crate) fn look_up(&self, tenant: TenantId, key: &IdempotencyKey) -> Known {
-        match self.entries.get(&name(tenant, key)) {
+        match self.entries.get(&(tenant, key.key)) {
             None => Known::New,
             Some(entry) if entry.digest == key.digest => Known::Duplicate(entry.position),
             Some(_) => Known::Conflict,
@@ -77,7 +80,7 @@ impl KeyWindow {
         position: Position,
         run: i64,
     ) {
-        let name = name(tenant, key);
+        let name = (tenant, key.key);
         let entry = Entry {
             digest: key.digest,
             position,
@@ -95,15 +98,6 @@ impl KeyWindow {
             }
         }
     }
-}
-
-/// A tenant's key: as keys are hashes, mixing the tenant in keeps tenants apart without storing both.
-fn name(tenant: TenantId, key: &IdempotencyKey) -> [u8; 16] {
-    let mut name = key.key;
-    for (byte, other) in name.iter_mut().zip(tenant.as_bytes()) {
-        *byte ^= other;
-    }
-    name
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ pub trait Listener: Send + 'static {
     /// One group commit: all its events, positions ascending, after the sync and before any of its
     /// publishers is answered. [`Log::read`] can see them already.
     fn committed(&mut self, events: &[EventRef<'_>]);
-    /// The log became better or worse; called once with the present state at the beginning.
+    /// The log became better or worse. Called first while the log is being opened, with its state
+    /// then, on the thread that opens it.
     fn health_changed(&mut self, health: &Health);
 }
 
@@ -131,12 +132,13 @@ impl Log {
         Self::start(shared, writer)
     }
 
-    fn start(shared: Arc<Shared>, writer: Writer) -> Result<Self, OpenError> {
+    fn start(shared: Arc<Shared>, mut writer: Writer) -> Result<Self, OpenError> {
         let for_upkeep = Arc::clone(&shared);
         let upkeep = thread::Builder::new()
             .name("log-upkeep".to_owned())
             .spawn(move || upkeep::run(&for_upkeep))
             .map_err(io_error("starting the upkeep thread"))?;
+        writer.begin();
         let writer = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())

@@ -17,7 +17,7 @@ pub struct LogOptions {
     pub tenant_max_bytes: u64,
     /// For how long an idempotency key is remembered.
     pub key_window: Duration,
-    /// At most so many keys are remembered (about 130 bytes of memory each).
+    /// At most so many keys are remembered (about 170 bytes of memory each).
     pub max_keys: usize,
     /// Who holds the folder, for whoever finds it locked, such as `pid 123, 127.0.0.1:8080`.
     pub owner: String,

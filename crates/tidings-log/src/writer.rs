@@ -97,12 +97,18 @@ impl Writer {
         }
     }
 
-    fn work(&mut self) {
+    /// Tells the listener how the log is, and makes the first segment where there is none. The
+    /// upkeep thread must be running.
+    pub(crate) fn begin(&mut self) {
         let health = self.shared.view.read().health.clone();
         self.listener.health_changed(&health);
         if self.active.is_none() {
-            let _ = self.roll(self.shared.options.segment_bytes());
+            // A full disk does not keep anyone from reading.
+            let _ = self.roll(0);
         }
+    }
+
+    fn work(&mut self) {
         while !self.failed {
             let patience = if self.marked < self.last && self.active.is_some() {
                 Some(IDLE)

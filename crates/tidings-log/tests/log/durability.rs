@@ -19,7 +19,10 @@ fn nothing_is_shown_or_answered_before_the_sync_returned() {
     assert!(bench.read(Scope::All, 0).0.is_empty(), "not readable");
     bench.storage.release_syncs();
     let appended = answer.recv().unwrap().unwrap();
-    assert_eq!((appended.first, appended.last, appended.accepted), (1, 1, 1));
+    assert_eq!(
+        (appended.first, appended.last, appended.accepted),
+        (1, 1, 1)
+    );
     // The listener heard of it before the publisher did.
     let heard = bench.heard.lock().unwrap().try_recv().unwrap();
     assert!(matches!(heard, Heard::Committed(events) if events.len() == 1));
@@ -46,7 +49,10 @@ fn bodies_that_arrive_during_a_sync_share_the_next() {
 
 fn synced(bench: &Bench) -> usize {
     let journal = bench.storage.journal();
-    journal.iter().filter(|done| **done == Operation::Synced).count()
+    journal
+        .iter()
+        .filter(|done| **done == Operation::Synced)
+        .count()
 }
 
 #[test]
@@ -60,10 +66,19 @@ fn a_duplicate_in_the_same_group_is_answered_only_after_the_sync() {
     let conflicting = bench.submit(tenant(1), vec![event("fine"), keyed("different", 1)]);
     bench.storage.fail_next_sync();
     bench.storage.release_syncs();
-    assert!(matches!(blocker.recv().unwrap(), Err(AppendError::Failed(_))));
+    assert!(matches!(
+        blocker.recv().unwrap(),
+        Err(AppendError::Failed(_))
+    ));
     // The original never became durable, so the repetition must not be told that it did.
-    assert!(matches!(original.recv().unwrap(), Err(AppendError::Failed(_))));
-    assert!(matches!(repeated.recv().unwrap(), Err(AppendError::Failed(_))));
+    assert!(matches!(
+        original.recv().unwrap(),
+        Err(AppendError::Failed(_))
+    ));
+    assert!(matches!(
+        repeated.recv().unwrap(),
+        Err(AppendError::Failed(_))
+    ));
     assert!(conflicting.recv().unwrap().is_err());
     assert!(bench.texts(Scope::All).is_empty());
 }
@@ -88,11 +103,21 @@ fn keys_make_a_repetition_harmless_and_a_conflict_stores_nothing() {
     let kept = bench.append(tenant(1), vec![keyed("not e", 5)]).unwrap();
     assert_eq!(kept.accepted, 1);
     // Another tenant's key is another key.
-    assert_eq!(bench.append(tenant(2), vec![keyed("a", 1)]).unwrap().accepted, 1);
+    assert_eq!(
+        bench
+            .append(tenant(2), vec![keyed("a", 1)])
+            .unwrap()
+            .accepted,
+        1
+    );
     for end in [Bench::restart, Bench::kill_and_restart] {
         end(&mut bench);
         let after = bench.append(tenant(1), vec![keyed("b", 2)]).unwrap();
-        assert_eq!((after.accepted, after.first), (0, 2), "remembered over a restart");
+        assert_eq!(
+            (after.accepted, after.first),
+            (0, 2),
+            "remembered over a restart"
+        );
     }
     bench.clock.pass(121 * 1_000_000);
     let late = bench.append(tenant(1), vec![keyed("b", 2)]).unwrap();
@@ -108,10 +133,22 @@ fn keys_are_bounded_in_number() {
         .unwrap();
     let full = bench.append(tenant(1), vec![keyed("c", 3)]);
     assert_eq!(full, Err(AppendError::KeyWindowFull));
-    assert_eq!(bench.append(tenant(1), vec![keyed("b", 2)]).unwrap().duplicates, 1);
+    assert_eq!(
+        bench
+            .append(tenant(1), vec![keyed("b", 2)])
+            .unwrap()
+            .duplicates,
+        1
+    );
     bench.put(tenant(1), &["without a key"]);
     bench.clock.pass(121 * 1_000_000);
-    assert_eq!(bench.append(tenant(1), vec![keyed("c", 3)]).unwrap().accepted, 1);
+    assert_eq!(
+        bench
+            .append(tenant(1), vec![keyed("c", 3)])
+            .unwrap()
+            .accepted,
+        1
+    );
 }
 
 #[test]
@@ -123,7 +160,10 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_a_restart() {
     assert!(matches!(failed, Err(AppendError::Failed(_))), "{failed:?}");
     assert!(matches!(bench.log().health(), Health::Failed { .. }));
     let refused = bench.append(tenant(1), vec![event("too late")]);
-    assert!(matches!(refused, Err(AppendError::Failed(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(AppendError::Failed(_))),
+        "{refused:?}"
+    );
     assert_eq!(bench.texts(Scope::All), ["durable"]);
 
     // The page cache still has what the disk refused. What a restart shows must be on the disk then.
@@ -142,9 +182,16 @@ fn a_torn_write_stops_the_log_and_a_restart_discards_it() {
         bench.put(tenant(1), &["whole"]);
         bench.storage.tear_next_write(torn_after);
         let outcome = bench.append(tenant(1), vec![event("torn"), event("apart")]);
-        assert!(matches!(outcome, Err(AppendError::Failed(_))), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(AppendError::Failed(_))),
+            "{outcome:?}"
+        );
         bench.kill_and_restart();
-        assert_eq!(bench.texts(Scope::All), ["whole"], "torn after {torn_after}");
+        assert_eq!(
+            bench.texts(Scope::All),
+            ["whole"],
+            "torn after {torn_after}"
+        );
         bench.put(tenant(1), &["later"]);
         bench.kill_and_restart();
         assert_eq!(bench.texts(Scope::All), ["whole", "later"]);
@@ -155,16 +202,13 @@ fn a_torn_write_stops_the_log_and_a_restart_discards_it() {
 
 #[test]
 fn a_full_disk_refuses_bodies_reads_on_and_recovers_by_itself() {
-    let bench = Bench::with(|options| options.max_bytes = 1 << 30);
-    let bench = Bench {
-        options: bench.options.clone(),
-        ..bench
-    };
+    let bench = Bench::with(|options| options.max_bytes = 32 << 20);
+    bench.wait_for_health(|health| *health == Health::Healthy);
     bench.storage.set_full(true);
     // Whatever fits into what was reserved is still stored.
     let mut stored = 0;
     let reason = loop {
-        match bench.append(tenant(1), vec![bulky(stored, 1 << 20)]) {
+        match bench.append(tenant(1), vec![bulky(stored, 100 << 10)]) {
             Ok(_) => stored += 1,
             Err(AppendError::Full(reason)) => break reason,
             Err(other) => panic!("{other}"),
@@ -176,7 +220,9 @@ fn a_full_disk_refuses_bodies_reads_on_and_recovers_by_itself() {
     assert_eq!(bench.read_all(Scope::All, NO_LIMIT).len(), stored);
     bench.storage.set_full(false);
     bench.wait_for_health(|health| *health == Health::Healthy);
-    bench.append(tenant(1), vec![bulky(stored, 1 << 20)]).unwrap();
+    bench
+        .append(tenant(1), vec![bulky(stored, 100 << 10)])
+        .unwrap();
     assert_eq!(bench.read_all(Scope::All, NO_LIMIT).len(), stored + 1);
 }
 
@@ -206,7 +252,10 @@ fn a_body_is_stored_in_one_piece_or_refused() {
     let empty = bench.append(tenant(1), Vec::new());
     assert!(matches!(empty, Err(AppendError::TooLarge { .. })));
     let huge = bench.append(tenant(1), vec![bulky(0, 300 << 10)]);
-    assert!(matches!(huge, Err(AppendError::TooLarge { .. })), "{huge:?}");
+    assert!(
+        matches!(huge, Err(AppendError::TooLarge { .. })),
+        "{huge:?}"
+    );
     // Larger than an ordinary segment, but not than a quarter of the cap.
     bench.append(tenant(1), vec![bulky(1, 200 << 10)]).unwrap();
     bench.put(tenant(1), &["small"]);
@@ -246,7 +295,11 @@ fn a_publisher_whose_answer_panics_harms_nobody() {
     let bench = Bench::new();
     bench
         .log()
-        .submit(tenant(1), vec![event("a")], Box::new(|_| panic!("on purpose")))
+        .submit(
+            tenant(1),
+            vec![event("a")],
+            Box::new(|_| panic!("on purpose")),
+        )
         .unwrap();
     bench.put(tenant(1), &["b"]);
     assert_eq!(bench.texts(Scope::All), ["a", "b"]);

@@ -183,7 +183,10 @@ impl SimulatedStorage {
     }
 
     pub(crate) fn add_bad_sector(&self, name: &str, offset: usize) {
-        self.disk().faults.bad_sectors.push((name.to_owned(), offset));
+        self.disk()
+            .faults
+            .bad_sectors
+            .push((name.to_owned(), offset));
     }
 
     pub(crate) fn hold_syncs(&self) {
@@ -387,7 +390,9 @@ impl std::fmt::Debug for SimulatedFile {
 impl SimulatedFile {
     fn is_segment(&self) -> bool {
         self.name.starts_with("segments/")
-            && std::path::Path::new(&self.name).extension().is_some_and(|kind| kind == "log")
+            && std::path::Path::new(&self.name)
+                .extension()
+                .is_some_and(|kind| kind == "log")
     }
 
     /// The disk, for an operation that power can fail before.

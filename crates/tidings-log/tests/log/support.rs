@@ -75,7 +75,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// A log that keeps everything, in segments of 128 KiB.
+    /// A log that keeps 8 MiB of whatever age, in segments of 1 MiB.
     pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
@@ -83,7 +83,7 @@ impl Bench {
     pub(crate) fn with(change: impl FnOnce(&mut LogOptions)) -> Self {
         let mut options = LogOptions::new("/simulated");
         options.retention = Duration::ZERO;
-        options.max_bytes = 0;
+        options.max_bytes = 8 << 20;
         options.owner = "pid 7, the test".to_owned();
         // Only where a test waits for it, by a handshake.
         options.upkeep_interval = Duration::from_millis(1);
@@ -196,7 +196,9 @@ impl Bench {
         let mut events = Vec::new();
         let end = self
             .log()
-            .read(scope, after, limit, &mut |event| events.push(Read::of(&event)))
+            .read(scope, after, limit, &mut |event| {
+                events.push(Read::of(&event))
+            })
             .expect("the log is readable");
         (events, end)
     }
