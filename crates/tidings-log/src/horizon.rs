@@ -123,7 +123,11 @@ pub(crate) fn walk(
         }
         if offset < start || offset + FRAME_HEADER as u64 > start + buffer.len() as u64 {
             buffer.resize(WALK_BYTES, 0);
-            let read = file.read_at(&mut buffer, offset)?;
+            let read = file.read_at(&mut buffer, offset).or_else(|_| {
+                // Some of it can't be read; what stands at hand perhaps can.
+                buffer.truncate(FRAME_HEADER);
+                file.read_at(&mut buffer, offset)
+            })?;
             buffer.truncate(read);
             start = offset;
         }

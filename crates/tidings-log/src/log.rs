@@ -280,6 +280,9 @@ fn wind_up(shared: &Shared, writer: JoinHandle<()>, upkeep: JoinHandle<()>) {
     shared.workshop.stop();
     let _ = upkeep.join();
     shared.note_time();
+    if let Some(unused) = shared.workshop.take_unused() {
+        upkeep::discard(&shared.files, unused.number);
+    }
     shared.meta.close();
     shared.lock.lock().take();
 }

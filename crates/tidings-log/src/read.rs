@@ -11,7 +11,6 @@ use crate::event::{EventRef, Expired, Lost, ReadEnd, ReadLimit, Resume, Scope};
 use crate::format::{Events, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::horizon::walk;
 use crate::index::FramePlace;
-use crate::scan::read_what_can_be_read;
 use crate::segment::Segment;
 use crate::storage::StorageFile;
 use crate::view::{Shared, Snapshot};
@@ -430,7 +429,7 @@ impl Reading<'_> {
                 None => file.insert(files.log(segment.number).map_err(Fault::Io)?),
             };
             for (index, place) in places.iter().enumerate() {
-                self.fetch_near(segment, &**file, &places[index..])?;
+                self.fetch_near(segment, &**file, &places[index..]);
                 let header = self.header(segment, &**file, place.offset(), place.end())?;
                 if header.tenant != tenant || header.position != place.position {
                     return Err(Fault::Damaged(Arc::clone(segment)));
@@ -446,15 +445,10 @@ impl Reading<'_> {
     }
 
     /// Has the first of these frames in the buffer, and those near it.
-    fn fetch_near(
-        &mut self,
-        segment: &Segment,
-        file: &dyn StorageFile,
-        places: &[FramePlace],
-    ) -> Result<(), Fault> {
+    fn fetch_near(&mut self, segment: &Segment, file: &dyn StorageFile, places: &[FramePlace]) {
         let first = places[0];
         if self.held(first.offset(), first.length()) {
-            return Ok(());
+            return;
         }
         let ahead = self.ahead(segment);
         let mut end = first.end();
@@ -464,7 +458,7 @@ impl Reading<'_> {
             }
             end = place.end();
         }
-        self.fill(file, first.offset(), end - first.offset())
+        self.fill(file, first.offset(), end - first.offset(), first.length());
     }
 
     fn held(&self, offset: u64, length: u64) -> bool {
@@ -472,13 +466,19 @@ impl Reading<'_> {
             && offset + length <= self.buffer_start + self.buffer.len() as u64
     }
 
-    fn fill(&mut self, file: &dyn StorageFile, offset: u64, length: u64) -> Result<(), Fault> {
-        let length = usize::try_from(length).expect("less than a segment");
-        self.buffer.resize(length, 0);
+    /// Reads `length` bytes into the buffer, or, where some of them can't be read, the first
+    /// `needed`; what can't be read at all looks like damage.
+    fn fill(&mut self, file: &dyn StorageFile, offset: u64, length: u64, needed: u64) {
         self.buffer_start = offset;
-        let read = read_what_can_be_read(file, &mut self.buffer, offset).map_err(Fault::Io)?;
-        self.buffer.truncate(read);
-        Ok(())
+        for length in [length.max(needed), needed] {
+            let length = usize::try_from(length).expect("less than a segment");
+            self.buffer.resize(length, 0);
+            match file.read_at(&mut self.buffer, offset) {
+                Ok(read) => return self.buffer.truncate(read),
+                Err(error) => tracing::error!(offset, length, %error, "reading a segment"),
+            }
+        }
+        self.buffer.clear();
     }
 
     /// The header of the frame at an offset, before `end`.
@@ -491,7 +491,7 @@ impl Reading<'_> {
     ) -> Result<FrameHeader, Fault> {
         if !self.held(offset, FRAME_HEADER as u64) {
             let ahead = self.ahead(segment).min(end - offset);
-            self.fill(file, offset, ahead.max(FRAME_HEADER as u64))?;
+            self.fill(file, offset, ahead, FRAME_HEADER as u64);
         }
         let from = usize::try_from(offset - self.buffer_start).expect("within the buffer");
         self.buffer
@@ -517,8 +517,8 @@ impl Reading<'_> {
                 .ok_or_else(damaged);
         }
         if !self.held(offset, length as u64) {
-            let ahead = self.ahead(segment).max(length as u64);
-            self.fill(file, offset, ahead)?;
+            let ahead = self.ahead(segment);
+            self.fill(file, offset, ahead, length as u64);
         }
         let from = usize::try_from(offset - self.buffer_start).expect("within the buffer");
         let buffer = std::mem::take(&mut self.buffer);
@@ -542,7 +542,10 @@ impl Reading<'_> {
             return Ok(frame);
         }
         let mut frame = vec![0; FRAME_HEADER + header.payload_length as usize];
-        let read = read_what_can_be_read(file, &mut frame, offset).map_err(Fault::Io)?;
+        let read = file.read_at(&mut frame, offset).unwrap_or_else(|error| {
+            tracing::error!(offset, %error, "reading a segment");
+            0
+        });
         if header.payload(&frame[..read]).is_none() {
             return Err(Fault::Damaged(Arc::clone(segment)));
         }

@@ -326,14 +326,22 @@ impl<'f> Window<'f> {
         let wanted = length.max(CHUNK).next_multiple_of(size_of::<u64>());
         self.buffer.resize(wanted.min(left), 0);
         self.start = offset;
-        let read = read_what_can_be_read(self.file, &mut self.buffer, offset)?;
+        let read = match self.file.read_at(&mut self.buffer, offset) {
+            Ok(read) => read,
+            Err(_) => {
+                // What is wanted can perhaps be read although something behind it can't.
+                self.buffer
+                    .truncate(length.next_multiple_of(size_of::<u64>()).min(left));
+                read_what_can_be_read(self.file, &mut self.buffer, offset)?
+            }
+        };
         self.buffer.truncate(read);
         Ok(())
     }
 }
 
 /// Reads over bad sectors: what can't be read becomes bytes that are no frame.
-pub(crate) fn read_what_can_be_read(
+fn read_what_can_be_read(
     file: &dyn StorageFile,
     buffer: &mut [u8],
     offset: u64,
@@ -342,8 +350,12 @@ pub(crate) fn read_what_can_be_read(
         return Ok(read);
     }
     let mut total = 0;
-    for (place, sector) in buffer.chunks_mut(SECTOR).enumerate() {
-        let at = offset + (place * SECTOR) as u64;
+    let mut rest = buffer;
+    while !rest.is_empty() {
+        let at = offset + total as u64;
+        let to_boundary = SECTOR - usize::try_from(at % SECTOR as u64).expect("small");
+        let (sector, behind) = rest.split_at_mut(to_boundary.min(rest.len()));
+        rest = behind;
         let read = file.read_at(sector, at).unwrap_or_else(|error| {
             tracing::error!(offset = at, %error, "a part of a segment can't be read");
             sector.fill(0xA5);

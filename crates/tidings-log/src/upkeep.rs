@@ -112,7 +112,8 @@ pub(crate) fn prepare(files: &Files, epoch: u64, number: u64, bytes: u64) -> io:
     }
 }
 
-fn discard(files: &Files, number: u64) {
+/// Removes a segment that holds nothing.
+pub(crate) fn discard(files: &Files, number: u64) {
     if let Err(error) = files.storage.remove(&log_name(number))
         && error.kind() != io::ErrorKind::NotFound
     {

@@ -6,8 +6,12 @@ use std::path::Path;
 use tidings_protocol::{Epoch, Position};
 
 use crate::OpenError;
+use crate::event::Lost;
 use crate::folder::{format, io_error};
-use crate::format::{FRAMES_BEGIN, FrameKind, SEGMENTS, index_name, log_name, segment_number};
+use crate::format::{
+    FRAME_HEADER, FRAMES_BEGIN, FrameKind, SEGMENTS, index_name, log_name, segment_number,
+};
+use crate::index::MemoryIndex;
 use crate::index_file::DiskIndex;
 use crate::scan::{self, Scan};
 use crate::storage::{FileStorage, OpenMode, Storage};
@@ -100,9 +104,13 @@ pub fn verify_with(storage: &dyn Storage, path: &Path) -> Result<VerifyReport, V
         .filter_map(|name| segment_number(name))
         .collect();
     numbers.sort_unstable();
-    for (place, number) in numbers.iter().enumerate() {
-        let newest = place + 1 == numbers.len();
-        match check.segment(*number, newest) {
+    // Behind the segment that is written, the next one may be prepared.
+    let newest = numbers
+        .iter()
+        .rev()
+        .find(|number| has_begun(storage, **number));
+    for number in &numbers {
+        match check.segment(*number, newest.is_none_or(|newest| number >= newest)) {
             // Retention has removed it since the folder was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
@@ -117,6 +125,15 @@ pub fn verify_with(storage: &dyn Storage, path: &Path) -> Result<VerifyReport, V
         }
     }
     Ok(check.report)
+}
+
+/// Whether anything was written behind a segment's header. What can't be read counts as written.
+fn has_begun(storage: &dyn Storage, number: u64) -> bool {
+    let mut first = [0; FRAME_HEADER];
+    storage
+        .open(&log_name(number), OpenMode::Read)
+        .and_then(|file| file.read_at(&mut first, FRAMES_BEGIN))
+        .map_or(true, |_| first != [0; FRAME_HEADER])
 }
 
 struct Check<'s> {
@@ -183,31 +200,25 @@ impl Check<'_> {
         for (offset, what) in order {
             self.find(name.clone(), Some(offset), what.to_owned(), false);
         }
-        self.frames(&name, &scan, newest);
-        self.index(number, header.salt, &scan, newest)
+        let index = DiskIndex::open(self.storage, number, header.salt)
+            .and_then(|index| index.load(self.storage));
+        self.frames(&name, &scan, index.as_ref().ok(), newest);
+        self.index(number, &scan, index, newest);
+        Ok(())
     }
 
-    fn frames(&mut self, name: &str, scan: &Scan, newest: bool) {
+    fn frames(&mut self, name: &str, scan: &Scan, index: Option<&MemoryIndex>, newest: bool) {
         let summary = scan.index.summary;
         for (from, to) in &scan.damaged {
             let what = format!("{} bytes are no sound frame", to - from);
-            // Which events that cost, if any, the missing positions tell.
+            // Which events that cost, if any, the index or the missing positions tell.
             self.find(name.to_owned(), Some(*from), what, false);
         }
-        let mut lost = scan.index.lost.clone();
-        if !newest {
-            lost.extend_from_slice(&scan.unproven);
-        }
-        if summary.frames > 0 {
-            if let Some(reached) = self.reached
-                && summary.follows > reached
-            {
-                lost.push(crate::Lost {
-                    first: reached + 1,
-                    last: summary.follows,
-                });
-            }
-            self.reached = Some(self.reached.unwrap_or(0).max(summary.reached));
+        let mut lost = self.missing(scan, newest);
+        for (offset, stretch) in index.iter().flat_map(|index| vanished(index, scan)) {
+            let what = format!("the events {} to {} are lost", stretch.first, stretch.last);
+            self.find(name.to_owned(), Some(offset), what, true);
+            lost.retain(|other| other.last < stretch.first || stretch.last < other.first);
         }
         for lost in lost {
             let what = format!("the events {} to {} are lost", lost.first, lost.last);
@@ -226,10 +237,38 @@ impl Check<'_> {
         }
     }
 
-    fn index(&mut self, number: u64, salt: u64, scan: &Scan, newest: bool) -> io::Result<()> {
+    /// Positions that are missing within a segment and before it.
+    fn missing(&mut self, scan: &Scan, newest: bool) -> Vec<Lost> {
+        let summary = scan.index.summary;
+        let mut lost = scan.index.lost.clone();
+        if !newest {
+            lost.extend_from_slice(&scan.unproven);
+        }
+        if summary.frames > 0 {
+            // Before the oldest segment retention may have removed any number of events; but not
+            // where its first bytes are damaged.
+            let begins_damaged = scan
+                .damaged
+                .first()
+                .is_some_and(|(at, _)| *at == FRAMES_BEGIN);
+            let reached = self
+                .reached
+                .or(begins_damaged.then(|| summary.follows.saturating_sub(1)));
+            if let Some(reached) = reached
+                && summary.follows > reached
+            {
+                lost.push(Lost {
+                    first: reached + 1,
+                    last: summary.follows,
+                });
+            }
+            self.reached = Some(self.reached.unwrap_or(0).max(summary.reached));
+        }
+        lost
+    }
+
+    fn index(&mut self, number: u64, scan: &Scan, index: io::Result<MemoryIndex>, newest: bool) {
         let name = index_name(number);
-        let index =
-            DiskIndex::open(self.storage, number, salt).and_then(|index| index.load(self.storage));
         let what = match index {
             Ok(index) => {
                 let scanned = &scan.index;
@@ -240,20 +279,44 @@ impl Check<'_> {
                     && summary.end == scan.end()
                     && index.tenants == scanned.tenants
                     && index.steps == scanned.steps;
-                if agrees {
-                    return Ok(());
+                if agrees || !vanished(&index, scan).is_empty() {
+                    return;
                 }
                 "the index does not say what the segment holds".to_owned()
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if newest {
-                    return Ok(());
+                    return;
                 }
                 "there is no index; it was not yet written, or removed".to_owned()
             }
             Err(error) => format!("the index can't be read: {error}"),
         };
         self.find(name, None, what, false);
-        Ok(())
     }
+}
+
+/// Frames that an index names and a scan did not find, with their offsets.
+fn vanished(index: &MemoryIndex, scan: &Scan) -> Vec<(u64, Lost)> {
+    let mut vanished = Vec::new();
+    for (tenant, frames) in &index.tenants {
+        let found = scan.index.tenants.get(tenant);
+        for frame in &frames.frames {
+            let there = found.is_some_and(|found| {
+                found
+                    .frames
+                    .binary_search_by_key(&frame.position, |other| other.position)
+                    .is_ok()
+            });
+            if !there {
+                let stretch = Lost {
+                    first: frame.position,
+                    last: frame.last(),
+                };
+                vanished.push((frame.offset(), stretch));
+            }
+        }
+    }
+    vanished.sort_unstable();
+    vanished
 }

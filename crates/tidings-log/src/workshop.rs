@@ -115,6 +115,11 @@ impl Workshop {
         superseded
     }
 
+    /// The prepared segment, when nobody is going to need it.
+    pub(crate) fn take_unused(&self) -> Option<Prepared> {
+        self.inner.lock().prepared.take()
+    }
+
     /// Bytes of the segment that is prepared.
     pub(crate) fn prepared_bytes(&self) -> u64 {
         let inner = self.inner.lock();

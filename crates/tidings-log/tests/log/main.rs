@@ -1,5 +1,8 @@
 //! The log from outside: what it promises, under the faults that a disk can have.
 
 mod durability;
+mod folder;
+mod reading;
+mod recovery;
 mod simulated;
 mod support;

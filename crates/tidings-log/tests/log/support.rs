@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings_log::{
-    AppendError, Appended, EventRef, Health, IdempotencyKey, Listener, Log, LogOptions, NewEvent,
-    OpenError, ReadEnd, ReadLimit, Scope,
+    AppendError, Appended, EventRef, Health, IdempotencyKey, Listener, Log, LogOptions, Lost,
+    NewEvent, OpenError, ReadEnd, ReadLimit, Scope,
 };
 use tidings_protocol::{Position, TenantId};
 
@@ -214,6 +214,19 @@ impl Bench {
             after = end.examined_through;
             if end.reached_tail {
                 return events;
+            }
+        }
+    }
+
+    /// The lost stretches that a reader of a scope is told of.
+    pub(crate) fn lost(&self, scope: Scope) -> Vec<Lost> {
+        let (mut lost, mut after) = (Vec::new(), 0);
+        loop {
+            let (_, end) = self.read(scope, after);
+            lost.extend(end.lost);
+            after = end.examined_through;
+            if end.reached_tail {
+                return lost;
             }
         }
     }
