@@ -12,7 +12,7 @@ use serde_json::Value;
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 const SECRET: &str = "of-these-tests-and-long-enough-for-hs256";
 /// After this long something hangs; no test waits for it to pass.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn tidings(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));

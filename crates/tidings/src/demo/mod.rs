@@ -1,10 +1,11 @@
 //! The demo: a server, this machine and a simulated fleet in one process.
 //!
-//! - [`fleet`], [`scenario`], [`device`]: the fleet, a pure state machine from time to events.
+//! - [`fleet`], [`scenario`], [`device`], [`catalogue`]: the fleet, a pure state machine from time to events.
 //! - [`driver`]: publishes what it does over HTTP, through the public API.
 //! - [`run`]: the server with a secret drawn for it, the machine's own agent, the fleet, and one line
 //!   with the URL.
 
+mod catalogue;
 mod device;
 mod driver;
 pub mod fleet;
