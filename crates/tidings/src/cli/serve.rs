@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::{Outcome, SettingsArgs, block_on};
 use crate::server::{Listeners, Server};
-use crate::shutdown::Signals;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -27,9 +26,9 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     crate::logging::start(&loaded.config.logging);
     let listeners = Listeners::bind(&loaded.config)?;
     block_on(async {
-        let signals = Signals::watch()?;
+        let stop = crate::shutdown::requested()?;
         let server = Server::start(loaded.config, listeners)?;
-        signals.received().await;
+        stop.await;
         server.stop().await;
         Ok(ExitCode::SUCCESS)
     })
