@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
@@ -207,12 +207,18 @@ impl Driver {
     /// Connects until there are `count` requesters.
     pub fn connect_requesters(&mut self, count: usize) -> Result<()> {
         while self.requesters.len() < count {
-            let socket = self.sources.connect(self.speaker.target.address, false)?;
-            let data = epoll::EventData::new_u64(REQUESTERS + self.requesters.len() as u64);
-            epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
+            let socket = self.connect_requester(self.requesters.len())?;
             self.requesters.push(Requester::new(socket));
         }
         Ok(())
+    }
+
+    fn connect_requester(&mut self, index: usize) -> Result<OwnedFd> {
+        let address = self.speaker.target.address;
+        let socket = self.sources.connect(address, false)?;
+        let data = epoll::EventData::new_u64(REQUESTERS + index as u64);
+        epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
+        Ok(socket)
     }
 
     /// Whether a requester waits for an answer.
@@ -223,6 +229,9 @@ impl Driver {
 
     /// Sends a request; its answer comes to [`Driver::answers`] with `tag`.
     pub fn request(&mut self, requester: usize, request: Vec<u8>, tag: u64) -> Result<()> {
+        if self.requesters[requester].socket.is_none() {
+            self.requesters[requester].socket = Some(self.connect_requester(requester)?);
+        }
         if !self.requesters[requester].start(request, tag)? {
             self.watch_requester(requester, true)?;
         }
@@ -271,7 +280,9 @@ impl Driver {
         let mut flags = epoll::EventFlags::IN;
         flags.set(epoll::EventFlags::OUT, writable);
         let data = epoll::EventData::new_u64(REQUESTERS + index as u64);
-        epoll::modify(&self.epoll, &self.requesters[index].socket, data, flags)?;
+        if let Some(socket) = &self.requesters[index].socket {
+            epoll::modify(&self.epoll, socket, data, flags)?;
+        }
         Ok(())
     }
 
@@ -281,8 +292,17 @@ impl Driver {
             self.watch_requester(index, false)?;
         }
         let requester = &mut self.requesters[index];
-        match net::recv(&requester.socket, &mut self.input[..], RecvFlags::empty()) {
-            Ok((0, _)) => bail!("the server closed a publisher's connection"),
+        let Some(socket) = &requester.socket else {
+            return Ok(());
+        };
+        match net::recv(socket, &mut self.input[..], RecvFlags::empty()) {
+            Ok((0, _)) | Err(Errno::CONNRESET) => {
+                ensure!(
+                    !requester.busy(),
+                    "the server closed a connection instead of answering"
+                );
+                requester.socket = None;
+            }
             Ok((length, _)) => {
                 if let Some(answer) = requester.take(&self.input[..length], index)? {
                     self.answers.push_back(answer);
