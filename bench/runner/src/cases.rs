@@ -99,7 +99,7 @@ pub(crate) const SCENARIOS: [Scenario; 12] = [
     },
     Scenario {
         name: "resume",
-        about: "Streams that come back at once, each 100 events behind; tokens are drawn before.",
+        about: "Streams that come back at once, each 100 events behind, while 100 streams of another tenant are live at 50 events/s; tokens are drawn before.",
         cases: resume,
     },
     Scenario {
