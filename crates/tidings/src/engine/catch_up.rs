@@ -132,7 +132,7 @@ impl Shared {
             until,
             ..
         } = *request;
-        let mut builder = BlockBuilder::new(self.log.epoch(), after);
+        let mut builder = BlockBuilder::with_capacity(self.log.epoch(), after, CHUNK.bytes * 3 / 2);
         let end = self.log.read(scope, after, CHUNK, &mut |event| {
             if event.position <= until {
                 builder.push(&event, &self.types);

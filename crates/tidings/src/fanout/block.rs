@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use tidings_log::EventRef;
-use tidings_protocol::{Cursor, Epoch, Position, TenantId, sse};
+use tidings_protocol::sse::EventWriter;
+use tidings_protocol::{Epoch, Position, TenantId};
 
 use super::types::{TypeId, TypeTable};
 use super::view::{EventFacts, View};
@@ -158,8 +159,11 @@ impl Block {
 /// Encodes events into a [`Block`].
 #[derive(Debug)]
 pub struct BlockBuilder {
-    epoch: Epoch,
+    writer: EventWriter,
     after: Position,
+    /// The types of the events so far, a handful: asking the table for each event would cost more
+    /// than all else here.
+    types_seen: Vec<(Box<str>, TypeId)>,
     bytes: Vec<u8>,
     device_names: String,
     events: Vec<BlockEvent>,
@@ -170,11 +174,21 @@ impl BlockBuilder {
     #[must_use]
     pub fn new(epoch: Epoch, after: Position) -> Self {
         Self {
-            epoch,
+            writer: EventWriter::new(epoch),
             after,
+            types_seen: Vec::new(),
             bytes: Vec::new(),
             device_names: String::new(),
             events: Vec::new(),
+        }
+    }
+
+    /// The same with room for so many bytes, where it is known that they come.
+    #[must_use]
+    pub fn with_capacity(epoch: Epoch, after: Position, bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            ..Self::new(epoch, after)
         }
     }
 
@@ -196,11 +210,13 @@ impl BlockBuilder {
     ///
     /// When the block outgrows 4 GiB, which [`Self::is_full`] is there to prevent.
     pub fn push(&mut self, event: &EventRef<'_>, types: &TypeTable) {
-        let id = Cursor {
-            epoch: self.epoch,
-            position: event.position,
-        };
-        sse::write_event(&mut self.bytes, id, event.event_type, event.data);
+        self.writer.write(
+            &mut self.bytes,
+            event.position,
+            event.event_type,
+            event.data,
+        );
+        let kind = self.kind(event.event_type, types);
         let device = event.device.unwrap_or_default();
         let device_start =
             u32::try_from(self.device_names.len()).expect("a block stays far below 4 GiB");
@@ -208,11 +224,20 @@ impl BlockBuilder {
         self.events.push(BlockEvent {
             position: event.position,
             tenant: event.tenant,
-            kind: types.number(event.event_type),
+            kind,
             device_length: u8::try_from(device.len()).expect("a device id has at most 128 bytes"),
             device_start,
             end: u32::try_from(self.bytes.len()).expect("a block stays far below 4 GiB"),
         });
+    }
+
+    fn kind(&mut self, name: &str, types: &TypeTable) -> TypeId {
+        if let Some((_, number)) = self.types_seen.iter().find(|(seen, _)| **seen == *name) {
+            return *number;
+        }
+        let number = types.number(name);
+        self.types_seen.push((name.into(), number));
+        number
     }
 
     /// The block, which speaks for all positions up to `through`.
