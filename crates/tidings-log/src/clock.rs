@@ -1,4 +1,4 @@
-//! Time, as the log sees it. See [`RunClock`] for what happens when the wall clock jumps.
+//! Time, as the log sees it. What happens when the wall clock jumps is said at `RunClock`, below.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
