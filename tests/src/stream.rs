@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
+use crate::GUARD;
 use crate::http::{Answer, Connection, Request, encode, told_as_a_hang};
 use crate::sse::{Decoder, Event, Item};
 
@@ -186,10 +188,17 @@ impl Stream {
 
     /// Waits for the next event of any name; none when the connection has ended.
     pub fn next_of_any(&mut self) -> Option<Event> {
+        // Heartbeats go on whatever else does not, so silence is not what a hang looks like.
+        let deadline = Instant::now() + GUARD;
         loop {
             if let Item::Event(event) = self.next_item()? {
                 return Some(event);
             }
+            assert!(
+                Instant::now() < deadline,
+                "nothing but heartbeats: {}",
+                self.tail()
+            );
         }
     }
 
@@ -231,7 +240,9 @@ impl Stream {
 
     /// Waits until `enough` says so of the bytes of the body so far.
     pub fn read_until(&mut self, what: &str, enough: impl Fn(&[u8]) -> bool) {
+        let deadline = Instant::now() + GUARD;
         while !enough(&self.raw) {
+            assert!(Instant::now() < deadline, "never {what}: {}", self.tail());
             assert!(
                 !self.ended,
                 "the stream ended before {what}: {}",

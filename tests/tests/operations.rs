@@ -454,7 +454,7 @@ fn small_disk(mount: &str) -> Vec<String> {
     if !rustix::process::geteuid().is_root() {
         words.push("--map-root-user".to_owned());
     }
-    let script = r#"mount -t tmpfs -o size=28m tmpfs "$0" && head -c 4194304 /dev/zero > "$0/filler" && exec "$@""#;
+    let script = r#"mount -t tmpfs -o size=40m tmpfs "$0" && head -c 16777216 /dev/zero > "$0/filler" && exec "$@""#;
     words.extend(["sh", "-c", script, mount].map(str::to_owned));
     let trial = Command::new(&words[0])
         .args(&words[1..])
