@@ -23,7 +23,9 @@ pub struct Answer {
 
 #[derive(Debug)]
 pub(crate) struct Requester {
-    pub(crate) socket: OwnedFd,
+    /// None after the server has closed a connection that carried nothing, as servers may; the next
+    /// request opens another.
+    pub(crate) socket: Option<OwnedFd>,
     output: Vec<u8>,
     written: usize,
     input: Vec<u8>,
@@ -34,7 +36,7 @@ pub(crate) struct Requester {
 impl Requester {
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self {
-            socket,
+            socket: Some(socket),
             output: Vec::new(),
             written: 0,
             input: Vec::new(),
@@ -59,8 +61,9 @@ impl Requester {
 
     /// Sends what is left of the request; true when nothing is.
     pub(crate) fn flush(&mut self) -> Result<bool> {
+        let socket = self.socket.as_ref().context("no connection")?;
         while self.written < self.output.len() {
-            let length = network::send(&self.socket, &self.output[self.written..])?;
+            let length = network::send(socket, &self.output[self.written..])?;
             if length == 0 {
                 return Ok(false);
             }

@@ -55,7 +55,7 @@ impl Scanner {
                 let Some(end) = memchr::memchr(b'\n', rest) else {
                     return at;
                 };
-                if rest.starts_with(b": heartbeat") || rest.starts_with(b": hi") {
+                if rest.starts_with(b": heartbeat") {
                     visit(Piece::Heartbeat);
                 }
                 at += end + 1;

@@ -63,7 +63,7 @@ use Limit::{AtLeast, AtMost};
 use Measure::{Growth, Over, Own};
 
 #[rustfmt::skip]
-pub(crate) const BUDGETS: [Budget; 20] = [
+pub(crate) const BUDGETS: [Budget; 22] = [
     budget("cpu-per-delivery", "", "CPU per delivery ÷ floor", "delivery_cpu_us", Over(Kind::Floor), AtMost(1.15)),
     budget("latency", "", "latency p50 ÷ floor", "delivery_p50_ms", Over(Kind::Floor), AtMost(1.2)),
     budget("latency", "", "latency p99 ÷ floor", "delivery_p99_ms", Over(Kind::Floor), AtMost(1.2)),
@@ -76,8 +76,10 @@ pub(crate) const BUDGETS: [Budget; 20] = [
     budget("open", "", "CPU µs per token and open", "token_and_open_cpu_us", Own, AtMost(150.0)),
     budget("open", "", "tokens and opens/s", "tokens_and_opens_per_s", Own, AtLeast(5000.0)),
     budget("resume", "", "seconds until all have caught up", "caught_up_after_s", Own, AtMost(3.0)),
+    budget("resume", "", "p99 of live streams, during ÷ before", "live_p99_during_over_before", Own, AtMost(2.0)),
     budget("stalled", "", "p99 of the others, with ÷ without", "p99_with_over_without", Own, AtMost(1.25)),
-    budget("tenants", "", "growth of net CPU per delivery ÷ floor's", "delivery_net_cpu_us", Growth, AtMost(1.2)),
+    budget("tenants", "", "growth of CPU per delivery ÷ floor's", "delivery_cpu_us", Growth, AtMost(1.2)),
+    budget("fleet", "", "growth of CPU per delivery ÷ floor's", "delivery_cpu_us", Growth, AtMost(1.2)),
     budget("publish", "64 ", "events/s", "events_per_s", Own, AtLeast(15_000.0)),
     budget("publish", "1 publisher", "events/s ÷ bare append and sync", "events_per_s", Over(Kind::Append), AtLeast(0.7)),
     budget("publish", "8 ", "events/s ÷ bare append and sync", "events_per_s", Over(Kind::Append), AtLeast(0.7)),

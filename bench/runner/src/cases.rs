@@ -66,7 +66,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order of the results.
-pub(crate) const SCENARIOS: [Scenario; 11] = [
+pub(crate) const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "cpu-per-delivery",
         about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
@@ -99,7 +99,7 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
     },
     Scenario {
         name: "resume",
-        about: "Streams that come back at once, each 100 events behind; tokens are drawn before.",
+        about: "Streams that come back at once, each 100 events behind, while 100 streams of another tenant are live at 50 events/s; tokens are drawn before.",
         cases: resume,
     },
     Scenario {
@@ -109,8 +109,13 @@ pub(crate) const SCENARIOS: [Scenario; 11] = [
     },
     Scenario {
         name: "tenants",
-        about: "10,000 streams over more and more tenants, and a fleet in which each event goes to 3 of them. Fewer deliveries per event leave more of publishing to each, so the cost of publishing alone, measured at the same rate in the same run, is taken off (net).",
+        about: "More and more tenants, 40 streams on each that has any; 500 events/s in every case, each to 40 streams. CPU per delivery includes publishing.",
         cases: tenants,
+    },
+    Scenario {
+        name: "fleet",
+        about: "One tenant whose streams each watch one device, three a device; 500 events/s in both cases. On the floor, which can't filter, a device is a tenant of its own. CPU per delivery includes publishing.",
+        cases: fleet,
     },
     Scenario {
         name: "publish",
@@ -244,41 +249,46 @@ fn stalled(wish: &Wish) -> Vec<Case> {
     wish.streams(&[1_000]).into_iter().map(one).collect()
 }
 
+/// Every event goes to as many streams and as many events are published in every case, so that only
+/// the number of tenants and streams differs.
 fn tenants(wish: &Wish) -> Vec<Case> {
-    let streams = wish.streams(&[10_000])[0];
+    const STREAMS_OF_A_TENANT: usize = 40;
     let seconds = wish.seconds(4.0);
-    // 20,000 deliveries/s: publishing takes most of the core where an event goes to few streams.
-    let deliveries = if wish.quick { 5_000.0 } else { 20_000.0 };
-    let one = |with_streams: usize, others: usize| {
-        let with_streams = with_streams.min(streams / 10);
-        let rate = deliveries / (streams as f64 / with_streams as f64);
+    let one = |tenants: usize, others: usize| {
+        let streams = tenants * STREAMS_OF_A_TENANT;
         let load = format!(
-            "steady --publish-alone --streams {streams} --tenants {with_streams} --other-tenants {others} --rate {rate} --seconds {seconds}"
+            "steady --publishers 1 --streams {streams} --tenants {tenants} --other-tenants {others} --rate 500 --seconds {seconds}"
         );
-        let name = match (with_streams, others) {
-            (1, _) => "1 tenant".to_owned(),
-            (all, 0) => format!("{all} tenants"),
-            (some, others) => format!("{some} of {} tenants", some + others),
-        };
+        let name = format!(
+            "{tenants} of {} tenants, {streams} streams",
+            tenants + others
+        );
         case(name, &OURS, &words(&load))
     };
-    let devices = streams / 3;
-    let fleet = format!(
-        "steady --publish-alone --streams {} --devices {devices} --rate {} --seconds {seconds}",
-        devices * 3,
-        deliveries / 3.0
-    );
+    let most = wish.scaled(250);
     vec![
         one(1, 0),
-        one(100, 0),
-        one(1_000, 0),
-        one(1_000, wish.scaled(99_000)),
-        case(
-            format!("each event to 3 of {}", devices * 3),
-            &OURS,
-            &words(&fleet),
-        ),
+        one(wish.scaled(25), 0),
+        one(most, 0),
+        one(most, wish.scaled(100_000) - most),
     ]
+}
+
+fn fleet(wish: &Wish) -> Vec<Case> {
+    const STREAMS_OF_A_DEVICE: usize = 3;
+    let seconds = wish.seconds(4.0);
+    let one = |devices: usize| {
+        let streams = devices * STREAMS_OF_A_DEVICE;
+        let load = format!(
+            "steady --publishers 1 --streams {streams} --devices {devices} --rate 500 --seconds {seconds}"
+        );
+        case(
+            format!("each event to 3 of {streams} streams"),
+            &OURS,
+            &words(&load),
+        )
+    };
+    vec![one(1), one(wish.scaled(3_333))]
 }
 
 fn publish(wish: &Wish) -> Vec<Case> {

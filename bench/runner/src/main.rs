@@ -256,6 +256,9 @@ fn run(
                     kind.name()
                 );
                 let report = bench.measure(kind, case)?;
+                for fault in &report.faults {
+                    eprintln!("  fault: {fault}");
+                }
                 kept.rounds.entry(kind).or_default().push(report);
             }
         }

@@ -44,7 +44,10 @@ impl Bench {
         if kind == Kind::Append {
             return self.append(case, directory.path());
         }
-        let server = Server::start(kind, &self.programs, &case.setup, directory.path())?;
+        let server = match Server::start(kind, &self.programs, &case.setup, directory.path()) {
+            Ok(server) => server,
+            Err(error) => return Ok(failed(&format!("it did not start: {error}"))),
+        };
         let mut load = command(&self.programs.load);
         load.args(["--address", &server.address.to_string()])
             .args(["--dialect", kind.name()])
@@ -55,12 +58,8 @@ impl Bench {
         let mut report = match outcome {
             Ok(output) => serde_json::from_str(&output).context("the report")?,
             Err(error) if self.stop.load(Ordering::Relaxed) => return Err(error),
-            Err(error) => {
-                // The other rounds are still worth having.
-                let mut report = Report::default();
-                report.fault(format!("the load generator failed: {error:#}"));
-                report
-            }
+            // The other rounds are still worth having.
+            Err(error) => failed(&format!("the load generator failed: {error:#}")),
         };
         report.set("ready_ms", server.ready_after.as_secs_f64() * 1e3);
         if !server.stop()? && kind != Kind::Nchan {
@@ -70,9 +69,6 @@ impl Bench {
             let again = Server::start(kind, &self.programs, &case.setup, directory.path())?;
             report.set("ready_again_ms", again.ready_after.as_secs_f64() * 1e3);
             again.stop()?;
-        }
-        for fault in &report.faults {
-            eprintln!("  fault: {fault}");
         }
         Ok(report)
     }
@@ -136,6 +132,13 @@ impl Bench {
         ensure!(status.success(), "it ended with {status}");
         Ok(text)
     }
+}
+
+/// The report of a round that came to nothing.
+fn failed(why: &str) -> Report {
+    let mut report = Report::default();
+    report.fault(why);
+    report
 }
 
 fn end(child: &mut Child) -> Result<()> {

@@ -26,13 +26,15 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
+        // In this order: should the machine fall asleep between the two looks, the pair makes what
+        // is stored seem younger, not older.
+        let boot = clock_gettime(ClockId::Boottime);
         let wall = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
             Err(before) => {
                 i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros)
             }
         };
-        let boot = clock_gettime(ClockId::Boottime);
         Instant {
             wall,
             elapsed: boot.tv_sec * 1_000_000 + boot.tv_nsec / 1_000,

@@ -81,7 +81,8 @@ impl TenantFrames {
 /// without any, they are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
-    /// `follows` of the segment's first frame of any kind.
+    /// The last position before the segment, as its first frame says; less where what is missing
+    /// between is accounted for within the segment's own index.
     pub(crate) follows: Position,
     /// Position of the first event.
     pub(crate) first: Position,
@@ -140,6 +141,8 @@ pub(crate) struct MemoryIndex {
     pub(crate) steps: Vec<Step>,
     /// Stretches within the segment that are lost.
     pub(crate) lost: Vec<Lost>,
+    /// Stretches of the file that are no frames: from, to; ascending.
+    pub(crate) skips: Vec<(u64, u64)>,
 }
 
 impl MemoryIndex {

@@ -7,16 +7,17 @@
 //! | --- | --- | --- |
 //! | 0 | 8 | `tidlogix` |
 //! | 8 | 4 | version, 1 |
-//! | 12 | 4 | CRC-32 of the bytes from 16 to 208 |
+//! | 12 | 4 | CRC-32 of the bytes from 16 to 216 |
 //! | 16 | 8 | number of the segment |
 //! | 24 | 8 | salt of the segment |
 //! | 32 | 96 | [`Summary`], its twelve numbers in their order |
 //! | 128 | 24 | lost stretches: offset, count, CRC-32 |
 //! | 152 | 24 | steps: offset, count, CRC-32 |
 //! | 176 | 16 | directory: offset, count |
-//! | 192 | 16 | zero |
+//! | 192 | 24 | stretches that are no frames: offset, count, CRC-32 |
 //!
-//! A lost stretch is its first and last position. A step is position, offset, append time and run
+//! A lost stretch is its first and last position, one that is no frame the offsets of its beginning
+//! and end. A step is position, offset, append time and run
 //! time. The directory is sorted by tenant, so that one tenant is found without reading the others;
 //! its entries carry a CRC each, therefore:
 //!
@@ -46,7 +47,7 @@ use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
 
 const MAGIC: [u8; 8] = *b"tidlogix";
 const VERSION: u32 = 1;
-const HEADER: usize = 208;
+const HEADER: usize = 216;
 const ENTRY: usize = 56;
 
 /// Writes the index of a sealed segment.
@@ -80,6 +81,12 @@ fn encode(number: u64, salt: u64, index: &MemoryIndex) -> Vec<u8> {
         .flat_map(|lost| [lost.first, lost.last])
         .flat_map(u64::to_le_bytes)
         .collect();
+    let skips: Vec<u8> = index
+        .skips
+        .iter()
+        .flat_map(|(from, to)| [*from, *to])
+        .flat_map(u64::to_le_bytes)
+        .collect();
     let steps: Vec<u8> = index
         .steps
         .iter()
@@ -91,6 +98,7 @@ fn encode(number: u64, salt: u64, index: &MemoryIndex) -> Vec<u8> {
         .collect();
     put_section(&mut bytes, 128, &lost, index.lost.len());
     put_section(&mut bytes, 152, &steps, index.steps.len());
+    put_section(&mut bytes, 192, &skips, index.skips.len());
 
     let mut tenants: Vec<_> = index.tenants.iter().collect();
     tenants.sort_unstable_by_key(|(tenant, _)| **tenant);
@@ -175,6 +183,7 @@ pub(crate) struct DiskIndex {
     number: u64,
     pub(crate) summary: Summary,
     pub(crate) lost: Vec<Lost>,
+    pub(crate) skips: Vec<(u64, u64)>,
     steps: (u64, u64, u64),
     directory: (u64, u64),
 }
@@ -216,11 +225,17 @@ impl DiskIndex {
                 last: get_u64(bytes, 8),
             })
             .collect();
+        let [offset, count, crc] = section(192);
+        let skips = read_section(&*file, offset, count, 16, crc)?
+            .chunks_exact(16)
+            .map(|bytes| (get_u64(bytes, 0), get_u64(bytes, 8)))
+            .collect();
         let steps = section(152);
         Ok(Self {
             number,
             summary: summary_of(&header),
             lost,
+            skips,
             steps: steps.into(),
             directory: (get_u64(&header, 176), get_u64(&header, 184)),
         })
@@ -286,6 +301,7 @@ impl DiskIndex {
             summary: self.summary,
             steps: self.steps(storage)?,
             lost: self.lost.clone(),
+            skips: self.skips.clone(),
             ..MemoryIndex::default()
         };
         for entry in self.directory(storage)? {

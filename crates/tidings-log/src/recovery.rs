@@ -70,9 +70,13 @@ pub(crate) fn recover(
         let _ = files.storage.remove(&format!("{SEGMENTS}/{name}"));
     }
     let mut damaged_at = None;
+    let mut before = meta.removed_through;
     for number in &numbers {
-        match find(files, path, meta, *number)? {
-            Finding::Segment(segment) => found.push(segment),
+        match find(files, path, meta, *number, before)? {
+            Finding::Segment(segment) => {
+                before = before.max(segment.segment.summary().reached);
+                found.push(segment);
+            }
             Finding::Empty => remove(files, *number),
             Finding::Destroyed => {
                 damaged_at = Some(found.len());
@@ -203,7 +207,13 @@ enum Finding {
     Destroyed,
 }
 
-fn find(files: &Files, path: &Path, meta: &MetaState, number: u64) -> Result<Finding, OpenError> {
+fn find(
+    files: &Files,
+    path: &Path,
+    meta: &MetaState,
+    number: u64,
+    before: Position,
+) -> Result<Finding, OpenError> {
     let name = log_name(number);
     let doing = || io_error(format!("reading {name}"));
     let file = files.log(number).map_err(doing())?;
@@ -234,7 +244,7 @@ fn find(files: &Files, path: &Path, meta: &MetaState, number: u64) -> Result<Fin
             if error.kind() != io::ErrorKind::NotFound {
                 tracing::warn!(name = index_name(number), %error, "building an index anew");
             }
-            scanned(&*file, number, header.salt, allocated).map_err(doing())?
+            scanned(&*file, number, header.salt, allocated, before).map_err(doing())?
         }
     };
     let summary = found.segment.summary();
@@ -250,12 +260,17 @@ fn find(files: &Files, path: &Path, meta: &MetaState, number: u64) -> Result<Fin
     })
 }
 
-fn scanned(file: &dyn StorageFile, number: u64, salt: u64, allocated: u64) -> io::Result<Found> {
-    let scan = scan::scan(file, salt, &mut |_, _, _| {})?;
+fn scanned(
+    file: &dyn StorageFile,
+    number: u64,
+    salt: u64,
+    allocated: u64,
+    before: Position,
+) -> io::Result<Found> {
+    let scan = scan::scan(file, salt, Some(before), &mut |_, _, _| {})?;
     let index = scan.index.clone();
-    let skips = scan.damaged.clone();
     Ok(Found {
-        segment: Arc::new(Segment::in_memory(number, salt, index, allocated, skips)),
+        segment: Arc::new(Segment::in_memory(number, salt, index, allocated)),
         scan: Some(scan),
     })
 }

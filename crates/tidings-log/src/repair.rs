@@ -27,9 +27,9 @@ impl Shared {
                 Some(Err(_)) | None => return self.rescan(segment),
             },
         };
-        let (index, lost, skips) = examine(segment, &self.files, index)?;
+        let (index, lost) = examine(segment, &self.files, index)?;
         self.files.forget(segment.number);
-        segment.repaired(index, skips);
+        segment.repaired(index);
         for stretch in &lost {
             tracing::error!(
                 segment = segment.number,
@@ -46,7 +46,7 @@ impl Shared {
     pub(crate) fn rescan(&self, segment: &Segment) -> io::Result<()> {
         self.files.forget(segment.number);
         let file = self.files.log(segment.number)?;
-        let scan = scan::scan(&*file, segment.salt, &mut |_, _, _| {})?;
+        let scan = scan::scan(&*file, segment.salt, None, &mut |_, _, _| {})?;
         let mut lost = scan.index.lost.clone();
         lost.extend_from_slice(&scan.unproven);
         let (before, now) = (segment.summary(), scan.index.summary);
@@ -69,7 +69,7 @@ impl Shared {
                 });
             }
         }
-        segment.repaired(scan.index, scan.damaged);
+        segment.repaired(scan.index);
         self.add_lost(&lost);
         self.workshop.index_again(segment.number);
         tracing::warn!(
@@ -80,11 +80,13 @@ impl Shared {
     }
 }
 
-/// What an examination leaves: the index of the sound frames, the lost positions, and the stretches
-/// of bytes between sound frames.
-type Examined = (MemoryIndex, Vec<Lost>, Vec<(u64, u64)>);
-
-fn examine(segment: &Segment, files: &Files, mut index: MemoryIndex) -> io::Result<Examined> {
+/// Answers the index of the sound frames, with the stretches between them as skips, and the
+/// positions that are lost.
+fn examine(
+    segment: &Segment,
+    files: &Files,
+    mut index: MemoryIndex,
+) -> io::Result<(MemoryIndex, Vec<Lost>)> {
     let file = files.log(segment.number)?;
     let mut lost = Vec::new();
     let mut sound: Vec<(u64, u64)> = Vec::new();
@@ -125,5 +127,6 @@ fn examine(segment: &Segment, files: &Files, mut index: MemoryIndex) -> io::Resu
     }
     index.lost.extend_from_slice(&lost);
     index.lost.sort_unstable();
-    Ok((index, lost, skips))
+    index.skips = skips;
+    Ok((index, lost))
 }

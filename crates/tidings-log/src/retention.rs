@@ -16,7 +16,9 @@ impl Shared {
         let _one_at_a_time = self.retention.lock();
         // Readers' horizon moves first, so that no one is reading what is about to go.
         self.age_horizon();
-        let cutoff = self.clock.cutoff();
+        // What has expired is hidden already; its file stays while it may be read for keys at a start.
+        let keys_from = self.clock.now().run - self.options.key_window_micros();
+        let cutoff = self.clock.cutoff().min(keys_from);
         let outcome = self
             .remove_while(|oldest, _| oldest.last_run < cutoff)
             .and_then(|()| self.make_room_locked(0));

@@ -19,13 +19,13 @@ static ZEROS: [u8; CHUNK] = [0; CHUNK];
 /// What a scan found beside the frames.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// Of the sound frames, with `lost` filled in.
+    /// Of the sound frames, with what is lost, and what is skipped between them.
     pub(crate) index: MemoryIndex,
     /// Positions that are missing between sound frames but were perhaps never durable, and that
     /// no recovery frame speaks of yet.
     pub(crate) unproven: Vec<Lost>,
-    /// Stretches of bytes before the last sound frame that are no frames: from, to.
-    pub(crate) damaged: Vec<(u64, u64)>,
+    /// Where the last recovery frame stands: what is missing before it is accounted for.
+    pub(crate) recovered_at: u64,
     /// Where the last byte behind the last sound frame that is not zero ends.
     pub(crate) dirty_end: u64,
     /// The greatest position that the damaged bytes behind the last sound frame claim.
@@ -57,10 +57,10 @@ pub(crate) fn read_header(file: &dyn StorageFile) -> io::Result<Option<(SegmentH
     Ok(SegmentHeader::decode(&bytes[..length]))
 }
 
-/// Whether a segment has nothing but zeros.
+/// Whether a segment has nothing but zeros where frames would be, so that none was ever written.
 pub(crate) fn is_blank(file: &dyn StorageFile) -> io::Result<bool> {
     let mut window = Window::new(file)?;
-    let mut offset = 0;
+    let mut offset = FRAMES_BEGIN;
     while let Some(bytes) = window.some_at(offset)? {
         if !is_zero(bytes) {
             return Ok(false);
@@ -70,22 +70,27 @@ pub(crate) fn is_blank(file: &dyn StorageFile) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Scans a segment, visiting its sound frames in order.
+/// Scans a segment, visiting its sound frames in order. `before` is the last position of the
+/// segments before it, where that is known: what is missing after it is found, too.
 pub(crate) fn scan(
     file: &dyn StorageFile,
     salt: u64,
+    before: Option<Position>,
     visit: &mut dyn FnMut(&FrameHeader, u64, &[u8]),
 ) -> io::Result<Scan> {
     let mut window = Window::new(file)?;
     let mut scan = Scan::default();
-    let mut frames = Missing::default();
+    let mut frames = Missing {
+        reached: before,
+        ..Missing::default()
+    };
     let mut unsynced: Vec<(Position, u64)> = Vec::new();
     let mut offset = FRAMES_BEGIN;
     loop {
         let Some((header, frame)) = frame_at(&mut window, salt, offset)? else {
             match next_frame(&mut window, salt, offset, &mut scan)? {
                 Some(next) => {
-                    scan.damaged.push((offset, next));
+                    scan.index.skips.push((offset, next));
                     offset = next;
                     continue;
                 }
@@ -100,11 +105,18 @@ pub(crate) fn scan(
         unsynced.push((header.last(), offset));
         unsynced.retain(|(last, _)| *last > scan.synced_through);
         scan.index.add(&header, offset);
+        if header.kind == FrameKind::Recovery {
+            scan.recovered_at = offset;
+        }
         scan.last_times = Some((header.appended_at, header.run_time));
         visit(&header, offset, frame);
         offset += header.frame_bytes();
     }
     scan.unproven_from = unsynced.first().map_or(scan.end(), |(_, offset)| *offset);
+    if let Some(before) = before {
+        // What is missing before the first frame is accounted for from here on.
+        scan.index.summary.follows = scan.index.summary.follows.min(before);
+    }
     (scan.index.lost, scan.unproven) = frames.judge(scan.synced_through);
     Ok(scan)
 }

@@ -69,8 +69,6 @@ struct State {
     /// Bytes of the file on disk.
     allocated: u64,
     sealed: bool,
-    /// Stretches of the file that are no frames: from, to; ascending.
-    skips: Vec<(u64, u64)>,
 }
 
 enum Index {
@@ -79,14 +77,8 @@ enum Index {
 }
 
 impl Segment {
-    /// A segment with its index in memory; `skips` are the stretches of it that are no frames.
-    pub(crate) fn in_memory(
-        number: u64,
-        salt: u64,
-        index: MemoryIndex,
-        allocated: u64,
-        skips: Vec<(u64, u64)>,
-    ) -> Self {
+    /// A segment with its index in memory.
+    pub(crate) fn in_memory(number: u64, salt: u64, index: MemoryIndex, allocated: u64) -> Self {
         let mut summary = index.summary;
         summary.end = summary.end.max(FRAMES_BEGIN);
         Self {
@@ -97,7 +89,6 @@ impl Segment {
                 index: Index::Memory(index),
                 allocated,
                 sealed: false,
-                skips,
             }),
         }
     }
@@ -112,7 +103,6 @@ impl Segment {
                 index: Index::Disk(Arc::new(index)),
                 allocated,
                 sealed: true,
-                skips: Vec::new(),
             }),
         }
     }
@@ -181,7 +171,7 @@ impl Segment {
 
     /// Takes over what a repair found: the frames that are sound, and what lies between them.
     /// Frames that were added meanwhile stay.
-    pub(crate) fn repaired(&self, mut index: MemoryIndex, skips: Vec<(u64, u64)>) {
+    pub(crate) fn repaired(&self, mut index: MemoryIndex) {
         let mut state = self.state.write();
         if let Index::Memory(present) = &state.index {
             let examined = index.summary.last;
@@ -200,19 +190,18 @@ impl Segment {
         }
         index.summary = state.summary;
         state.index = Index::Memory(index);
-        state.skips = skips;
     }
 
     /// Where to go on behind a stretch that is no frame.
     pub(crate) fn skip(&self, offset: u64) -> Option<u64> {
         let state = self.state.read();
-        let place = state.skips.partition_point(|(_, to)| *to <= offset);
-        let (from, to) = state.skips.get(place)?;
+        let skips = match &state.index {
+            Index::Memory(index) => &index.skips,
+            Index::Disk(disk) => &disk.skips,
+        };
+        let place = skips.partition_point(|(_, to)| *to <= offset);
+        let (from, to) = skips.get(place)?;
         (*from <= offset).then_some(*to)
-    }
-
-    pub(crate) fn skips(&self) -> Vec<(u64, u64)> {
-        self.state.read().skips.clone()
     }
 
     /// The last step that fulfils `before`, which holds for a beginning of the steps.

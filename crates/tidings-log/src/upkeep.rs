@@ -125,16 +125,19 @@ pub(crate) fn discard(files: &Files, number: u64) {
 /// or time, never an event: a start finds out anew.
 fn seal(files: &Files, segment: &Arc<Segment>) {
     let end = segment.summary().end.max(FRAMES_BEGIN);
+    // The index must not speak of what the disk has not got: a mark at the end was not synced yet.
     let cut = files
         .storage
         .open(&log_name(segment.number), OpenMode::Write)
-        .and_then(|file| file.set_len(end));
-    match cut {
-        Ok(()) => segment.set_allocated(end),
-        Err(error) => {
-            tracing::warn!(segment = segment.number, %error, "cutting a sealed segment");
-        }
+        .and_then(|file| {
+            file.set_len(end)?;
+            file.sync_data()
+        });
+    if let Err(error) = cut {
+        tracing::warn!(segment = segment.number, %error, "cutting a sealed segment");
+        return;
     }
+    segment.set_allocated(end);
     write_index(files, segment);
 }
 
@@ -142,14 +145,10 @@ fn write_index(files: &Files, segment: &Segment) {
     let Some(index) = segment.memory_index() else {
         return;
     };
-    // Which bytes are no frames is not written down: a segment with such keeps its index in memory
-    // for this run, and its file's index serves the next.
-    let keep = !segment.skips().is_empty();
     let storage = &*files.storage;
     let written = index_file::write(storage, segment.number, segment.salt, &index)
         .and_then(|()| DiskIndex::open(storage, segment.number, segment.salt));
     match written {
-        Ok(_) if keep => {}
         Ok(disk) => segment.use_disk_index(disk),
         Err(error) => {
             tracing::warn!(name = index_name(segment.number), %error, "writing an index");

@@ -186,16 +186,21 @@ impl Check<'_> {
         self.report.epoch = Some(Epoch(header.epoch));
         let mut order = Vec::new();
         let (mut next, mut times) = (self.next, self.times);
-        let scan = scan::scan(&*file, header.salt, &mut |frame, offset, _| {
-            if frame.kind == FrameKind::Events && frame.position < next {
-                order.push((offset, "a position that an earlier frame has"));
-            }
-            if times.is_some_and(|(at, run)| frame.appended_at < at || frame.run_time < run) {
-                order.push((offset, "a time before that of the frame before it"));
-            }
-            next = next.max(frame.next_position());
-            times = Some((frame.appended_at, frame.run_time));
-        })?;
+        let scan = scan::scan(
+            &*file,
+            header.salt,
+            self.reached,
+            &mut |frame, offset, _| {
+                if frame.kind == FrameKind::Events && frame.position < next {
+                    order.push((offset, "a position that an earlier frame has"));
+                }
+                if times.is_some_and(|(at, run)| frame.appended_at < at || frame.run_time < run) {
+                    order.push((offset, "a time before that of the frame before it"));
+                }
+                next = next.max(frame.next_position());
+                times = Some((frame.appended_at, frame.run_time));
+            },
+        )?;
         (self.next, self.times) = (next, times);
         for (offset, what) in order {
             self.find(name.clone(), Some(offset), what.to_owned(), false);
@@ -209,7 +214,12 @@ impl Check<'_> {
 
     fn frames(&mut self, name: &str, scan: &Scan, index: Option<&MemoryIndex>, newest: bool) {
         let summary = scan.index.summary;
-        for (from, to) in &scan.damaged {
+        let harmless = scan.index.lost.is_empty();
+        for (from, to) in &scan.index.skips {
+            // The log has met this before, and no event is missing for it.
+            if harmless && *from < scan.recovered_at {
+                continue;
+            }
             let what = format!("{} bytes are no sound frame", to - from);
             // Which events that cost, if any, the index or the missing positions tell.
             self.find(name.to_owned(), Some(*from), what, false);
@@ -248,7 +258,8 @@ impl Check<'_> {
             // Before the oldest segment retention may have removed any number of events; but not
             // where its first bytes are damaged.
             let begins_damaged = scan
-                .damaged
+                .index
+                .skips
                 .first()
                 .is_some_and(|(at, _)| *at == FRAMES_BEGIN);
             let reached = self

@@ -133,9 +133,7 @@ impl Writer {
     }
 
     fn store(&mut self, bodies: Vec<Submission>) {
-        let now = self.shared.clock.now();
-        self.last_time = self.last_time.max(now.wall);
-        self.last_run = self.last_run.max(now.run);
+        self.look_at_clock();
         self.keys.forget(self.last_run);
         for submission in bodies {
             if self.failed {
@@ -150,6 +148,13 @@ impl Writer {
         }
     }
 
+    /// A frame's two times are of one moment: a start takes them for a pair that belongs together.
+    fn look_at_clock(&mut self) {
+        let now = self.shared.clock.now();
+        self.last_time = self.last_time.max(now.wall);
+        self.last_run = self.last_run.max(now.run);
+    }
+
     fn failure(&self) -> AppendError {
         match &self.shared.view.read().health {
             Health::Failed { reason, .. } => AppendError::Failed(reason.clone()),
@@ -157,9 +162,10 @@ impl Writer {
         }
     }
 
-    /// Puts a body into the group; commits the group first where the body no longer fits.
+    /// Puts a body into the group; commits the group first where the body no longer fits, or repeats
+    /// what is in it.
     fn take_in(&mut self, submission: Submission) {
-        if !self.fits(submission.bytes) {
+        if !self.fits(submission.bytes) || self.repeats_unfinished(&submission) {
             self.commit();
             if self.failed {
                 let error = self.failure();
@@ -216,6 +222,22 @@ impl Writer {
                 appended_at: self.last_time,
             }),
         });
+    }
+
+    /// Whether a body repeats an event of the unfinished group. If power failed, its own part could
+    /// reach the disk and the other's not: then it would be stored by half.
+    fn repeats_unfinished(&self, submission: &Submission) -> bool {
+        let Some((first, _)) = self.group.frames.first() else {
+            return false;
+        };
+        self.group.keys > 0
+            && submission.events.iter().any(|event| {
+                let known = event
+                    .key
+                    .as_ref()
+                    .map(|key| self.keys.look_up(submission.tenant, key));
+                matches!(known, Some(Known::Duplicate(at)) if at >= first.position)
+            })
     }
 
     fn retract(&mut self, keys_before: usize) {
@@ -393,10 +415,7 @@ impl Writer {
         self.lacking = Some(self.shared.options.segment_bytes());
         self.become_full(&reason);
         for body in self.group.finish() {
-            let outcome = body
-                .outcome
-                .and_then(|_| Err(AppendError::Full(reason.clone())));
-            answer(body.answer, outcome);
+            answer(body.answer, Err(AppendError::Full(reason.clone())));
         }
     }
 
@@ -411,10 +430,8 @@ impl Writer {
             reason: reason.to_owned(),
         });
         for body in self.group.finish() {
-            let outcome = body
-                .outcome
-                .and_then(|_| Err(AppendError::Failed(reason.to_owned())));
-            answer(body.answer, outcome);
+            // Also one that was refused: perhaps for the key of a body that is not stored now.
+            answer(body.answer, Err(AppendError::Failed(reason.to_owned())));
         }
         self.shared
             .queue
@@ -442,7 +459,6 @@ impl Writer {
             prepared.salt,
             crate::index::MemoryIndex::default(),
             prepared.capacity,
-            Vec::new(),
         ));
         if let Some(active) = self.active.take() {
             active.segment.seal();
@@ -475,7 +491,6 @@ impl Writer {
             .as_ref()
             .is_some_and(|active| self.shared.is_due_for_age(&active.segment));
         if due {
-            self.mark();
             // A disk that has no room for a new segment is no trouble while the old one has.
             let health = self.shared.view.read().health.clone();
             if health == Health::Healthy && !self.failed {
@@ -503,6 +518,7 @@ impl Writer {
     /// Says in the log that everything before was durable, so that damage to it can't be taken for
     /// a write that was cut off. It need not be durable itself.
     fn mark(&mut self) {
+        self.look_at_clock();
         let header = FrameHeader {
             kind: FrameKind::Mark,
             payload_crc: crc32fast::hash(&[]),

@@ -10,6 +10,7 @@
   const BUILT_IN = ["device_status", "alert_fired", "alert_resolved", "config_push", "firmware_progress", "metric_update"];
   const MOST_ROWS = 300;
   const LONGEST_WAIT = 30000;
+  const LOOK_BACK = 60000;
   // Where the API is mounted: at the root or, beside an existing front end, below /api.
   const MOUNTS = ["", "/api"];
 
@@ -191,6 +192,8 @@
     const tenant = element("tenant").value;
     const query = new URLSearchParams({ token: streamToken });
     if (page.lastEventId) query.set("last_event_id", page.lastEventId);
+    // A page that was just opened shows what happened a moment ago, not an empty list.
+    else query.set("since", new Date(Date.now() - LOOK_BACK).toISOString());
     const types = wantedTypes();
     if (types.length) query.set("types", types.join(","));
     const device = element("device").value.trim();

@@ -152,14 +152,24 @@ async fn serve_http1(
 
 async fn open_on_socket(app: &App, socket: TcpStream, mut stream: OpenStream) -> io::Result<()> {
     let socket = socket.into_std()?;
-    let options = SockRef::from(&socket);
-    options.set_send_buffer_size(app.config.stream.send_buffer)?;
-    // The kernel's own watch over a peer that acknowledges nothing, a little after the engine's.
-    let stall = app.config.stream.stall_timeout + Duration::from_secs(5);
-    options.set_tcp_user_timeout(Some(stall))?;
+    bound_kernel_share(app, &socket);
     stream.sink = StreamSink::Socket(socket);
     app.engines.open(stream).await;
     Ok(())
+}
+
+/// Bounds what the kernel holds for a stream and for how long. A stream works without it too, so a
+/// kernel that refuses is told of and forgiven: its token is spent already.
+fn bound_kernel_share(app: &App, socket: &std::net::TcpStream) {
+    let options = SockRef::from(socket);
+    // The kernel's own watch over a peer that acknowledges nothing, a little after the engine's.
+    let stall = app.config.stream.stall_timeout + Duration::from_secs(5);
+    let bounded = options
+        .set_send_buffer_size(app.config.stream.send_buffer)
+        .and_then(|()| options.set_tcp_user_timeout(Some(stall)));
+    if let Err(error) = bounded {
+        tracing::warn!(%error, "a stream's socket keeps the kernel's defaults");
+    }
 }
 
 async fn serve_http2(

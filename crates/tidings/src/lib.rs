@@ -15,7 +15,7 @@
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
 //!
-//! To the side: [`config`], [`auth`], [`limits`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`].
+//! To the side: [`config`], [`auth`], [`limits`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`], [`descriptors`].
 
 pub mod admin;
 pub mod agent;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod connection;
 pub mod cors;
 pub mod demo;
+pub mod descriptors;
 pub mod engine;
 pub mod error;
 pub mod fanout;

@@ -18,7 +18,7 @@ use crate::config::{Config, ConfigError};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
 use crate::limits::Limits;
-use crate::{admin, connection, routes};
+use crate::{admin, connection, descriptors, routes};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,7 @@ impl Server {
     /// When a part can't start; what has started is stopped by dropping it.
     pub fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
         config.require_jwt_key()?;
+        descriptors::raise_limit();
         let access_tokens = AccessTokens::from_config(&config.auth)?;
         for warning in access_tokens.warnings() {
             tracing::warn!("{warning}");

@@ -64,7 +64,9 @@ impl Idle {
                 heard / used.elapsed / last.0 as f64,
             );
             report.set("server_cpu_share", used.cpu / used.elapsed);
-            report.cpu("heartbeat", &used, heard);
+            if heard > 0.0 {
+                report.cpu("heartbeat", &used, heard);
+            }
         }
         let closed = session.driver.tally.closed;
         if closed > 0 {

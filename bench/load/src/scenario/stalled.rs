@@ -40,7 +40,7 @@ impl Stalled {
             ..Wish::default()
         };
         session.open(vec![wish; self.streams], 0, 256)?;
-        session.publish_steadily(0..1, self.rate, 1.0)?;
+        session.publish_steadily(0..1, 1, self.rate, 1.0)?;
         self.fill(session)?;
         let p99_before = self.measure(session, "before")?;
 
@@ -101,7 +101,7 @@ impl Stalled {
         session.driver.latency.clear();
         let received = session.driver.tally.events;
         let before = session.probe.usage()?;
-        session.publish_steadily(0..1, self.rate, self.seconds)?;
+        session.publish_steadily(0..1, 1, self.rate, self.seconds)?;
         session.settle()?;
         let used = session.probe.since(&before)?;
         let latency = std::mem::take(&mut session.driver.latency);

@@ -34,13 +34,10 @@ pub struct Steady {
     /// Seconds before.
     #[arg(long, default_value_t = 1.0)]
     warmup: f64,
-    /// Publish at the same rate before there is any stream, to know what publishing alone costs.
-    #[arg(long)]
-    publish_alone: bool,
+    /// Publishers, each with one request at a time; a lane's events all come from one of them.
+    #[arg(long, default_value_t = 8)]
+    publishers: usize,
 }
-
-/// How many publishers there are at most; a lane's events all come from one of them.
-const PUBLISHERS: usize = 8;
 
 /// What became of one stretch of publishing.
 pub(crate) struct Stretch {
@@ -55,11 +52,12 @@ impl Session {
     pub(crate) fn publish_steadily(
         &mut self,
         lanes: std::ops::Range<usize>,
+        publishers: usize,
         rate: f64,
         seconds: f64,
     ) -> Result<Stretch> {
         let driver = &mut self.driver;
-        driver.connect_requesters(PUBLISHERS)?;
+        driver.connect_requesters(publishers)?;
         let start = clock::now();
         let mut stretch = Stretch {
             events: 0,
@@ -71,7 +69,7 @@ impl Session {
         while (next as f64) < rate * seconds && clock::now() < end {
             let due = start + clock::microseconds(next as f64 / rate);
             let lane = lanes.start + usize::try_from(next)? % lanes.len();
-            let publisher = lane % PUBLISHERS;
+            let publisher = lane % publishers;
             let now = clock::now();
             if now >= due && !driver.busy(publisher) {
                 let request = driver.speaker.publish(&mut driver.lanes[lane], 1, now);
@@ -122,16 +120,6 @@ impl Steady {
             .extend(others.clone().map(|tenant| Lane::new(tenant, 0)));
         session.publish_once(others)?;
 
-        let mut alone = 0.0;
-        if self.publish_alone {
-            session.publish_steadily(0..lanes, self.rate, self.warmup)?;
-            let before = session.probe.usage()?;
-            let stretch = session.publish_steadily(0..lanes, self.rate, self.seconds)?;
-            let used = session.probe.since(&before)?;
-            alone = used.cpu / stretch.events.max(1) as f64;
-            session.report.set("publish_alone_cpu_us", alone * 1e6);
-        }
-
         let wishes = (0..self.streams).map(|stream| Wish {
             lane: stream % lanes,
             timed: true,
@@ -139,7 +127,7 @@ impl Steady {
             ..Wish::default()
         });
         session.open(wishes.collect(), 0, 256)?;
-        session.publish_steadily(0..lanes, self.rate, self.warmup)?;
+        session.publish_steadily(0..lanes, self.publishers, self.rate, self.warmup)?;
         session.settle()?;
 
         session.driver.latency.clear();
@@ -147,7 +135,8 @@ impl Steady {
         let this_process = Probe::of_this_process();
         let own = this_process.usage()?;
         let before = session.probe.usage()?;
-        let stretch = session.publish_steadily(0..lanes, self.rate, self.seconds)?;
+        let stretch =
+            session.publish_steadily(0..lanes, self.publishers, self.rate, self.seconds)?;
         session.settle()?;
         let used = session.probe.since(&before)?;
         let load = this_process.since(&own)?;
@@ -158,10 +147,6 @@ impl Steady {
         report.set("events_per_s", stretch.events as f64 / stretch.seconds);
         report.set("deliveries", deliveries);
         report.cpu("delivery", &used, deliveries);
-        if self.publish_alone {
-            let net = used.cpu - alone * stretch.events as f64;
-            report.set("delivery_net_cpu_us", net * 1e6 / deliveries.max(1.0));
-        }
         report.set("server_cpu_share", used.cpu / used.elapsed);
         report.set("load_cpu_share", load.cpu / load.elapsed);
         report.latency("delivery", &latency);

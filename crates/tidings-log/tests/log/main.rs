@@ -2,7 +2,9 @@
 
 mod durability;
 mod folder;
+mod model;
 mod reading;
 mod recovery;
+mod retention;
 mod simulated;
 mod support;

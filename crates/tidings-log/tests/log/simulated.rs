@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use tidings_log::clock::{Clock, Instant};
@@ -509,41 +508,37 @@ impl StorageFile for SimulatedFile {
 }
 
 /// A clock that stands still until it is moved.
-#[derive(Debug, Default)]
-pub(crate) struct ManualClock {
-    wall: AtomicI64,
-    elapsed: AtomicI64,
-}
+#[derive(Debug)]
+pub(crate) struct ManualClock(Mutex<Instant>);
 
 impl ManualClock {
     /// Beginning in 2026.
     pub(crate) fn new() -> Arc<Self> {
-        let clock = Self::default();
-        clock.wall.store(1_767_225_600_000_000, Ordering::SeqCst);
-        Arc::new(clock)
+        Arc::new(Self(Mutex::new(Instant {
+            wall: 1_767_225_600_000_000,
+            elapsed: 0,
+        })))
     }
 
     pub(crate) fn wall(&self) -> i64 {
-        self.wall.load(Ordering::SeqCst)
+        self.now().wall
     }
 
     /// Time passes.
     pub(crate) fn pass(&self, micros: i64) {
-        self.wall.fetch_add(micros, Ordering::SeqCst);
-        self.elapsed.fetch_add(micros, Ordering::SeqCst);
+        let mut now = self.0.lock().unwrap();
+        now.wall += micros;
+        now.elapsed += micros;
     }
 
     /// Somebody sets the clock.
     pub(crate) fn set_ahead(&self, micros: i64) {
-        self.wall.fetch_add(micros, Ordering::SeqCst);
+        self.0.lock().unwrap().wall += micros;
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Instant {
-        Instant {
-            wall: self.wall(),
-            elapsed: self.elapsed.load(Ordering::SeqCst),
-        }
+        *self.0.lock().unwrap()
     }
 }

@@ -66,12 +66,7 @@ pub(super) fn run(args: AgentArgs) -> Outcome {
             url = args.connect.url(),
             "reporting"
         );
-        let stop = async {
-            if let Err(error) = crate::shutdown::requested().await {
-                tracing::error!(%error, "signals can't be watched");
-                std::future::pending::<()>().await;
-            }
-        };
+        let stop = crate::shutdown::requested()?;
         agent::run(client, identity, args.interval, stop).await?;
         Ok(ExitCode::SUCCESS)
     })

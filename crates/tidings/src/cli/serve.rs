@@ -26,8 +26,9 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     crate::logging::start(&loaded.config.logging);
     let listeners = Listeners::bind(&loaded.config)?;
     block_on(async {
+        let stop = crate::shutdown::requested()?;
         let server = Server::start(loaded.config, listeners)?;
-        crate::shutdown::requested().await?;
+        stop.await;
         server.stop().await;
         Ok(ExitCode::SUCCESS)
     })

@@ -68,13 +68,10 @@ pub(super) fn run(args: TailArgs) -> Outcome {
     block_on(async {
         let mut stream = client.stream(options);
         let mut output = io::stdout().lock();
-        let mut stop = std::pin::pin!(crate::shutdown::requested());
+        let mut stop = std::pin::pin!(crate::shutdown::requested()?);
         loop {
             let next = tokio::select! {
-                stopped = &mut stop => {
-                    stopped?;
-                    return Ok(ExitCode::SUCCESS);
-                }
+                () = &mut stop => return Ok(ExitCode::SUCCESS),
                 next = stream.next() => next,
             };
             let Some(next) = next else {

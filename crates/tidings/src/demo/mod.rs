@@ -1,10 +1,11 @@
 //! The demo: a server, this machine and a simulated fleet in one process.
 //!
-//! - [`fleet`], [`scenario`], [`device`]: the fleet, a pure state machine from time to events.
+//! - [`fleet`], [`scenario`], [`device`], [`catalogue`]: the fleet, a pure state machine from time to events.
 //! - [`driver`]: publishes what it does over HTTP, through the public API.
 //! - [`run`]: the server with a secret drawn for it, the machine's own agent, the fleet, and one line
 //!   with the URL.
 
+mod catalogue;
 mod device;
 mod driver;
 pub mod fleet;
@@ -135,18 +136,24 @@ pub async fn run(loaded: Loaded, options: DemoOptions) -> Result<(), DemoError> 
     let listeners = bind(&mut config, movable)?;
     let mount = config.mount.first().cloned().unwrap_or_default();
     tracing::info!(folder = %config.log.path.display(), "the demo's events are kept here");
+    let stop = crate::shutdown::requested()?;
     let server = Server::start(config, listeners)?;
     let origin = format!("http://{}", reachable(server.address()));
     announce(&format!("Tidings demo: {origin}/#token={url_token}"));
 
     let base_url = format!("{origin}{}", mount.trim_end_matches('/'));
-    let played = play(&base_url, &minter, options).await;
+    let played = play(&base_url, &minter, options, stop).await;
     server.stop().await;
     played
 }
 
-/// The agent and the fleet, until a signal.
-async fn play(base_url: &str, minter: &Arc<Minter>, options: DemoOptions) -> Result<(), DemoError> {
+/// The agent and the fleet, until the process is asked to stop.
+async fn play(
+    base_url: &str,
+    minter: &Arc<Minter>,
+    options: DemoOptions,
+    asked_to_stop: impl Future<Output = ()>,
+) -> Result<(), DemoError> {
     let started = Timestamp::now();
     let fleet_options = FleetOptions {
         devices: options.devices,
@@ -181,7 +188,7 @@ async fn play(base_url: &str, minter: &Arc<Minter>, options: DemoOptions) -> Res
         source,
     };
     let ended = tokio::select! {
-        stopped = crate::shutdown::requested() => stopped.map_err(DemoError::from),
+        () = asked_to_stop => Ok(()),
         failed = driver::drive(fleet_client, fleet, &run) => {
             let Err(source) = failed;
             Err(DemoError::Publish { who: "fleet", source })

@@ -135,8 +135,9 @@ impl Thread {
 
     fn read_mail(&mut self) {
         let mail = self.mailbox.take();
-        if !mail.opens.is_empty() {
-            // A stream begins at a tail that this thread may not have handed out yet.
+        if !mail.opens.is_empty() || !mail.commands.is_empty() {
+            // A stream begins at a tail that this thread may not have handed out yet; and what was
+            // acknowledged before the streams are closed, or hear that the log is full, comes first.
             while self.position < self.window.tail() {
                 self.follow();
             }

@@ -26,7 +26,7 @@ storing anything twice, and is tried again by itself while the server is away.
 Examples:
   tidings publish --type device_status --device core-1 --data '{\"status\":\"online\"}'
   tidings publish events.ndjson --key-prefix import-7
-  journalctl -f -o json | jq -c '{type:\"journal\",data:.}' | tidings publish")]
+  tail -F events.ndjson | tidings publish")]
 pub(super) struct PublishArgs {
     /// A file of NDJSON, one event a line; standard input without it or for -
     #[arg(conflicts_with = "event_type")]
