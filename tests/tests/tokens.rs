@@ -516,7 +516,7 @@ fn a_stream_ends_at_the_exp_of_its_access_token() {
     let server = Server::start();
     let tenant = new_tenant();
     let access =
-        server.sign(&AccessToken::new("viewer-1", &tenant, "viewer").claim("exp", now() + 3));
+        server.sign(&AccessToken::new("viewer-1", &tenant, "viewer").claim("exp", now() + 5));
     let token = server.stream_token(&access);
     let mut by_token = server.stream_of(&tenant).token(&token).open();
     let mut by_header = server.stream_of(&tenant).bearer(&access).open();
