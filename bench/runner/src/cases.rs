@@ -89,7 +89,7 @@ pub(crate) const SCENARIOS: [Scenario; 12] = [
     },
     Scenario {
         name: "idle",
-        about: "Memory of streams that get nothing (PSS; kernel: slab and socket buffers of both ends of all connections), and heartbeats once a second.",
+        about: "Memory of streams that get nothing (PSS; kernel: slab and socket buffers of both ends of all connections), and heartbeats once a second. Memory is read ten seconds after the last stream was opened, when the allocator has given back what opening took.",
         cases: idle,
     },
     Scenario {
@@ -201,9 +201,10 @@ fn idle(wish: &Wish) -> Vec<Case> {
     let most = steps.iter().max().copied().unwrap_or_default();
     let steps: Vec<String> = steps.iter().map(usize::to_string).collect();
     let load = words(&format!(
-        "idle --steps {} --seconds {}",
+        "idle --steps {} --seconds {} --rest {}",
         steps.join(","),
-        wish.seconds(5.0)
+        wish.seconds(5.0),
+        if wish.quick { 1 } else { 10 }
     ));
     let mut idle = case(format!("up to {most} streams"), &ALL, &load);
     idle.setup.heartbeat = Some(Duration::from_secs(1));

@@ -1,6 +1,6 @@
 //! What is committed together.
 
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{DeviceId, Position, TenantId};
 
 use crate::event::{EventRef, NewEvent};
 use crate::format::{ALIGN, FRAME_HEADER, FrameHeader};
@@ -79,7 +79,7 @@ impl Group {
                     time: event.time,
                     tenant: stored.tenant,
                     event_type: event.event_type.as_str(),
-                    device: event.device.as_ref().map(|id| id.as_str()),
+                    device: event.device.as_ref().map(DeviceId::as_str),
                     data: &event.data,
                 });
                 position += 1;

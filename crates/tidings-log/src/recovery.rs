@@ -75,7 +75,7 @@ pub(crate) fn recover(
         match find(files, path, meta, *number, before)? {
             Finding::Segment(segment) => {
                 before = before.max(segment.segment.summary().reached);
-                found.push(segment);
+                found.push(*segment);
             }
             Finding::Empty => remove(files, *number),
             Finding::Destroyed => {
@@ -200,7 +200,7 @@ fn list(files: &Files) -> Result<(Vec<u64>, Vec<String>), OpenError> {
 }
 
 enum Finding {
-    Segment(Found),
+    Segment(Box<Found>),
     /// Nothing was ever written to it, or retention has removed what was.
     Empty,
     /// Neither copy of its header can be read, so none of its frames can be told from garbage.
@@ -218,7 +218,7 @@ fn find(
     let doing = || io_error(format!("reading {name}"));
     let file = files.log(number).map_err(doing())?;
     let allocated = file.len().map_err(doing())?;
-    let Some((header, whole)) = scan::read_header(&*file).map_err(doing())? else {
+    let Some((header, whole)) = scan::read_header(&*file) else {
         let blank = scan::is_blank(&*file).map_err(doing())?;
         return Ok(if blank {
             Finding::Empty
@@ -256,7 +256,7 @@ fn find(
     Ok(if removed || untouched {
         Finding::Empty
     } else {
-        Finding::Segment(found)
+        Finding::Segment(Box::new(found))
     })
 }
 

@@ -51,17 +51,17 @@ impl Scan {
 }
 
 /// The segment's header, and whether both copies of it are sound. `None` where neither is.
-pub(crate) fn read_header(file: &dyn StorageFile) -> io::Result<Option<(SegmentHeader, bool)>> {
+pub(crate) fn read_header(file: &dyn StorageFile) -> Option<(SegmentHeader, bool)> {
     let mut bytes = vec![0; usize::try_from(FRAMES_BEGIN).expect("small")];
-    let length = read_what_can_be_read(file, &mut bytes, 0)?;
-    Ok(SegmentHeader::decode(&bytes[..length]))
+    let length = read_what_can_be_read(file, &mut bytes, 0);
+    SegmentHeader::decode(&bytes[..length])
 }
 
 /// Whether a segment has nothing but zeros where frames would be, so that none was ever written.
 pub(crate) fn is_blank(file: &dyn StorageFile) -> io::Result<bool> {
     let mut window = Window::new(file)?;
     let mut offset = FRAMES_BEGIN;
-    while let Some(bytes) = window.some_at(offset)? {
+    while let Some(bytes) = window.some_at(offset) {
         if !is_zero(bytes) {
             return Ok(false);
         }
@@ -87,8 +87,8 @@ pub(crate) fn scan(
     let mut unsynced: Vec<(Position, u64)> = Vec::new();
     let mut offset = FRAMES_BEGIN;
     loop {
-        let Some((header, frame)) = frame_at(&mut window, salt, offset)? else {
-            match next_frame(&mut window, salt, offset, &mut scan)? {
+        let Some((header, frame)) = frame_at(&mut window, salt, offset) else {
+            match next_frame(&mut window, salt, offset, &mut scan) {
                 Some(next) => {
                     scan.index.skips.push((offset, next));
                     offset = next;
@@ -132,8 +132,8 @@ pub(crate) fn visit_events(
     let mut window = Window::new(file)?;
     let mut unused = Scan::default();
     while offset < end {
-        let Some((header, frame)) = frame_at(&mut window, salt, offset)? else {
-            match next_frame(&mut window, salt, offset, &mut unused)? {
+        let Some((header, frame)) = frame_at(&mut window, salt, offset) else {
+            match next_frame(&mut window, salt, offset, &mut unused) {
                 Some(next) => offset = next,
                 None => break,
             }
@@ -216,40 +216,25 @@ fn frame_at<'w>(
     window: &'w mut Window<'_>,
     salt: u64,
     offset: u64,
-) -> io::Result<Option<(FrameHeader, &'w [u8])>> {
-    let Some(bytes) = window.at(offset, FRAME_HEADER)? else {
-        return Ok(None);
-    };
-    let Some(header) = FrameHeader::decode(bytes, salt, offset) else {
-        return Ok(None);
-    };
-    let Some(frame) = window.at(offset, FRAME_HEADER + header.payload_length as usize)? else {
-        return Ok(None);
-    };
-    let Some(payload) = header.payload(frame) else {
-        return Ok(None);
-    };
+) -> Option<(FrameHeader, &'w [u8])> {
+    let bytes = window.at(offset, FRAME_HEADER)?;
+    let header = FrameHeader::decode(bytes, salt, offset)?;
+    let frame = window.at(offset, FRAME_HEADER + header.payload_length as usize)?;
+    let payload = header.payload(frame)?;
     let whole = match header.kind {
         FrameKind::Events => Events::new(payload).count() == header.count as usize,
         FrameKind::Mark | FrameKind::Recovery => header.count == 0 && payload.len() % 16 == 0,
     };
-    Ok(whole.then_some((header, frame)))
+    whole.then_some((header, frame))
 }
 
 /// Searches behind a damaged place for the next sound frame, by the salt that every frame begins
 /// with. Notes what stands between in case there is none.
-fn next_frame(
-    window: &mut Window<'_>,
-    salt: u64,
-    damaged: u64,
-    scan: &mut Scan,
-) -> io::Result<Option<u64>> {
+fn next_frame(window: &mut Window<'_>, salt: u64, damaged: u64, scan: &mut Scan) -> Option<u64> {
     let salt_bytes = salt.to_le_bytes();
     let mut offset = damaged;
     loop {
-        let Some(bytes) = window.some_at(offset)? else {
-            return Ok(None);
-        };
+        let bytes = window.some_at(offset)?;
         let length = bytes.len() as u64;
         if !is_zero(bytes) {
             let filled = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
@@ -261,11 +246,11 @@ fn next_frame(
                 .map(|(_, at)| at)
                 .collect();
             for at in candidates {
-                if at > damaged && frame_at(window, salt, at)?.is_some() {
-                    return Ok(Some(at));
+                if at > damaged && frame_at(window, salt, at).is_some() {
+                    return Some(at);
                 }
                 if let Some(header) = window
-                    .at(at, FRAME_HEADER)?
+                    .at(at, FRAME_HEADER)
                     .and_then(|bytes| FrameHeader::decode(bytes, salt, at))
                 {
                     let claimed = scan.dirty_position.unwrap_or(0).max(header.last());
@@ -307,59 +292,54 @@ impl<'f> Window<'f> {
     }
 
     /// So many bytes from an offset on; `None` where the file ends before.
-    fn at(&mut self, offset: u64, length: usize) -> io::Result<Option<&[u8]>> {
+    fn at(&mut self, offset: u64, length: usize) -> Option<&[u8]> {
         if offset + length as u64 > self.length {
-            return Ok(None);
+            return None;
         }
         let held = self.start..self.start + self.buffer.len() as u64;
         if offset < held.start || offset + length as u64 > held.end {
-            self.fill(offset, length)?;
+            self.fill(offset, length);
         }
         let from = usize::try_from(offset - self.start).expect("within the buffer");
-        Ok(self.buffer.get(from..from + length))
+        self.buffer.get(from..from + length)
     }
 
     /// As many bytes as are at hand from an offset on, at least one; `None` at the end.
-    fn some_at(&mut self, offset: u64) -> io::Result<Option<&[u8]>> {
+    fn some_at(&mut self, offset: u64) -> Option<&[u8]> {
         if offset >= self.length {
-            return Ok(None);
+            return None;
         }
         let held = self.start..self.start + self.buffer.len() as u64;
         if !held.contains(&offset) {
-            self.fill(offset, 1)?;
+            self.fill(offset, 1);
         }
         let from = usize::try_from(offset - self.start).expect("within the buffer");
-        Ok(self.buffer.get(from..).filter(|bytes| !bytes.is_empty()))
+        self.buffer.get(from..).filter(|bytes| !bytes.is_empty())
     }
 
-    fn fill(&mut self, offset: u64, length: usize) -> io::Result<()> {
+    fn fill(&mut self, offset: u64, length: usize) {
         let left = usize::try_from(self.length - offset).unwrap_or(usize::MAX);
         // Whole words, so that a search for the salt, word by word, misses none at the seam.
         let wanted = length.max(CHUNK).next_multiple_of(size_of::<u64>());
         self.buffer.resize(wanted.min(left), 0);
         self.start = offset;
-        let read = match self.file.read_at(&mut self.buffer, offset) {
-            Ok(read) => read,
-            Err(_) => {
+        let read = self
+            .file
+            .read_at(&mut self.buffer, offset)
+            .unwrap_or_else(|_| {
                 // What is wanted can perhaps be read although something behind it can't.
-                self.buffer
-                    .truncate(length.next_multiple_of(size_of::<u64>()).min(left));
-                read_what_can_be_read(self.file, &mut self.buffer, offset)?
-            }
-        };
+                let wanted = length.next_multiple_of(size_of::<u64>());
+                self.buffer.truncate(wanted.min(left));
+                read_what_can_be_read(self.file, &mut self.buffer, offset)
+            });
         self.buffer.truncate(read);
-        Ok(())
     }
 }
 
 /// Reads over bad sectors: what can't be read becomes bytes that are no frame.
-fn read_what_can_be_read(
-    file: &dyn StorageFile,
-    buffer: &mut [u8],
-    offset: u64,
-) -> io::Result<usize> {
+fn read_what_can_be_read(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> usize {
     if let Ok(read) = file.read_at(buffer, offset) {
-        return Ok(read);
+        return read;
     }
     let mut total = 0;
     let mut rest = buffer;
@@ -378,5 +358,5 @@ fn read_what_can_be_read(
             break;
         }
     }
-    Ok(total)
+    total
 }

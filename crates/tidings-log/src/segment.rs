@@ -72,7 +72,7 @@ struct State {
 }
 
 enum Index {
-    Memory(MemoryIndex),
+    Memory(Box<MemoryIndex>),
     Disk(Arc<DiskIndex>),
 }
 
@@ -86,7 +86,7 @@ impl Segment {
             salt,
             state: RwLock::new(State {
                 summary,
-                index: Index::Memory(index),
+                index: Index::Memory(Box::new(index)),
                 allocated,
                 sealed: false,
             }),
@@ -152,7 +152,7 @@ impl Segment {
     /// A copy of the index, where it is in memory only.
     pub(crate) fn memory_index(&self) -> Option<MemoryIndex> {
         match &self.state.read().index {
-            Index::Memory(index) => Some(index.clone()),
+            Index::Memory(index) => Some((**index).clone()),
             Index::Disk(_) => None,
         }
     }
@@ -189,7 +189,7 @@ impl Segment {
             index.steps.extend_from_slice(&present.steps[later..]);
         }
         index.summary = state.summary;
-        state.index = Index::Memory(index);
+        state.index = Index::Memory(Box::new(index));
     }
 
     /// Where to go on behind a stretch that is no frame.

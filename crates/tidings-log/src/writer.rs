@@ -425,7 +425,7 @@ impl Writer {
             "the log stops; nothing more is stored until it is opened anew"
         );
         self.failed = true;
-        self.set_health(Health::Failed {
+        self.set_health(&Health::Failed {
             since: self.shared.clock.now().wall,
             reason: reason.to_owned(),
         });
@@ -480,7 +480,7 @@ impl Writer {
         let full = matches!(self.shared.view.read().health, Health::Full { .. });
         if full {
             tracing::info!("there is room again");
-            self.set_health(Health::Healthy);
+            self.set_health(&Health::Healthy);
         }
         Ok(())
     }
@@ -503,16 +503,16 @@ impl Writer {
         let healthy = self.shared.view.read().health == Health::Healthy;
         if healthy {
             tracing::error!(reason, "there is no room for a new segment");
-            self.set_health(Health::Full {
+            self.set_health(&Health::Full {
                 since: self.shared.clock.now().wall,
                 reason: reason.to_owned(),
             });
         }
     }
 
-    fn set_health(&mut self, health: Health) {
+    fn set_health(&mut self, health: &Health) {
         self.shared.view.write().health = health.clone();
-        self.listener.health_changed(&health);
+        self.listener.health_changed(health);
     }
 
     /// Says in the log that everything before was durable, so that damage to it can't be taken for

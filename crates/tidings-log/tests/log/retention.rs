@@ -360,3 +360,18 @@ fn keys_outlive_the_retention_of_their_events_within_the_window() {
     let again = bench.append(tenant(1), vec![keyed("a", 1)]).unwrap();
     assert_eq!((again.duplicates, again.first), (1, 1));
 }
+
+#[test]
+fn a_restart_counts_the_time_that_passed_only_once() {
+    // The mark that closing writes once paired the last event's append time with the present run
+    // time, so that every restart counted the time since that event again.
+    let mut bench = by_age();
+    bench.put(tenant(1), &["a"]);
+    bench.clock.pass(10 * HOUR);
+    for _ in 0..5 {
+        bench.restart();
+    }
+    assert_eq!(bench.texts(Scope::All), ["a"]);
+    bench.clock.pass(14 * HOUR + 1);
+    assert_eq!(bench.texts(Scope::All), Vec::<String>::new());
+}

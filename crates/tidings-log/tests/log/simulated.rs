@@ -63,6 +63,10 @@ pub(crate) enum Operation {
 }
 
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "faults are switched on and off one by one"
+)]
 struct Faults {
     /// After so many more writes and syncs of segments everything fails, as when power is cut.
     dies_after: Option<u64>,
@@ -214,7 +218,7 @@ impl SimulatedStorage {
     }
 
     pub(crate) fn segments(&self) -> Vec<String> {
-        let is_segment = |name: &String| name.starts_with("segments/") && name.ends_with(".log");
+        let is_segment = |name: &String| name.strip_suffix(".log").is_some();
         self.names().into_iter().filter(is_segment).collect()
     }
 

@@ -84,7 +84,7 @@ impl Bench {
         let mut options = LogOptions::new("/simulated");
         options.retention = Duration::ZERO;
         options.max_bytes = 8 << 20;
-        options.owner = "pid 7, the test".to_owned();
+        "pid 7, the test".clone_into(&mut options.owner);
         // Only where a test waits for it, by a handshake.
         options.upkeep_interval = Duration::from_millis(1);
         change(&mut options);
@@ -197,7 +197,7 @@ impl Bench {
         let end = self
             .log()
             .read(scope, after, limit, &mut |event| {
-                events.push(Read::of(&event))
+                events.push(Read::of(&event));
             })
             .expect("the log is readable");
         (events, end)

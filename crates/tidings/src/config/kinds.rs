@@ -11,6 +11,7 @@ use toml::Value;
 
 use super::key::{Class, Fault, Kind};
 use super::values::LogFormat;
+use crate::engine::Coding;
 
 pub(super) const TEXT: Kind<String> = Kind {
     name: "text",
@@ -134,6 +135,18 @@ pub(super) const ALGORITHMS: Kind<Vec<Algorithm>> = Kind {
                  ES384 and EdDSA are"
                     .to_owned()
             })
+        })
+    },
+};
+
+pub(super) const CODINGS: Kind<Vec<Coding>> = Kind {
+    name: "list of codings",
+    class: Class::List,
+    read: |value| {
+        list(value, |item| match text(item)? {
+            "gzip" => Ok(Coding::Gzip),
+            "zstd" => Ok(Coding::Zstd),
+            _ => Err("this coding is not known; gzip and zstd are".to_owned()),
         })
     },
 };

@@ -17,6 +17,7 @@ use super::key::section;
 use super::kinds;
 use super::publishers::PUBLISHERS;
 use super::values::{LogFormat, PublisherConfig};
+use crate::engine::Coding;
 
 section! {
     /// Where the server listens and what it takes.
@@ -166,6 +167,9 @@ section! {
         retry: Duration = kinds::duration::<1, 3_600_000>(), "2s";
         /// How much the kernel may hold for one stream.
         send_buffer: usize = kinds::size::<4_096, 67_108_864>(), "64KiB";
+        /// How streams may be compressed, best first, of `zstd` and `gzip`; each gets the one that its
+        /// `Accept-Encoding` likes best. Empty: not at all. It saves bandwidth for processor time.
+        compression: Vec<Coding> = kinds::CODINGS, "[]";
         /// How much of the newest part of the log is kept in memory for all streams together.
         window_bytes: usize = kinds::size::<1_048_576, 68_719_476_736>(), "64MiB";
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tidings_protocol::Position;
 
+use super::coding::{Checksum, Coder, Coding};
 use super::index::GroupId;
-use super::stream::{Stage, Written};
+use super::stream::{Stage, Stream, Written};
 use super::thread::Thread;
 use crate::fanout::Block;
 
@@ -16,17 +17,81 @@ use crate::fanout::Block;
 /// a socket takes at once, so that a burst leaves few streams with a partial write.
 const STEP: usize = 128 * 1024;
 
-/// Bytes that every member of a group is due, and where the events in them end.
-pub(super) struct Due<'a> {
-    pub(super) bytes: &'a [u8],
-    /// For each event: its position, and where its bytes end.
-    pub(super) ends: &'a [(Position, usize)],
+/// How many bytes are compressed together at most. The rest of a segment that was sent in part is
+/// kept for its stream, so that this bounds memory.
+const SEGMENT: usize = 16 * 1024;
+
+/// A part of what a stream is due that is sent whole or kept: an event, or a compressed segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// The position of its last event.
+    pub(super) position: Position,
+    /// Where its bytes end.
+    pub(super) end: usize,
+    pub(super) events: u32,
+    /// Of its bytes before they were coded, where the coding asks for it.
+    pub(super) checksum: Checksum,
 }
 
-impl Due<'_> {
-    /// The first event that is not whole within the first `taken` bytes.
-    fn cut(&self, taken: usize) -> usize {
-        self.ends.partition_point(|&(_, end)| end <= taken)
+/// Bytes that every member of a group is due, and the pieces that they consist of.
+pub(super) struct Due<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) pieces: &'a [Piece],
+    /// The sums of the pieces.
+    events: u64,
+    checksum: Checksum,
+    coding: Coding,
+}
+
+impl<'a> Due<'a> {
+    pub(super) fn new(bytes: &'a [u8], pieces: &'a [Piece], coding: Coding) -> Self {
+        let events = match coding {
+            Coding::Identity => pieces.len() as u64,
+            Coding::Gzip | Coding::Zstd => pieces.iter().map(|piece| u64::from(piece.events)).sum(),
+        };
+        let checksum = match coding {
+            Coding::Gzip => pieces
+                .iter()
+                .fold(Checksum::EMPTY, |sum, piece| sum.then(&piece.checksum)),
+            Coding::Identity | Coding::Zstd => Checksum::EMPTY,
+        };
+        Self {
+            bytes,
+            pieces,
+            events,
+            checksum,
+            coding,
+        }
+    }
+}
+
+/// Compresses pieces, several into a segment, which become the pieces of what results.
+pub(super) fn code_pieces(
+    coder: &mut Coder,
+    coding: Coding,
+    plain: &[u8],
+    plain_pieces: &[Piece],
+    coded: &mut Vec<u8>,
+    pieces: &mut Vec<Piece>,
+) {
+    let mut start = 0;
+    let mut rest = plain_pieces;
+    while !rest.is_empty() {
+        let fitting = rest
+            .partition_point(|piece| piece.end - start <= SEGMENT)
+            .max(1);
+        let (segment, behind) = rest.split_at(fitting);
+        let last = segment[fitting - 1];
+        let checksum = coder.code(coding, &plain[start..last.end], coded);
+        let events = segment.iter().map(|piece| piece.events).sum();
+        pieces.push(Piece {
+            position: last.position,
+            end: coded.len(),
+            events,
+            checksum,
+        });
+        start = last.end;
+        rest = behind;
     }
 }
 
@@ -67,15 +132,34 @@ impl Thread {
     fn deliver(&mut self, group: GroupId, blocks: &[Arc<Block>]) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let entry = self.index.group_mut(group);
+        let coding = entry.coding;
         let mut due = std::mem::take(&mut entry.due);
         let members = std::mem::take(&mut entry.members);
 
-        let mut ends = Vec::with_capacity(due.len());
-        let bytes = lay_out(blocks, &due, &mut scratch, &mut ends);
-        let due_bytes = Due { bytes, ends: &ends };
+        let Scratch {
+            plain,
+            plain_pieces,
+            coded,
+            coded_pieces,
+        } = &mut scratch;
+        let bytes = lay_out(blocks, &due, plain, plain_pieces);
+        let (bytes, pieces) = if coding == Coding::Identity {
+            (bytes, &*plain_pieces)
+        } else {
+            code_pieces(
+                &mut self.coder,
+                coding,
+                bytes,
+                plain_pieces,
+                coded,
+                coded_pieces,
+            );
+            (&**coded, &*coded_pieces)
+        };
+        let what = Due::new(bytes, pieces, coding);
         let mut failed = Vec::new();
         for &slot in &members {
-            if let Some(error) = self.deliver_to(slot as usize, &due_bytes) {
+            if let Some(error) = self.deliver_to(slot as usize, &what) {
                 failed.push((slot, error));
             }
         }
@@ -100,19 +184,14 @@ impl Thread {
         debug_assert!(stream.is_clear(), "a live stream owes nothing");
         match stream.write(&[IoSlice::new(due.bytes)], self.now) {
             Written::All => {
-                stream.events_sent += due.ends.len() as u64;
-                stream.told = due
-                    .ends
-                    .last()
-                    .map_or(stream.told, |&(position, _)| position);
+                stream.note_all(due);
                 None
             }
             Written::Part(taken) => {
-                let cut = due.cut(taken);
                 stream.stage = Stage::Behind;
                 // Up to here it had all of its view; what was not due needs no second look.
                 stream.cursor = self.position;
-                stream.note_cut(due, cut, taken);
+                stream.note_cut(due, taken);
                 self.watch_for_stall(slot);
                 None
             }
@@ -142,34 +221,70 @@ impl Thread {
     }
 }
 
-impl super::stream::Stream {
-    /// Notes that a write was cut at `taken` bytes, within the event at `cut`: its rest waits for
-    /// the sink, what follows is read again.
-    pub(super) fn note_cut(&mut self, due: &Due<'_>, cut: usize, taken: usize) {
-        let start = if cut == 0 { 0 } else { due.ends[cut - 1].1 };
+impl Stream {
+    /// Notes that all of `due` was written.
+    pub(super) fn note_all(&mut self, due: &Due<'_>) {
+        self.events_sent += due.events;
+        if let Some(last) = due.pieces.last() {
+            self.told = last.position;
+        }
+        if due.coding == Coding::Gzip {
+            self.checksum.append(&due.checksum);
+        }
+    }
+
+    /// Notes that a write of `due` was cut at `taken` bytes: the rest of the piece that was cut waits
+    /// for the sink, what follows is read again.
+    pub(super) fn note_cut(&mut self, due: &Due<'_>, taken: usize) {
+        let cut = due.pieces.partition_point(|piece| piece.end <= taken);
+        let start = if cut == 0 { 0 } else { due.pieces[cut - 1].end };
         let whole = if taken > start {
-            self.unsent.append(&due.bytes[taken..due.ends[cut].1]);
+            self.unsent.append(&due.bytes[taken..due.pieces[cut].end]);
             cut + 1
         } else {
             cut
         };
-        if whole > 0 {
-            let position = due.ends[whole - 1].0;
-            self.cursor = position;
-            self.told = position;
-            self.events_sent += whole as u64;
+        for piece in &due.pieces[..whole] {
+            self.cursor = piece.position;
+            self.told = piece.position;
+            self.events_sent += u64::from(piece.events);
+            self.checksum.append(&piece.checksum);
         }
     }
 }
 
+/// Buffers that are kept from one delivery to the next.
+#[derive(Default)]
+pub(super) struct Scratch {
+    plain: Vec<u8>,
+    plain_pieces: Vec<Piece>,
+    coded: Vec<u8>,
+    coded_pieces: Vec<Piece>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.plain.clear();
+        self.plain_pieces.clear();
+        self.coded.clear();
+        self.coded_pieces.clear();
+    }
+}
+
 /// The due events' bytes side by side: in the block itself where they stand so already, in
-/// `scratch` otherwise.
+/// `plain` otherwise.
 fn lay_out<'a>(
     blocks: &'a [Arc<Block>],
     due: &[(u32, u32)],
-    scratch: &'a mut Vec<u8>,
-    ends: &mut Vec<(Position, usize)>,
+    plain: &'a mut Vec<u8>,
+    pieces: &mut Vec<Piece>,
 ) -> &'a [u8] {
+    let piece = |position, end| Piece {
+        position,
+        end,
+        events: 1,
+        checksum: Checksum::EMPTY,
+    };
     let (first, last) = (due[0], due[due.len() - 1]);
     let side_by_side = first.0 == last.0 && (last.1 - first.1) as usize + 1 == due.len();
     if side_by_side {
@@ -177,16 +292,19 @@ fn lay_out<'a>(
         let start = block.extent(first.1 as usize).start;
         for event in first.1..=last.1 {
             let event = event as usize;
-            ends.push((block.position(event), block.extent(event).end - start));
+            pieces.push(piece(
+                block.position(event),
+                block.extent(event).end - start,
+            ));
         }
         return &block.bytes()[start..block.extent(last.1 as usize).end];
     }
     for &(number, event) in due {
         let block = &blocks[number as usize];
-        scratch.extend_from_slice(&block.bytes()[block.extent(event as usize)]);
-        ends.push((block.position(event as usize), scratch.len()));
+        plain.extend_from_slice(&block.bytes()[block.extent(event as usize)]);
+        pieces.push(piece(block.position(event as usize), plain.len()));
     }
-    scratch
+    plain
 }
 
 fn number_of(index: usize) -> u32 {

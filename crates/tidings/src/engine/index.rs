@@ -1,6 +1,6 @@
 //! Which streams an event goes to.
 //!
-//! Streams with equal views form a group. An event finds its groups by its tenant and device, so
+//! Streams with equal views and codings form a group. An event finds its groups by its tenant and device, so
 //! that it touches only groups that can receive it; what it touches is judged by [`View::allows`].
 
 use std::collections::HashMap;
@@ -10,16 +10,18 @@ use slab::Slab;
 use tidings_log::Scope;
 use tidings_protocol::{DeviceId, TenantId};
 
+use super::coding::Coding;
 use crate::fanout::View;
 use crate::fanout::view::EventFacts;
 
 /// A group's slot.
 pub(super) type GroupId = u32;
 
-/// The streams that share a view.
+/// The streams that share a view and a coding.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) view: Arc<View>,
+    pub(super) coding: Coding,
     /// Slots of the streams. A stream knows its place in here.
     pub(super) members: Vec<u32>,
     /// What the members are due, while blocks are handed out: indexes of blocks and events.
@@ -30,7 +32,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     groups: Slab<Group>,
-    by_view: HashMap<Arc<View>, GroupId>,
+    by_view: HashMap<(Arc<View>, Coding), GroupId>,
     by_tenant: HashMap<TenantId, Audience>,
     all_tenants: Audience,
 }
@@ -91,25 +93,27 @@ impl Audience {
 
 impl Index {
     /// Adds a stream. Gives its group and its place in there.
-    pub(super) fn insert(&mut self, view: View, stream: u32) -> (GroupId, u32) {
-        let group = match self.by_view.get(&view) {
+    pub(super) fn insert(&mut self, view: View, coding: Coding, stream: u32) -> (GroupId, u32) {
+        let key = (Arc::new(view), coding);
+        let group = match self.by_view.get(&key) {
             Some(&group) => group,
-            None => self.create(view),
+            None => self.create(key),
         };
         let members = &mut self.groups[group as usize].members;
         members.push(stream);
         (group, slot(members.len() - 1))
     }
 
-    fn create(&mut self, view: View) -> GroupId {
-        let view = Arc::new(view);
+    fn create(&mut self, key: (Arc<View>, Coding)) -> GroupId {
+        let (view, coding) = (Arc::clone(&key.0), key.1);
         let group = slot(self.groups.insert(Group {
             view: Arc::clone(&view),
+            coding,
             members: Vec::new(),
             due: Vec::new(),
         }));
         self.audience(view.scope()).insert(group, &view);
-        self.by_view.insert(view, group);
+        self.by_view.insert(key, group);
         group
     }
 
@@ -126,8 +130,8 @@ impl Index {
         entry.members.swap_remove(place as usize);
         let moved = entry.members.get(place as usize).copied();
         if entry.members.is_empty() {
-            let view = self.groups.remove(group as usize).view;
-            self.by_view.remove(&view);
+            let Group { view, coding, .. } = self.groups.remove(group as usize);
+            self.by_view.remove(&(Arc::clone(&view), coding));
             let audience = self.audience(view.scope());
             audience.remove(group, &view);
             if let Scope::Tenant(tenant) = view.scope()
@@ -240,7 +244,7 @@ mod tests {
                     }
                 } else {
                     let view = view(&types, scope, devices.as_deref());
-                    let (group, place) = index.insert(view.clone(), slot(places.len()));
+                    let (group, place) = index.insert(view.clone(), Coding::Identity, slot(places.len()));
                     places.push(Some((group, place, view)));
                 }
             }

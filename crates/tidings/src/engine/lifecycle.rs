@@ -8,6 +8,7 @@ use tidings_log::ReadError;
 use tidings_protocol::api::{Closing, ClosingReason};
 use tidings_protocol::{Cursor, Position, sse};
 
+use super::coding::RunningChecksum;
 use super::index::slot as slot_of;
 use super::sink::Sink;
 use super::stream::{Stage, Stream, Unsent, Written};
@@ -73,14 +74,15 @@ impl Thread {
                 Sink::Body(body)
             }
         };
-        let (group, place) = self.index.insert(open.view, slot_of(slot));
+        let (group, place) = self.index.insert(open.view, open.coding, slot_of(slot));
         let heartbeat = ticks(self.options.heartbeat).max(1);
         // The first heartbeat comes after half to one interval, so that streams that were opened
         // together do not beat together.
         let head_start = rand::random_range(0..=heartbeat / 2);
         let mut unsent = Unsent::default();
-        unsent.append(&open.preamble);
-        entry.insert(Stream {
+        unsent.append(&open.head);
+        unsent.append(open.coding.header());
+        let stream = entry.insert(Stream {
             sink,
             group,
             place,
@@ -90,6 +92,8 @@ impl Thread {
             queued: false,
             cursor: open.after,
             told: open.after,
+            coding: open.coding,
+            checksum: RunningChecksum::default(),
             announced: open.announced,
             unsent,
             last_write: self.now,
@@ -101,6 +105,7 @@ impl Thread {
             opened: Instant::now(),
             ticket: Box::new(open.ticket),
         });
+        stream.say(&open.preamble, &mut self.coder);
         let expires = self.tick_of(self.streams[slot].ticket.identity.expires_at);
         self.streams[slot].expires = expires;
         self.schedule(slot, expires.min(self.now + heartbeat - head_start));
@@ -227,7 +232,7 @@ impl Thread {
             Some(data) => sse::write_event_without_id(&mut frame, "stale", data.as_bytes()),
             None => sse::write_event_without_id(&mut frame, "fresh", b"{}"),
         }
-        stream.unsent.append(&frame);
+        stream.say(&frame, &mut self.coder);
         self.flush(slot);
     }
 
@@ -295,9 +300,9 @@ impl Thread {
                 },
             );
             stream.told = reached;
-            stream.unsent.append(&frame);
+            stream.say(&frame, &mut self.coder);
         } else {
-            stream.unsent.append(sse::HEARTBEAT);
+            stream.say(sse::HEARTBEAT, &mut self.coder);
         }
         self.flush(slot);
     }
@@ -351,7 +356,8 @@ impl Thread {
         let deadline = self.now + ticks(LINGER);
         self.report(slot, End::Closed(reason));
         let stream = &mut self.streams[slot];
-        stream.unsent.append(&frame);
+        stream.say(&frame, &mut self.coder);
+        stream.end_coding();
         stream.stage = Stage::Closing(deadline);
         self.schedule(slot, deadline);
         self.flush(slot);

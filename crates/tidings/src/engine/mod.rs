@@ -7,6 +7,7 @@
 //! - [`thread`]: the thread itself, its loop and its state.
 //! - [`index`]: which streams an event goes to.
 //! - [`stream`]: the record of one stream, [`sink`]: where its bytes go.
+//! - [`coding`]: compression, done once for all streams of a view.
 //! - [`deliver`]: what is written to streams that follow the tail, [`pull`]: to those behind it.
 //! - [`catch_up`]: the small pool that reads the log for the latter.
 //! - [`lifecycle`]: opening, heartbeats, the several ends; [`wheel`]: when they are due.
@@ -15,6 +16,7 @@
 //! reads on from the window or the log.
 
 mod catch_up;
+pub mod coding;
 mod deliver;
 mod index;
 mod lifecycle;
@@ -35,6 +37,7 @@ use tidings_log::{Health, Log};
 use tidings_protocol::api::ClosingReason;
 
 pub use catch_up::CatchUpPool;
+pub use coding::Coding;
 pub use sink::{StreamBody, body};
 pub use ticket::{ConnectionId, OpenStream, StreamSink, Ticket};
 

@@ -9,8 +9,10 @@ use tidings_protocol::api::{Gap, GapReason};
 use tidings_protocol::{Cursor, Position};
 
 use super::catch_up::{Caught, Chunk, Request};
+use super::coding::{Checksum, Coder, Coding};
+use super::deliver::{Due, Piece, code_pieces};
 use super::index::slot as slot_of;
-use super::stream::{Stage, Stream, Written};
+use super::stream::{Stage, Written};
 use super::thread::Thread;
 use crate::fanout::block::Run;
 use crate::fanout::{Block, View};
@@ -22,6 +24,9 @@ const WINDOW_REACH: Position = 16 * 1024;
 
 /// How many bytes a stream is given in one turn.
 const TURN: usize = 256 * 1024;
+
+/// The same for a compressed stream, in bytes before compression, which takes its time.
+const CODED_TURN: usize = 64 * 1024;
 
 /// How many runs of events go into one write.
 const MAX_PARTS: usize = 64;
@@ -139,15 +144,20 @@ impl Thread {
     }
 
     /// Writes what the blocks hold for the view after the stream's cursor, in one call.
-    fn give(&mut self, slot: usize, view: &View, blocks: &[Arc<Block>]) {
+    fn give(&mut self, slot: usize, view: &Arc<View>, blocks: &[Arc<Block>]) {
         // A gap that was told before may have filled the sink, or found the peer gone.
-        if !self.streams.get(slot).is_some_and(Stream::is_clear) {
+        let Some(stream) = self.streams.get(slot).filter(|stream| stream.is_clear()) else {
             return;
+        };
+        match stream.coding {
+            Coding::Identity => self.give_plain(slot, view, blocks),
+            Coding::Gzip | Coding::Zstd => self.give_coded(slot, view, blocks),
         }
-        // Never beyond what live streams were given, or the stream would get it twice.
-        let until = self.position;
+    }
+
+    fn give_plain(&mut self, slot: usize, view: &View, blocks: &[Arc<Block>]) {
         let cursor = self.streams[slot].cursor;
-        let Selection { runs, through } = select(view, blocks, cursor, until);
+        let Selection { runs, through } = select(view, blocks, cursor, self.position, TURN);
         let parts: Vec<IoSlice<'_>> = runs
             .iter()
             .map(|(number, run)| IoSlice::new(&blocks[*number].bytes()[run.bytes.clone()]))
@@ -164,56 +174,75 @@ impl Thread {
                     stream.events_sent += run.events.len() as u64;
                     stream.told = blocks[*number].position(run.events.end - 1);
                 }
-                stream.cursor = through;
-                if through >= until {
-                    stream.stage = Stage::Live;
-                } else {
-                    self.queue_turn(slot);
-                }
+                self.read_through(slot, through);
             }
-            Written::Part(taken) => {
-                self.note_partial(slot, blocks, &runs, taken);
+            Written::Part(mut taken) => {
+                for (number, run) in &runs {
+                    let block = &blocks[*number];
+                    let pieces = pieces_of(block, run);
+                    let of_run = taken.min(run.bytes.len());
+                    let due =
+                        Due::new(&block.bytes()[run.bytes.clone()], &pieces, Coding::Identity);
+                    stream.note_cut(&due, of_run);
+                    taken -= of_run;
+                    if taken == 0 {
+                        break;
+                    }
+                }
                 self.watch_for_stall(slot);
             }
             Written::Failed(error) => self.peer_failed(slot, &error),
         }
     }
 
-    fn note_partial(
-        &mut self,
-        slot: usize,
-        blocks: &[Arc<Block>],
-        runs: &[(usize, Run)],
-        mut taken: usize,
-    ) {
+    fn give_coded(&mut self, slot: usize, view: &Arc<View>, blocks: &[Arc<Block>]) {
+        let stream = &self.streams[slot];
+        let (coding, cursor) = (stream.coding, stream.cursor);
+        let reading = self
+            .coded_reading
+            .take()
+            .filter(|kept| kept.serves(view, coding, cursor));
+        let reading = reading.unwrap_or_else(|| {
+            let selection = select(view, blocks, cursor, self.position, CODED_TURN);
+            CodedReading::new(
+                &mut self.coder,
+                Arc::clone(view),
+                coding,
+                cursor,
+                blocks,
+                &selection,
+            )
+        });
+        let due = Due::new(&reading.bytes, &reading.pieces, coding);
         let stream = &mut self.streams[slot];
-        for (number, run) in runs {
-            let block = &blocks[*number];
-            let length = run.bytes.len();
-            let ends: Vec<(Position, usize)> = run
-                .events
-                .clone()
-                .map(|event| {
-                    (
-                        block.position(event),
-                        block.extent(event).end - run.bytes.start,
-                    )
-                })
-                .collect();
-            let due = super::deliver::Due {
-                bytes: &block.bytes()[run.bytes.clone()],
-                ends: &ends,
-            };
-            let of_run = taken.min(length);
-            stream.note_cut(
-                &due,
-                ends.partition_point(|&(_, end)| end <= of_run),
-                of_run,
-            );
-            taken -= of_run;
-            if taken == 0 {
-                break;
+        let written = if due.bytes.is_empty() {
+            Written::All
+        } else {
+            stream.write(&[IoSlice::new(due.bytes)], self.now)
+        };
+        match written {
+            Written::All => {
+                stream.note_all(&due);
+                self.read_through(slot, reading.through);
             }
+            Written::Part(taken) => {
+                stream.note_cut(&due, taken);
+                self.watch_for_stall(slot);
+            }
+            Written::Failed(error) => self.peer_failed(slot, &error),
+        }
+        self.coded_reading = Some(reading);
+    }
+
+    /// The stream has been given its view up to here.
+    fn read_through(&mut self, slot: usize, through: Position) {
+        let position = self.position;
+        let stream = &mut self.streams[slot];
+        stream.cursor = through;
+        if through >= position {
+            stream.stage = Stage::Live;
+        } else {
+            self.queue_turn(slot);
         }
     }
 
@@ -303,12 +332,81 @@ impl Thread {
         };
         let mut frame = Vec::new();
         preamble::write_gap(&mut frame, resumed, &gap);
-        stream.unsent.append(&frame);
+        stream.say(&frame, &mut self.coder);
         stream.cursor = resume_after;
         stream.told = resume_after;
         stream.announced = expired.removed_through;
         self.flush(slot);
     }
+}
+
+/// What was read and compressed last: after an interruption many streams of one view come back
+/// with the same cursor.
+pub(super) struct CodedReading {
+    view: Arc<View>,
+    coding: Coding,
+    after: Position,
+    through: Position,
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+impl CodedReading {
+    fn new(
+        coder: &mut Coder,
+        view: Arc<View>,
+        coding: Coding,
+        after: Position,
+        blocks: &[Arc<Block>],
+        selection: &Selection,
+    ) -> Self {
+        let mut plain = Vec::new();
+        let mut plain_pieces = Vec::new();
+        for (number, run) in &selection.runs {
+            let start = plain.len();
+            plain.extend_from_slice(&blocks[*number].bytes()[run.bytes.clone()]);
+            let pieces = pieces_of(&blocks[*number], run).into_iter();
+            plain_pieces.extend(pieces.map(|piece| Piece {
+                end: start + piece.end,
+                ..piece
+            }));
+        }
+        let mut bytes = Vec::new();
+        let mut pieces = Vec::new();
+        code_pieces(
+            coder,
+            coding,
+            &plain,
+            &plain_pieces,
+            &mut bytes,
+            &mut pieces,
+        );
+        Self {
+            view,
+            coding,
+            after,
+            through: selection.through,
+            bytes,
+            pieces,
+        }
+    }
+
+    fn serves(&self, view: &Arc<View>, coding: Coding, after: Position) -> bool {
+        Arc::ptr_eq(&self.view, view) && self.coding == coding && self.after == after
+    }
+}
+
+/// The events of a run as pieces; their ends count from the run's begin.
+fn pieces_of(block: &Block, run: &Run) -> Vec<Piece> {
+    run.events
+        .clone()
+        .map(|event| Piece {
+            position: block.position(event),
+            end: block.extent(event).end - run.bytes.start,
+            events: 1,
+            checksum: Checksum::EMPTY,
+        })
+        .collect()
 }
 
 /// What a view has in some blocks.
@@ -319,10 +417,17 @@ struct Selection {
     through: Position,
 }
 
-/// Selects what `view` has after `cursor` up to `until`, bounded by [`TURN`] and [`MAX_PARTS`].
-fn select(view: &View, blocks: &[Arc<Block>], cursor: Position, until: Position) -> Selection {
+/// Selects what `view` has after `cursor` up to `until`, bounded by `room` bytes and [`MAX_PARTS`].
+///
+/// `until` is what live streams were given: a stream that got more here would get it twice.
+fn select(
+    view: &View,
+    blocks: &[Arc<Block>],
+    cursor: Position,
+    until: Position,
+    mut room: usize,
+) -> Selection {
     let mut runs = Vec::new();
-    let mut room = TURN;
     let mut through = cursor;
     for (number, block) in blocks.iter().enumerate() {
         let mut next = block.first_after(through);

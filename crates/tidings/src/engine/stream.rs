@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tidings_protocol::Position;
 
+use super::coding::{self, Coder, Coding, RunningChecksum};
 use super::index::GroupId;
 use super::sink::Sink;
 use super::ticket::Ticket;
@@ -46,6 +47,10 @@ pub(super) struct Stream {
     pub(super) told: Position,
     /// The rest of what the sink took in part: less than one event, or the server's own words.
     pub(super) unsent: Unsent,
+    /// How its bytes are coded; all members of its group agree.
+    pub(super) coding: Coding,
+    /// Of what it was sent, before it was coded; a gzip stream ends with it.
+    pub(super) checksum: RunningChecksum,
     /// When the sink last took a byte.
     pub(super) last_write: Tick,
     /// The access token's end.
@@ -143,6 +148,25 @@ impl Stream {
         };
         self.unsent.advance(taken);
         written
+    }
+
+    /// Appends words of the server's own to what waits for the sink.
+    pub(super) fn say(&mut self, words: &[u8], coder: &mut Coder) {
+        if self.coding == Coding::Identity {
+            self.unsent.append(words);
+            return;
+        }
+        let mut coded = Vec::new();
+        let checksum = coder.code(self.coding, words, &mut coded);
+        self.unsent.append(&coded);
+        self.checksum.append(&checksum);
+    }
+
+    /// Appends what a coded stream ends with; nothing may be said afterwards.
+    pub(super) fn end_coding(&mut self) {
+        let mut end = Vec::new();
+        coding::write_end(self.coding, self.checksum, &mut end);
+        self.unsent.append(&end);
     }
 
     /// Whether it can be given more at once.

@@ -13,10 +13,12 @@ use tidings_protocol::{Epoch, Position};
 
 use super::EngineOptions;
 use super::catch_up::CatchUpPool;
+use super::coding::Coder;
+use super::deliver::Scratch;
 use super::index::{GroupId, Index};
 use super::lifecycle::End;
 use super::mailbox::{Command, Mailbox, WAKER};
-use super::pull::Chunks;
+use super::pull::{Chunks, CodedReading};
 use super::stream::Stream;
 use super::wheel::{TICK, Tick, Wheel};
 use crate::fanout::{Block, Window};
@@ -55,7 +57,9 @@ pub(super) struct Thread {
     /// Kept from one wake-up to the next, so that a delivery allocates nothing.
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) touched: Vec<GroupId>,
-    pub(super) scratch: Vec<u8>,
+    pub(super) scratch: Scratch,
+    pub(super) coder: Coder,
+    pub(super) coded_reading: Option<CodedReading>,
     pub(super) read_buffer: Box<[u8]>,
 }
 
@@ -90,7 +94,9 @@ impl Thread {
             stop: None,
             blocks: Vec::new(),
             touched: Vec::new(),
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
+            coder: Coder::default(),
+            coded_reading: None,
             read_buffer: vec![0; 16 * 1024].into_boxed_slice(),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tidings_protocol::{Position, TenantId};
 
+use super::coding::Coding;
 use super::sink::BodySink;
 use crate::auth::Identity;
 use crate::fanout::View;
@@ -64,8 +65,12 @@ pub struct OpenStream {
     pub after: Position,
     /// Its preamble tells of everything that retention has removed up to here.
     pub announced: Position,
-    /// What is sent before the first event: for a socket the response's head, then `retry`, the
-    /// connection's name, a gap where there is one, and the cursor `after`.
+    /// How its bytes are coded.
+    pub coding: Coding,
+    /// The response's head, for a socket; it is not coded.
+    pub head: Vec<u8>,
+    /// What is sent before the first event: `retry`, the connection's name, a gap where there is
+    /// one, and the cursor `after`.
     pub preamble: Vec<u8>,
     /// Whose it is.
     pub ticket: Ticket,

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::Identity;
 use crate::connection::HandOver;
 use crate::cors;
-use crate::engine::{self, ConnectionId, OpenStream, StreamSink, Ticket};
+use crate::engine::{self, Coding, ConnectionId, OpenStream, StreamSink, Ticket, coding};
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
 use crate::fanout::View;
 use crate::time::unix_seconds;
@@ -223,6 +223,7 @@ impl<'a> Attempt<'a> {
     fn grant(&self, request: &HeaderMap, view: View, start: &Start, ticket: Ticket) -> Granted {
         let app = self.app;
         let mut headers = stream_headers(Some(ticket.connection));
+        let coding = negotiate(&app.config.stream.compression, request, &mut headers);
         cors::allow(&app.config.cors, request, &mut headers);
         let cursor = app.cursor(start.after);
         let mut preamble = Vec::new();
@@ -251,6 +252,8 @@ impl<'a> Attempt<'a> {
             view,
             after: start.after,
             announced: start.announced,
+            coding,
+            head: Vec::new(),
             preamble,
             ticket,
         };
@@ -267,9 +270,7 @@ async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Respo
     } = granted;
     let hand_over = request.extensions.get::<HandOver>();
     if let (Some(connection), true) = (hand_over, request.version < Version::HTTP_2) {
-        let mut preamble = http1_head(&headers);
-        preamble.append(&mut stream.preamble);
-        stream.preamble = preamble;
+        stream.head = http1_head(&headers);
         connection.give(stream);
         // The connection's driver takes the socket back from hyper and drops this future.
         return std::future::pending().await;
@@ -278,6 +279,24 @@ async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Respo
     stream.sink = StreamSink::Body(sink);
     app.engines.open(stream).await;
     Ok((StatusCode::OK, headers, axum::body::Body::new(body)).into_response())
+}
+
+/// Chooses how the stream's bytes are coded, and says so in the response.
+fn negotiate(offered: &[Coding], request: &HeaderMap, response: &mut HeaderMap) -> Coding {
+    if offered.is_empty() {
+        return Coding::Identity;
+    }
+    response.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    let accepted: Vec<&str> = request
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let coding = coding::negotiate(offered, &accepted.join(","));
+    if let Some(name) = coding.name() {
+        response.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    }
+    coding
 }
 
 fn stream_headers(connection: Option<ConnectionId>) -> HeaderMap {
