@@ -95,6 +95,7 @@ fn the_head_and_the_first_bytes_are_those_of_the_protocol() {
             "content-type: text/event-stream; charset=utf-8",
             "x-accel-buffering: no",
             "x-connection-id: (id)",
+            "x-content-type-options: nosniff",
         ]
     );
     assert_eq!(cursor_of_preamble(&mut stream), before.last);
