@@ -61,6 +61,7 @@ pub(super) struct Checksum {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RunningChecksum {
     crc: u32,
+    /// Modulo 2³², as gzip counts (RFC 1952, section 2.3.1).
     length: u32,
 }
 
@@ -121,8 +122,7 @@ impl Checksum {
         Self {
             crc: crc32fast::hash(bytes),
             shift: shift_by(bytes.len()),
-            // gzip counts modulo 2³² (RFC 1952, section 2.3.1).
-            length: (bytes.len() & 0xffff_ffff) as u32,
+            length: u32::try_from(bytes.len()).expect("a segment is small"),
         }
     }
 }

@@ -212,3 +212,130 @@ impl Thread {
 pub(super) fn ticks(duration: Duration) -> Tick {
     u64::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX / 2)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+
+    use tidings_log::{EventRef, Listener, Log, LogOptions};
+    use tidings_protocol::TenantId;
+
+    use super::*;
+    use crate::auth::Identity;
+    use crate::engine::{Coding, ConnectionId, OpenStream, StreamSink, Ticket};
+    use crate::fanout::{BlockBuilder, TypeTable, View, ViewRequest};
+    use crate::limits::Limits;
+
+    const STREAMS: usize = 50;
+    const EVENTS: u64 = 100;
+
+    struct NoListener;
+
+    impl Listener for NoListener {
+        fn committed(&mut self, _: &[EventRef<'_>]) {}
+        fn health_changed(&mut self, _: &Health) {}
+    }
+
+    fn tenant() -> TenantId {
+        TenantId::from_bytes([1; 16])
+    }
+
+    /// An engine thread that the test drives itself, and the folder of its (empty) log.
+    fn engine() -> (Thread, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions::new(folder.path()), Box::new(NoListener)).unwrap();
+        let types = Arc::new(TypeTable::default());
+        let pool = Arc::new(CatchUpPool::start(&log, &types).unwrap());
+        let (mailbox, poll) = Mailbox::new().unwrap();
+        let options = EngineOptions {
+            threads: 1,
+            heartbeat: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
+            retry: Duration::from_secs(2),
+            send_buffer: 64 * 1024,
+        };
+        let window = Arc::new(Window::new(1 << 20));
+        let thread = Thread::new(options, poll, mailbox, window, pool, log.epoch());
+        (thread, folder)
+    }
+
+    /// Opens a stream of the tenant. Gives its other end.
+    fn open(thread: &mut Thread, limits: &Limits) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let identity = Arc::new(Identity {
+            user: "u".into(),
+            tenant: Some(tenant()),
+            role: "viewer".into(),
+            super_admin: false,
+            expires_at: i64::from(u32::MAX),
+            issued_at: None,
+            token_id: None,
+            devices: None,
+            types: None,
+            device_group: None,
+        });
+        let address = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let types = TypeTable::default();
+        thread.open(OpenStream {
+            sink: StreamSink::Socket(socket),
+            view: View::new(&identity, Some(tenant()), &ViewRequest::default(), &types),
+            after: thread.position,
+            announced: 0,
+            coding: Coding::Identity,
+            head: Vec::new(),
+            preamble: Vec::new(),
+            ticket: Ticket {
+                connection: ConnectionId::random(),
+                place: limits.reserve(Some(tenant()), "u", address).unwrap(),
+                identity,
+                tenant: Some(tenant()),
+                address,
+            },
+        });
+        client
+    }
+
+    /// What one event costs on its way from the window to every socket. `scripts/test` counts the
+    /// instructions of `follow` while this runs, so the numbers of streams and events are fixed.
+    #[test]
+    fn the_hot_path_delivers_every_event_to_every_stream() {
+        let (mut thread, _folder) = engine();
+        let limits = Limits::new(
+            &crate::config::load(&crate::config::Sources::default())
+                .unwrap()
+                .config
+                .limits,
+        );
+        let clients: Vec<TcpStream> = (0..STREAMS).map(|_| open(&mut thread, &limits)).collect();
+        let types = TypeTable::default();
+        let mut expected = Vec::new();
+        for position in 1..=EVENTS {
+            let mut builder = BlockBuilder::new(thread.epoch, position - 1);
+            builder.push(
+                &EventRef {
+                    position,
+                    appended_at: 0,
+                    time: None,
+                    tenant: tenant(),
+                    event_type: "device_status",
+                    device: Some("r1"),
+                    data: &[b'x'; 250],
+                },
+                &types,
+            );
+            let block = builder.finish(position);
+            expected.extend_from_slice(block.bytes());
+            thread.window.push(block);
+            thread.follow();
+        }
+        for mut client in clients {
+            let mut received = vec![0; expected.len()];
+            client.read_exact(&mut received).unwrap();
+            assert!(received == expected);
+        }
+    }
+}

@@ -298,12 +298,11 @@ mod tests {
         builder.finish(100 + samples.len() as u64)
     }
 
+    /// Types and devices, of the claims or of the filters.
+    type Rules = (Option<Vec<usize>>, Option<Vec<u8>>);
+
     /// The rule of who sees what, written again in the plainest way.
-    fn may_see(
-        sample: &Sample,
-        scope: Option<u8>,
-        rules: &[(Option<Vec<usize>>, Option<Vec<u8>>); 2],
-    ) -> bool {
+    fn may_see(sample: &Sample, scope: Option<u8>, rules: &[Rules; 2]) -> bool {
         scope.is_none_or(|tenant| tenant == sample.tenant)
             && rules.iter().all(|(types, devices)| {
                 types
@@ -317,7 +316,7 @@ mod tests {
             })
     }
 
-    fn rules() -> impl Strategy<Value = (Option<Vec<usize>>, Option<Vec<u8>>)> {
+    fn rules() -> impl Strategy<Value = Rules> {
         (
             proptest::option::of(proptest::collection::vec(0_usize..3, 0..3)),
             proptest::option::of(proptest::collection::vec(0_u8..5, 0..3)),
