@@ -211,3 +211,68 @@ fn what_is_missing_is_told_beside_the_events() {
         assert!(std::time::Instant::now() < deadline, "nothing has expired");
     }
 }
+
+/// The history skipped damaged events without a word; a stream always told of them.
+#[test]
+fn damaged_events_are_announced_in_the_history_and_on_a_stream() {
+    let mut server = Server::start();
+    let tenant = new_tenant();
+    for number in 0..300 {
+        server.publish(&tenant, &status("r1", number));
+    }
+    let first = server.history(&tenant, "?limit=1");
+    let cursor = first["next"].as_str().expect("a cursor").to_owned();
+    server.stop();
+    let segments = server.folder().join("segments");
+    let mut files: Vec<_> = std::fs::read_dir(segments)
+        .expect("segments")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    files.sort();
+    let mut bytes = std::fs::read(&files[0]).expect("a segment");
+    let marker = b"\"n\":150";
+    let place = bytes
+        .windows(marker.len())
+        .position(|window| window == marker)
+        .expect("the event is in the file");
+    bytes[place + 5] ^= 1;
+    std::fs::write(&files[0], bytes).expect("written");
+    server.start_again();
+
+    let mut seen = Vec::new();
+    let mut gaps = Vec::new();
+    let mut query = "?limit=1000".to_owned();
+    loop {
+        let page = server.history(&tenant, &query);
+        let on_page = numbers(&page);
+        gaps.extend(page.get("gap").cloned());
+        if on_page.is_empty() && page.get("gap").is_none() {
+            break;
+        }
+        seen.extend(on_page);
+        query = format!(
+            "?limit=1000&after={}",
+            page["next"].as_str().expect("a cursor")
+        );
+    }
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(gaps[0]["reason"], "expired");
+    assert!(
+        seen.into_iter()
+            .eq((0..300).filter(|&number| number != 150))
+    );
+
+    let mut stream = server.watch(&tenant).after(&cursor).open();
+    let mut events = Vec::new();
+    while events.last() != Some(&299) {
+        let event = stream.next_but_cursors().expect("more events");
+        match event.name.as_str() {
+            "device_status" => events.push(event.json()["n"].as_u64().expect("a number")),
+            "gap" => events.push(1000),
+            _ => {}
+        }
+    }
+    let expected = (1..150).chain([1000]).chain(151..300);
+    assert!(events.into_iter().eq(expected));
+}

@@ -7,6 +7,7 @@
 //! server used meanwhile; a [`report`] is printed as JSON.
 
 pub mod clock;
+pub mod coding;
 pub mod driver;
 pub mod histogram;
 mod network;

@@ -2,6 +2,7 @@
 
 use rustix::fd::OwnedFd;
 
+use crate::coding::Decoder;
 use crate::histogram::Histogram;
 use crate::scan::Piece;
 
@@ -27,6 +28,8 @@ pub(crate) struct Stream {
     pub(crate) everything: bool,
     /// What is left to send, then what is left of the last read.
     pub(crate) rest: Vec<u8>,
+    /// Where the server compresses it.
+    pub(crate) decoder: Option<Decoder>,
     position: u64,
     sequence: u64,
     /// How many events it is due, counted apart from its lane's: those behind its cursor.
@@ -73,6 +76,7 @@ impl Stream {
             deaf: false,
             everything: false,
             rest: request,
+            decoder: None,
             position: 0,
             sequence: 0,
             behind: 0,

@@ -5,6 +5,7 @@ use std::net::SocketAddrV4;
 
 use clap::{Args, ValueEnum};
 
+use crate::coding::Coding;
 use crate::payload::Lane;
 use crate::token::Signer;
 
@@ -79,6 +80,8 @@ pub struct Wish {
     pub deaf: bool,
     /// Whether it receives only its lane's device.
     pub filtered: bool,
+    /// The content coding that it asks for.
+    pub coding: Option<Coding>,
     /// Whether it sees all tenants.
     pub everything: bool,
 }
@@ -148,6 +151,9 @@ impl Speaker {
                 self.signer.viewer(&format!("user-{user}"), tenant)
             };
             let _ = write!(request, "Authorization: Bearer {access}\r\n");
+        }
+        if let Some(coding) = wish.coding {
+            let _ = write!(request, "Accept-Encoding: {}\r\n", coding.name());
         }
         if let Some(after) = &wish.after {
             let _ = write!(request, "Last-Event-ID: {after}\r\n");

@@ -66,7 +66,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order of the results.
-pub(crate) const SCENARIOS: [Scenario; 12] = [
+pub(crate) const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "cpu-per-delivery",
         about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
@@ -86,6 +86,11 @@ pub(crate) const SCENARIOS: [Scenario; 12] = [
         name: "burst",
         about: "10,000 events as NDJSON, 100 a body, one body at a time, to the streams of one tenant.",
         cases: burst,
+    },
+    Scenario {
+        name: "compression",
+        about: "What compression costs the server and saves on the wire: the steady load and the burst, plain, gzip and zstd, all streams of one view.",
+        cases: compression,
     },
     Scenario {
         name: "idle",
@@ -194,6 +199,35 @@ fn burst(wish: &Wish) -> Vec<Case> {
         case(format!("{streams} streams, {events} events"), &OURS, &load)
     };
     streams.into_iter().map(one).collect()
+}
+
+fn compression(wish: &Wish) -> Vec<Case> {
+    let streams = wish.streams(&[1_000])[0];
+    let (seconds, rate) = (wish.seconds(5.0), rate(streams));
+    let events = wish.scaled(10_000);
+    let mut cases = Vec::new();
+    for coding in ["", "gzip", "zstd"] {
+        let (name, asked) = match coding {
+            "" => ("plain", String::new()),
+            coding => (coding, format!(" --coding {coding}")),
+        };
+        let steady = format!("steady --streams {streams} --rate {rate} --seconds {seconds}{asked}");
+        let burst = format!("burst --streams {streams} --events {events}{asked}");
+        cases.push((
+            format!("{streams} streams, {rate:.1} events/s, {name}"),
+            steady,
+        ));
+        cases.push((
+            format!("{streams} streams, burst of {events}, {name}"),
+            burst,
+        ));
+    }
+    let one = |(name, load): (String, String)| {
+        let mut one = case(name, &[Kind::Tidings], &words(&load));
+        one.setup.compression = true;
+        one
+    };
+    cases.into_iter().map(one).collect()
 }
 
 fn idle(wish: &Wish) -> Vec<Case> {

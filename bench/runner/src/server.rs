@@ -51,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) heartbeat: Option<Duration>,
     /// How long a stream may take nothing before it is closed.
     pub(crate) stall_timeout: Option<Duration>,
+    /// Let streams be compressed.
+    pub(crate) compression: bool,
     /// Events of the body that [`Kind::Append`] appends.
     pub(crate) append_events: usize,
     /// Start the server once more on its log when the load is done, and time that.
@@ -189,6 +191,9 @@ impl Server {
                 "TIDINGS_STREAM__STALL_TIMEOUT",
                 format!("{}ms", stall.as_millis()),
             );
+        }
+        if setup.compression {
+            command.env("TIDINGS_STREAM__COMPRESSION", r#"["zstd","gzip"]"#);
         }
         command.envs(programs.settings.iter().cloned());
         let start = Instant::now();

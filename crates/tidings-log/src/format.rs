@@ -46,7 +46,8 @@
 //! | 56 | 8 | run time ([`crate::clock::RunClock`]), by which events age; never less either |
 //! | 64 | 16 | tenant |
 //! | 80 | 1 | kind: 0 events, 1 mark, 2 recovery |
-//! | 81 | 7 | zero |
+//! | 81 | 1 | 1 where some event has a key, so that a start need not look into the others |
+//! | 82 | 6 | zero |
 //!
 //! The payload follows, and zeros up to a multiple of 8. Of a frame with events it is, for each:
 //!
@@ -180,6 +181,7 @@ pub(crate) enum FrameKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) kind: FrameKind,
+    pub(crate) keyed: bool,
     pub(crate) payload_crc: u32,
     pub(crate) payload_length: u32,
     pub(crate) count: u32,
@@ -228,6 +230,7 @@ impl FrameHeader {
             FrameKind::Mark => 1,
             FrameKind::Recovery => 2,
         };
+        bytes[81] = u8::from(self.keyed);
         let crc = header_crc(&bytes, offset);
         put_u32(&mut bytes, 8, crc);
         bytes
@@ -247,6 +250,7 @@ impl FrameHeader {
         };
         Some(Self {
             kind,
+            keyed: bytes[81] != 0,
             payload_crc: get_u32(bytes, 12),
             payload_length: get_u32(bytes, 16),
             count: get_u32(bytes, 20),
@@ -441,6 +445,7 @@ mod tests {
         fn a_flipped_bit_in_a_frame_header_is_noticed(bit in 0..FRAME_HEADER * 8) {
             let header = FrameHeader {
                 kind: FrameKind::Events,
+                keyed: true,
                 payload_crc: 7,
                 payload_length: 9,
                 count: 2,

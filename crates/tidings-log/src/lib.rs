@@ -3,13 +3,13 @@
 //! In the order in which an event meets it:
 //!
 //! - [`Log::submit`] puts a body into a bounded queue (`queue`).
-//! - The writer thread (`writer`, `group`) looks for repeated keys (`keys`), writes bodies as frames
+//! - The writer thread (`writer`, `intake`, `group`) looks for repeated keys (`keys`), writes bodies as frames
 //!   (`format`: the byte layout and its invariants) to the active segment, syncs once for all that
 //!   wait, shows them to readers (`view`), tells the [`Listener`] and answers.
 //! - The upkeep thread (`upkeep`, `workshop`) prepares the next segment, writes the index of a sealed
 //!   one (`index`, `index_file`), and takes what is too old or too much (`retention`, `horizon`,
 //!   `tenant_caps`), remembering it in a small database (`meta`).
-//! - [`Log::read`] finds frames by tenant or position (`segment`, `cache`), on any thread, and
+//! - [`Log::read`] finds frames by tenant or position (`read`, `reading`, `segment`, `cache`), on any thread, and
 //!   copes with damage (`repair`).
 //! - [`Log::open`] puts the log together from what a crash has left (`folder`, `recovery`, `scan`);
 //!   [`verify`] says what is wrong with a folder.
@@ -26,12 +26,14 @@ mod group;
 mod horizon;
 mod index;
 mod index_file;
+mod intake;
 mod keys;
 mod log;
 mod meta;
 mod options;
 mod queue;
 mod read;
+mod reading;
 mod recovery;
 mod repair;
 mod retention;

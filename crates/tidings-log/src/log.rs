@@ -12,8 +12,8 @@ use crate::format::{Events, FrameHeader};
 use crate::horizon::Horizon;
 use crate::keys::KeyWindow;
 use crate::queue::{Queue, Submission};
-use crate::read::Hints;
-use crate::recovery::{Recovered, recover, visit_recent};
+use crate::reading::Hints;
+use crate::recovery::{Recovered, recover, visit_keyed};
 use crate::segment::Files;
 use crate::storage::{FileStorage, Storage};
 use crate::tenant_caps::TenantCaps;
@@ -353,6 +353,6 @@ fn remembered_keys(
             }
         }
     };
-    visit_recent(files, &recovered.segments, oldest, &mut remember)?;
+    visit_keyed(files, &recovered.segments, oldest, &mut remember)?;
     Ok(keys)
 }

@@ -358,6 +358,7 @@ fn write_recovery(active: &mut Active, scan: &Scan, recovered: &Recovered) -> io
         .unwrap_or((0, 0));
     let header = FrameHeader {
         kind: FrameKind::Recovery,
+        keyed: false,
         payload_crc: crc32fast::hash(&payload),
         payload_length: u32::try_from(payload.len()).expect("a few stretches"),
         count: 0,
@@ -380,8 +381,8 @@ fn write_recovery(active: &mut Active, scan: &Scan, recovered: &Recovered) -> io
     Ok(())
 }
 
-/// Visits the frames whose keys are still remembered.
-pub(crate) fn visit_recent(
+/// Visits the frames with keys that are young enough to be remembered.
+pub(crate) fn visit_keyed(
     files: &Files,
     segments: &[Arc<Segment>],
     oldest_run: i64,
@@ -403,17 +404,12 @@ pub(crate) fn visit_recent(
             })?
             .map_or(FRAMES_BEGIN, |step| step.offset);
         let file = files.log(segment.number)?;
-        scan::visit_events(
-            &*file,
-            segment.salt,
-            from,
-            summary.end,
-            &mut |header, payload| {
-                if header.run_time >= oldest_run {
-                    visit(header, payload);
-                }
-            },
-        )?;
+        let mut visit_young = |header: &FrameHeader, payload: &[u8]| {
+            if header.run_time >= oldest_run {
+                visit(header, payload);
+            }
+        };
+        scan::visit_keyed(&*file, segment.salt, from, summary.end, &mut visit_young)?;
     }
     Ok(())
 }

@@ -12,6 +12,10 @@ use crate::index::MemoryIndex;
 use crate::storage::StorageFile;
 
 const CHUNK: usize = 1 << 20;
+/// Of frames of which only the headers are wanted: read at once where they are near each other,
+/// and where they are not.
+const NEAR_CHUNK: usize = 128 << 10;
+const FAR_CHUNK: usize = 4 << 10;
 /// The smallest part that is tried alone when a larger one can't be read.
 const SECTOR: usize = 4096;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
@@ -121,8 +125,9 @@ pub(crate) fn scan(
     Ok(scan)
 }
 
-/// Visits the sound frames with events between two offsets; the first must be a frame's.
-pub(crate) fn visit_events(
+/// Visits the sound frames with keys between two offsets; the first must be a frame's. The payloads
+/// of others are not even read.
+pub(crate) fn visit_keyed(
     file: &dyn StorageFile,
     salt: u64,
     mut offset: u64,
@@ -132,6 +137,21 @@ pub(crate) fn visit_events(
     let mut window = Window::new(file)?;
     let mut unused = Scan::default();
     while offset < end {
+        // Where frames are large, their headers are far apart.
+        window.chunk = if offset > window.end() {
+            FAR_CHUNK
+        } else {
+            NEAR_CHUNK
+        };
+        let header = window
+            .at(offset, FRAME_HEADER)
+            .and_then(|bytes| FrameHeader::decode(bytes, salt, offset));
+        if let Some(header) = header
+            && !header.keyed
+        {
+            offset += header.frame_bytes();
+            continue;
+        }
         let Some((header, frame)) = frame_at(&mut window, salt, offset) else {
             match next_frame(&mut window, salt, offset, &mut unused) {
                 Some(next) => offset = next,
@@ -139,9 +159,7 @@ pub(crate) fn visit_events(
             }
             continue;
         };
-        if header.kind == FrameKind::Events {
-            visit(&header, &frame[FRAME_HEADER..]);
-        }
+        visit(&header, &frame[FRAME_HEADER..]);
         offset += header.frame_bytes();
     }
     Ok(())
@@ -279,6 +297,8 @@ struct Window<'f> {
     length: u64,
     start: u64,
     buffer: Vec<u8>,
+    /// How much is read at least.
+    chunk: usize,
 }
 
 impl<'f> Window<'f> {
@@ -288,7 +308,12 @@ impl<'f> Window<'f> {
             length: file.len()?,
             start: 0,
             buffer: Vec::new(),
+            chunk: CHUNK,
         })
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.buffer.len() as u64
     }
 
     /// So many bytes from an offset on; `None` where the file ends before.
@@ -320,7 +345,7 @@ impl<'f> Window<'f> {
     fn fill(&mut self, offset: u64, length: usize) {
         let left = usize::try_from(self.length - offset).unwrap_or(usize::MAX);
         // Whole words, so that a search for the salt, word by word, misses none at the seam.
-        let wanted = length.max(CHUNK).next_multiple_of(size_of::<u64>());
+        let wanted = length.max(self.chunk).next_multiple_of(size_of::<u64>());
         self.buffer.resize(wanted.min(left), 0);
         self.start = offset;
         let read = self

@@ -11,7 +11,7 @@ use crate::event::{Lost, Scope};
 use crate::horizon::Horizon;
 use crate::meta::Meta;
 use crate::queue::Queue;
-use crate::read::Hints;
+use crate::reading::Hints;
 use crate::segment::{Files, Segment};
 use crate::tenant_caps::TenantCaps;
 use crate::workshop::Workshop;

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use tidings_protocol::{Position, TenantId};
 
-use crate::format::{FRAMES_BEGIN, FrameHeader, FrameKind, encode_event, event_bytes, frame_bytes};
-use crate::group::{Body, Group, Stored};
-use crate::keys::{KeyWindow, Known};
+use crate::format::{FRAMES_BEGIN, FrameHeader, FrameKind};
+use crate::group::Group;
+use crate::keys::KeyWindow;
 use crate::log::Listener;
 use crate::queue::{Submission, Work};
 use crate::recovery::Active;
@@ -40,19 +40,10 @@ pub(crate) struct Writer {
     pub(crate) last_run: i64,
     /// A mark, or a segment's beginning, says that everything up to here was durable.
     marked: Position,
-    group: Group,
+    pub(crate) group: Group,
     /// Bytes of the segment that could not be made.
     lacking: Option<u64>,
-    failed: bool,
-}
-
-/// What became of the events of a body before it is written.
-struct Sorted {
-    appended: Appended,
-    /// Which events are new; `None` where all are.
-    fresh: Option<Vec<bool>>,
-    payload_bytes: u64,
-    first_position: Position,
+    pub(crate) failed: bool,
 }
 
 impl Writer {
@@ -155,194 +146,15 @@ impl Writer {
         self.last_run = self.last_run.max(now.run);
     }
 
-    fn failure(&self) -> AppendError {
+    pub(crate) fn failure(&self) -> AppendError {
         match &self.shared.view.read().health {
             Health::Failed { reason, .. } => AppendError::Failed(reason.clone()),
             _ => AppendError::Closed,
         }
     }
 
-    /// Puts a body into the group; commits the group first where the body no longer fits, or repeats
-    /// what is in it.
-    fn take_in(&mut self, submission: Submission) {
-        if !self.fits(submission.bytes) || self.repeats_unfinished(&submission) {
-            self.commit();
-            if self.failed {
-                let error = self.failure();
-                return answer(submission.answer, Err(error));
-            }
-        }
-        let Submission {
-            tenant,
-            events,
-            answer,
-            ..
-        } = submission;
-        let keys_before = self.group.keys;
-        let sorted = match self.sort_out(tenant, &events) {
-            Ok(sorted) => sorted,
-            Err(error) => {
-                self.retract(keys_before);
-                return self.group.bodies.push(Body {
-                    answer,
-                    outcome: Err(error),
-                    stored: None,
-                });
-            }
-        };
-        let outcome = Ok(sorted.appended);
-        if sorted.appended.accepted == 0 {
-            return self.group.bodies.push(Body {
-                answer,
-                outcome,
-                stored: None,
-            });
-        }
-        let bytes = frame_bytes(sorted.payload_bytes);
-        if !self.fits(bytes)
-            && let Err(reason) = self.roll(bytes)
-        {
-            self.retract(keys_before);
-            return self.group.bodies.push(Body {
-                answer,
-                outcome: Err(AppendError::Full(reason)),
-                stored: None,
-            });
-        }
-        let first = sorted.first_position;
-        let fresh = self.encode(tenant, &events, sorted);
-        self.group.bodies.push(Body {
-            answer,
-            outcome,
-            stored: Some(Stored {
-                tenant,
-                events,
-                fresh,
-                first,
-                appended_at: self.last_time,
-            }),
-        });
-    }
-
-    /// Whether a body repeats an event of the unfinished group. If power failed, its own part could
-    /// reach the disk and the other's not: then it would be stored by half.
-    fn repeats_unfinished(&self, submission: &Submission) -> bool {
-        let Some((first, _)) = self.group.frames.first() else {
-            return false;
-        };
-        self.group.keys > 0
-            && submission.events.iter().any(|event| {
-                let known = event
-                    .key
-                    .as_ref()
-                    .map(|key| self.keys.look_up(submission.tenant, key));
-                matches!(known, Some(Known::Duplicate(at)) if at >= first.position)
-            })
-    }
-
-    fn retract(&mut self, keys_before: usize) {
-        self.keys.retract(self.group.keys - keys_before);
-        self.group.keys = keys_before;
-    }
-
-    fn fits(&self, bytes: u64) -> bool {
-        self.active.as_ref().is_some_and(|active| {
-            active.offset + self.group.buffer.len() as u64 + bytes <= active.capacity
-        })
-    }
-
-    /// Tells new events from repeated ones, remembering the keys of the new.
-    fn sort_out(
-        &mut self,
-        tenant: TenantId,
-        events: &[crate::NewEvent],
-    ) -> Result<Sorted, AppendError> {
-        let first_position = self.next_position;
-        let mut next = first_position;
-        let mut payload_bytes = 0;
-        let mut fresh: Option<Vec<bool>> = None;
-        let (mut first, mut last) = (0, 0);
-        for (index, event) in events.iter().enumerate() {
-            let known = match &event.key {
-                None => Known::New,
-                Some(key) => self.keys.look_up(tenant, key),
-            };
-            let position = match known {
-                Known::Conflict => return Err(AppendError::KeyConflict { index }),
-                Known::Duplicate(position) => {
-                    fresh.get_or_insert_with(|| vec![true; events.len()])[index] = false;
-                    position
-                }
-                Known::New => {
-                    if let Some(key) = &event.key {
-                        if self.keys.is_full() {
-                            return Err(AppendError::KeyWindowFull);
-                        }
-                        self.keys.insert(tenant, key, next, self.last_run);
-                        self.group.keys += 1;
-                    }
-                    payload_bytes += event_bytes(event);
-                    next += 1;
-                    next - 1
-                }
-            };
-            if index == 0 {
-                first = position;
-            }
-            last = position;
-        }
-        let accepted = next - first_position;
-        Ok(Sorted {
-            appended: Appended {
-                accepted,
-                duplicates: events.len() as u64 - accepted,
-                first,
-                last,
-            },
-            fresh,
-            payload_bytes,
-            first_position,
-        })
-    }
-
-    /// Appends the frame of a body to the group's buffer.
-    fn encode(
-        &mut self,
-        tenant: TenantId,
-        events: &[crate::NewEvent],
-        sorted: Sorted,
-    ) -> Option<Vec<bool>> {
-        let count = u32::try_from(sorted.appended.accepted).expect("a body has far fewer events");
-        let payload = self.group.begin_frame();
-        for (index, event) in events.iter().enumerate() {
-            if sorted.fresh.as_ref().is_none_or(|fresh| fresh[index]) {
-                encode_event(event, &mut self.group.buffer);
-            }
-        }
-        let payload = &self.group.buffer[payload..];
-        debug_assert_eq!(payload.len() as u64, sorted.payload_bytes);
-        let header = FrameHeader {
-            kind: FrameKind::Events,
-            payload_crc: crc32fast::hash(payload),
-            payload_length: u32::try_from(payload.len()).expect("a frame is bounded"),
-            count,
-            position: sorted.first_position,
-            follows: self.last,
-            synced_through: self.group.synced_through(self.last),
-            appended_at: self.last_time,
-            run_time: self.last_run,
-            tenant,
-        };
-        let active = self.active.as_ref().expect("the body fits into it");
-        self.group
-            .end_frame(header, active.segment.salt, active.offset);
-        self.last = header.last();
-        self.next_position = header.next_position();
-        sorted.fresh
-    }
-
     /// Makes the group durable, shows it, and answers its publishers.
-    fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         if !self.group.frames.is_empty() {
             let active = self.active.as_mut().expect("the group was encoded for it");
             let written = active.file.write_at(&self.group.buffer, active.offset);
@@ -439,7 +251,7 @@ impl Writer {
     }
 
     /// Goes on in a new segment with room for a frame. The group must be empty.
-    fn roll(&mut self, bytes: u64) -> Result<(), String> {
+    pub(crate) fn roll(&mut self, bytes: u64) -> Result<(), String> {
         debug_assert!(self.group.frames.is_empty());
         let size = self
             .shared
@@ -521,6 +333,7 @@ impl Writer {
         self.look_at_clock();
         let header = FrameHeader {
             kind: FrameKind::Mark,
+            keyed: false,
             payload_crc: crc32fast::hash(&[]),
             payload_length: 0,
             count: 0,
@@ -564,7 +377,7 @@ impl Writer {
 }
 
 /// A panic of a publisher's own code is its own trouble.
-fn answer(answer: crate::log::Answer, outcome: Result<Appended, AppendError>) {
+pub(crate) fn answer(answer: crate::log::Answer, outcome: Result<Appended, AppendError>) {
     if catch_unwind(AssertUnwindSafe(|| answer(outcome))).is_err() {
         tracing::error!("answering a publisher panicked");
     }

@@ -8,9 +8,9 @@ use axum::Json;
 use axum::extract::{Extension, Path, RawQuery, State};
 use http::HeaderMap;
 use serde_json::value::RawValue;
-use tidings_log::{EventRef, ReadError, ReadLimit};
+use tidings_log::{EventRef, ReadEnd, ReadError, ReadLimit};
 use tidings_protocol::Position;
-use tidings_protocol::api::{HistoryEvent, HistoryPage};
+use tidings_protocol::api::{GapReason, HistoryEvent, HistoryPage};
 
 use crate::app::App;
 use crate::auth::Identity;
@@ -49,6 +49,7 @@ struct PageRequest {
     path = "/tenants/{tenant_id}/events",
     tag = "events",
     summary = "Read a tenant's retained events, page by page",
+    description = "Ascending by position; begins with the oldest retained event unless `after` or `since` is given.",
     params(
         ("tenant_id" = uuid::Uuid, Path, description = "The tenant."),
         crate::openapi::HistoryParameters,
@@ -162,8 +163,23 @@ fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError>
                     page.offer(&event);
                 }
             })?;
-        if !page.full {
-            page.next = end.examined_through.min(tail).max(page.next);
+        if page.full {
+            break;
+        }
+        match missing(&end, before) {
+            // First the events before what is missing; the gap begins the next page.
+            Some(missing) if missing.after > before => {
+                page.next = missing.after.min(tail);
+                break;
+            }
+            Some(missing) => {
+                page.next = missing.resume_after.max(page.next).min(tail);
+                let requested = app.cursor(before).to_string();
+                gap.get_or_insert_with(|| {
+                    start::gap(&app.log, &requested, page.next, GapReason::Expired)
+                });
+            }
+            None => page.next = end.examined_through.min(tail).max(page.next),
         }
         if page.next == before {
             break;
@@ -173,6 +189,31 @@ fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError>
         next: app.cursor(page.next).to_string(),
         events: page.events,
         gap,
+    })
+}
+
+/// Events that a read could not visit.
+struct Missing {
+    /// They come after this position.
+    after: Position,
+    /// The history goes on after this one.
+    resume_after: Position,
+}
+
+/// What is damaged on disk, or was removed by retention while the page was read.
+fn missing(end: &ReadEnd, before: Position) -> Option<Missing> {
+    if let Some(expired) = end
+        .expired
+        .filter(|expired| expired.removed_through > before)
+    {
+        return Some(Missing {
+            after: before,
+            resume_after: expired.resume_after,
+        });
+    }
+    end.lost.map(|lost| Missing {
+        after: lost.first - 1,
+        resume_after: lost.last,
     })
 }
 

@@ -7,6 +7,7 @@ use rustix::net::{self, RecvFlags};
 
 use super::{Driver, INPUT_BYTES, PATIENCE, STARTS_PER_TURN};
 use crate::clock;
+use crate::coding::Decoder;
 use crate::network;
 use crate::requester::status;
 use crate::stream::{Phase, Stream};
@@ -105,11 +106,16 @@ impl Driver {
             }
             return Ok(());
         }
-        let kept = stream.rest.len();
+        // What is left of a compressed stream is text already; it does not belong before the bytes.
+        let kept = if stream.decoder.is_some() {
+            0
+        } else {
+            stream.rest.len()
+        };
         if self.input.len() < kept + INPUT_BYTES / 2 {
             self.input.resize(kept + INPUT_BYTES, 0);
         }
-        self.input[..kept].copy_from_slice(&stream.rest);
+        self.input[..kept].copy_from_slice(&stream.rest[..kept]);
         match net::recv(socket, &mut self.input[kept..], RecvFlags::empty()) {
             Ok((0, _)) => self.end(index, "closed by the server"),
             Ok((length, _)) => self.take(index, kept + length, length)?,
@@ -142,6 +148,8 @@ impl Driver {
                 self.complain(format!("a stream was refused: {text}"));
                 return Ok(());
             }
+            stream.decoder = Decoder::for_head(&text)?;
+            stream.rest = Vec::new();
             stream.phase = if stream.deaf {
                 Phase::Deaf
             } else {
@@ -153,6 +161,17 @@ impl Driver {
         }
         let stream = &mut self.streams[index];
         let (tally, latency) = (&mut self.tally, &mut self.latency);
+        if let Some(mut decoder) = stream.decoder.take() {
+            let mut plain = std::mem::take(&mut stream.rest);
+            decoder.decode(&self.input[start..filled], &mut plain)?;
+            let used = self
+                .scanner
+                .scan(&plain, |piece| stream.take(piece, now, tally, latency));
+            plain.drain(..used);
+            stream.rest = plain;
+            stream.decoder = Some(decoder);
+            return Ok(());
+        }
         let used = self.scanner.scan(&self.input[start..filled], |piece| {
             stream.take(piece, now, tally, latency);
         });

@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::Session;
 use crate::clock;
+use crate::coding::Coding;
 use crate::target::Wish;
 
 /// Many events at once to many streams of one tenant.
@@ -13,6 +14,9 @@ pub struct Burst {
     /// How many streams.
     #[arg(long, default_value_t = 1_000)]
     streams: usize,
+    /// The content coding that streams ask for.
+    #[arg(long, value_enum)]
+    coding: Option<Coding>,
     /// How many events.
     #[arg(long, default_value_t = 10_000)]
     events: u64,
@@ -29,6 +33,7 @@ impl Burst {
         session.tenants(1);
         let wishes = (0..self.streams).map(|_| Wish {
             timed: true,
+            coding: self.coding,
             ..Wish::default()
         });
         session.open(wishes.collect(), 0, 256)?;
@@ -38,6 +43,7 @@ impl Burst {
 
         session.driver.latency.clear();
         let received = session.driver.tally.events;
+        let bytes = session.driver.tally.bytes;
         let bodies = self.events.div_ceil(self.batch as u64);
         let before = session.probe.usage()?;
         let acknowledged =
@@ -47,9 +53,11 @@ impl Burst {
         let used = session.probe.since(&before)?;
 
         let deliveries = (session.driver.tally.events - received) as f64;
+        let bytes = (session.driver.tally.bytes - bytes) as f64;
         let latency = std::mem::take(&mut session.driver.latency);
         let report = &mut session.report;
         report.set("deliveries", deliveries);
+        report.set("bytes_per_delivery", bytes / deliveries.max(1.0));
         report.set("deliveries_per_cpu_s", deliveries / used.cpu);
         report.set("deliveries_per_s", deliveries / used.elapsed);
         report.set("published_after_s", clock::seconds(published - before.at));

@@ -5,6 +5,7 @@ use clap::Args;
 
 use super::Session;
 use crate::clock;
+use crate::coding::Coding;
 use crate::payload::Lane;
 use crate::probe::Probe;
 use crate::target::Wish;
@@ -25,6 +26,9 @@ pub struct Steady {
     /// server can't filter, a device is a tenant of its own.
     #[arg(long, default_value_t = 0)]
     devices: usize,
+    /// The content coding that streams ask for.
+    #[arg(long, value_enum)]
+    coding: Option<Coding>,
     /// Events a second, of all lanes together.
     #[arg(long, default_value_t = 50.0)]
     rate: f64,
@@ -123,6 +127,7 @@ impl Steady {
         let wishes = (0..self.streams).map(|stream| Wish {
             lane: stream % lanes,
             timed: true,
+            coding: self.coding,
             filtered,
             ..Wish::default()
         });
@@ -132,6 +137,7 @@ impl Steady {
 
         session.driver.latency.clear();
         let received = session.driver.tally.events;
+        let bytes = session.driver.tally.bytes;
         let this_process = Probe::of_this_process();
         let own = this_process.usage()?;
         let before = session.probe.usage()?;
@@ -142,10 +148,12 @@ impl Steady {
         let load = this_process.since(&own)?;
 
         let deliveries = (session.driver.tally.events - received) as f64;
+        let bytes = (session.driver.tally.bytes - bytes) as f64;
         let latency = std::mem::take(&mut session.driver.latency);
         let report = &mut session.report;
         report.set("events_per_s", stretch.events as f64 / stretch.seconds);
         report.set("deliveries", deliveries);
+        report.set("bytes_per_delivery", bytes / deliveries.max(1.0));
         report.cpu("delivery", &used, deliveries);
         report.set("server_cpu_share", used.cpu / used.elapsed);
         report.set("load_cpu_share", load.cpu / load.elapsed);

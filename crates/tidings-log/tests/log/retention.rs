@@ -84,6 +84,18 @@ fn a_tenant_is_told_only_of_its_own_removed_events() {
     check(&bench);
 }
 
+/// Looks at a log at a moment when the upkeep thread does not remove anything; `look` gets the
+/// oldest position.
+fn settled<T>(bench: &Bench, look: impl Fn(u64) -> T) -> T {
+    loop {
+        let oldest = bench.log().usage().oldest;
+        let seen = look(oldest.expect("something is kept"));
+        if bench.log().usage().oldest == oldest {
+            return seen;
+        }
+    }
+}
+
 #[test]
 fn what_was_unlinked_is_remembered_for_each_tenant() {
     let mut bench = Bench::with(|options| options.max_bytes = 1 << 20);
@@ -96,36 +108,28 @@ fn what_was_unlinked_is_remembered_for_each_tenant() {
     for _ in 0..2 {
         let usage = bench.log().usage();
         assert!(usage.bytes <= 1 << 20, "{usage:?}");
-        let kept = bench.read_all(Scope::All, NO_LIMIT);
+        let resume = |scope, after| bench.log().resume_point(scope, after);
+        assert_eq!(resume(Scope::Tenant(tenant(7)), 0), expired(1, 1));
+        assert_eq!(resume(Scope::Tenant(tenant(7)), 1), Resume::Exact);
+        let (kept, oldest, answers) = settled(&bench, |oldest| {
+            let kept = bench.read_all(Scope::All, NO_LIMIT);
+            // Positions 2, 4, … are tenant 0's, 3, 5, … tenant 1's.
+            let last = |number: u64| (2..oldest).rev().find(|at| at % 2 == number).unwrap();
+            let answers = [0_u8, 1].map(|number| {
+                let (scope, last) = (Scope::Tenant(tenant(number)), last(number.into()));
+                (last, resume(scope, last - 1), resume(scope, last))
+            });
+            (kept, oldest, answers)
+        });
         assert!(
             kept.len() > 40,
             "most of the cap is history: {}",
             kept.len()
         );
-        let oldest = kept[0].position;
-        assert_eq!(usage.oldest, Some(oldest));
-        assert_eq!(
-            bench.log().resume_point(Scope::Tenant(tenant(7)), 0),
-            expired(1, 1)
-        );
-        assert_eq!(
-            bench.log().resume_point(Scope::Tenant(tenant(7)), 1),
-            Resume::Exact
-        );
-        for number in 0..2 {
-            let scope = Scope::Tenant(tenant(number));
-            let own = oldest - 1 - u64::from((oldest - 1) % 2 != u64::from(number));
-            // Positions 2, 4, … are tenant 0's, 3, 5, … tenant 1's.
-            let last = (2..oldest)
-                .rev()
-                .find(|at| at % 2 == u64::from(number))
-                .unwrap();
-            assert!(last == own || last == own - 1);
-            assert_eq!(
-                bench.log().resume_point(scope, last - 1),
-                expired(last, last)
-            );
-            assert_eq!(bench.log().resume_point(scope, last), Resume::Exact);
+        assert_eq!(kept[0].position, oldest);
+        for (last, before, at) in answers {
+            assert_eq!(before, expired(last, last));
+            assert_eq!(at, Resume::Exact);
         }
         bench.kill_and_restart();
     }
@@ -222,23 +226,21 @@ fn a_single_event_above_the_tenants_cap_stays_until_the_next() {
 #[test]
 fn old_segments_are_unlinked_though_little_is_published() {
     let bench = by_age();
-    for number in 0..40 {
+    for number in 0..20 {
         bench.append(tenant(1), vec![bulky(number, 100)]).unwrap();
-        bench.clock.pass(2 * HOUR);
-        // The upkeep thread has the writer begin a new segment every three hours; it comes round
-        // within its interval, so wait for the segment rather than for the time.
-        if number % 4 == 3 {
-            let before = bench.storage.segments();
-            while bench.storage.segments() == before {
-                std::thread::yield_now();
-            }
+        // After three hours the upkeep thread has the writer begin a new segment. It comes round
+        // within its interval; wait for the segment rather than for the time.
+        let newest = bench.storage.segments().pop();
+        bench.clock.pass(4 * HOUR);
+        while bench.storage.segments().pop() <= newest {
+            std::thread::yield_now();
         }
     }
     bench.log().run_upkeep();
-    let usage = bench.log().usage();
-    assert!(usage.events <= 20, "{usage:?}");
     let kept = bench.read_all(Scope::All, NO_LIMIT);
-    assert_eq!(kept.len(), 12, "24 hours, one every two");
+    assert_eq!(kept.len(), 6, "24 hours, one every four");
+    let usage = bench.log().usage();
+    assert!(usage.events <= 7, "{usage:?}");
 }
 
 #[test]
@@ -317,10 +319,13 @@ fn a_position_before_a_removed_time_says_that_something_is_missing() {
         log.resume_point(Scope::All, early),
         Resume::Expired(_)
     ));
-    let kept = bench.read_all(Scope::All, NO_LIMIT);
-    let exact = log.position_before(kept[0].appended_at).unwrap();
+    let (kept, exact, resume) = settled(&bench, |_| {
+        let kept = bench.read_all(Scope::All, NO_LIMIT);
+        let exact = log.position_before(kept[0].appended_at).unwrap();
+        (kept, exact, log.resume_point(Scope::All, exact))
+    });
     assert_eq!(exact, kept[0].position - 1);
-    assert_eq!(log.resume_point(Scope::All, exact), Resume::Exact);
+    assert_eq!(resume, Resume::Exact);
     let later = log.position_before(kept[9].appended_at - 1).unwrap();
     assert_eq!(later, kept[9].position - 1);
 }

@@ -140,13 +140,15 @@ impl Shared {
         })?;
         let (through, expired) = match end.lost {
             // First what comes before the damaged stretch; the stretch itself with the next read.
-            Some(lost) if lost.first - 1 > after => (lost.first - 1, end.expired),
+            Some(lost) if lost.first - 1 > after => ((lost.first - 1).min(until), end.expired),
             Some(lost) => {
+                // Not beyond what live streams were given, or this one would get the rest twice.
+                let last = lost.last.min(until);
                 let lost = Expired {
-                    resume_after: lost.last,
-                    removed_through: lost.last,
+                    resume_after: last,
+                    removed_through: last,
                 };
-                (lost.resume_after, Some(lost))
+                (last, Some(lost))
             }
             None => (end.examined_through.min(until), end.expired),
         };

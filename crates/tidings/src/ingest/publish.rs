@@ -38,6 +38,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
     path = "/tenants/{tenant_id}/events",
     tag = "events",
     summary = "Publish events, durably, all or none",
+    description = "The body is stored whole or not at all, and answered when it is durable.",
     params(
         ("tenant_id" = uuid::Uuid, Path, description = "The tenant."),
         ("Idempotency-Key" = Option<String>, Header, description = "A key for events without their own, extended by the line's number. The same key with another event is refused for two minutes."),

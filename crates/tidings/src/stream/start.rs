@@ -77,7 +77,9 @@ fn retained(log: &Log, scope: Scope, after: Position, requested: impl FnOnce() -
     }
 }
 
-fn gap(log: &Log, requested: &str, resumed_at: Position, reason: GapReason) -> Gap {
+/// Says that `requested` can't be had and what it goes on after.
+#[must_use]
+pub fn gap(log: &Log, requested: &str, resumed_at: Position, reason: GapReason) -> Gap {
     let mut end = requested.len().min(MAX_ECHO);
     while !requested.is_char_boundary(end) {
         end -= 1;

@@ -26,6 +26,7 @@ use crate::time::unix_seconds;
     path = "/auth/sse-token",
     tag = "streams",
     summary = "Exchange an access token for a single-use stream token",
+    description = "The token opens one stream, once, within `expires_in` seconds.",
     responses(
         (status = 200, description = "The token opens one stream within `expires_in` seconds.", body = StreamTokenGrant),
         crate::openapi::TokenRefusals,

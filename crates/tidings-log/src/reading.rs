@@ -1,0 +1,373 @@
+//! One read on its way through the segments.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidings_protocol::{Position, TenantId};
+
+use crate::event::{EventRef, ReadLimit, Scope};
+use crate::format::{Events, FRAME_HEADER, FrameHeader, FrameKind};
+use crate::index::FramePlace;
+use crate::index_file;
+use crate::segment::Segment;
+use crate::storage::StorageFile;
+use crate::view::{Shared, Snapshot};
+
+/// Frames of a tenant that lie no farther apart are read together with what is between them.
+const NEAR: u64 = 8 << 10;
+const LARGEST_READ: u64 = 1 << 20;
+const SMALLEST_READ: u64 = 8 << 10;
+/// Frames from this size on are kept for the next read, which may want the rest of them.
+const LARGE_FRAME: usize = 128 << 10;
+/// Frames of a tenant that are looked up at once.
+const PLACES: usize = 1024;
+/// Why a read could not go on where it stood.
+pub(crate) enum Fault {
+    /// The segment holds something else than its index says.
+    Damaged(Arc<Segment>),
+    /// The operating system refused.
+    Io(io::Error),
+}
+
+pub(crate) fn index_fault(segment: &Arc<Segment>, error: io::Error) -> Fault {
+    if error.kind() != io::ErrorKind::NotFound && index_file::is_damage(&error) {
+        Fault::Damaged(Arc::clone(segment))
+    } else {
+        Fault::Io(error)
+    }
+}
+
+/// Places where reads of all tenants ended, so that the next one begins there.
+pub(crate) struct Hints {
+    slots: Mutex<Vec<Option<Hint>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Hint {
+    after: Position,
+    number: u64,
+    offset: u64,
+}
+
+impl Hints {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Mutex::new(vec![None; 1024]),
+        }
+    }
+
+    fn slot(after: Position, slots: usize) -> usize {
+        let mixed = after.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        usize::try_from(mixed).expect("32 bits") % slots
+    }
+
+    fn get(&self, after: Position, number: u64) -> Option<u64> {
+        let slots = self.slots.lock();
+        slots[Self::slot(after, slots.len())]
+            .filter(|hint| hint.after == after && hint.number == number)
+            .map(|hint| hint.offset)
+    }
+
+    fn put(&self, hint: Hint) {
+        let mut slots = self.slots.lock();
+        let slot = Self::slot(hint.after, slots.len());
+        slots[slot] = Some(hint);
+    }
+}
+
+/// One read on its way.
+pub(crate) struct Reading<'r> {
+    pub(crate) shared: &'r Shared,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) scope: Scope,
+    pub(crate) limit: ReadLimit,
+    pub(crate) visit: &'r mut dyn FnMut(EventRef<'_>),
+    /// Nothing behind this is visited: a lost stretch comes next, or the tail.
+    pub(crate) until: Position,
+    /// The last position that was visited or found not to be of the scope.
+    pub(crate) position: Position,
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
+    pub(crate) buffer: Vec<u8>,
+    /// What part of the present segment's file the buffer holds.
+    pub(crate) buffer_start: u64,
+}
+
+impl Reading<'_> {
+    /// Visits what there is up to `until`; breaks off at the limit.
+    pub(crate) fn run(&mut self) -> Result<ControlFlow<()>, Fault> {
+        let segments = Arc::clone(&self.snapshot.segments);
+        let first = segments.partition_point(|segment| {
+            segment.is_sealed() && segment.summary().reached <= self.position
+        });
+        for segment in &segments[first..] {
+            if self.position >= self.until {
+                break;
+            }
+            let summary = segment.summary();
+            if summary.events == 0 || summary.first > self.until {
+                continue;
+            }
+            self.buffer.clear();
+            let flow = match self.scope {
+                Scope::All => self.in_order(segment)?,
+                Scope::Tenant(tenant) => self.of_tenant(segment, tenant)?,
+            };
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// How much to read at once for the rest of the limit, at an average size of events.
+    fn ahead(&self, segment: &Segment) -> u64 {
+        let left = (self.limit.events.saturating_sub(self.events)) as u64;
+        let wanted = left.saturating_mul(segment.summary().bytes_per_event() + 16);
+        wanted.clamp(SMALLEST_READ, LARGEST_READ)
+    }
+
+    fn in_order(&mut self, segment: &Arc<Segment>) -> Result<ControlFlow<()>, Fault> {
+        let files = &self.shared.files;
+        let file = files.log(segment.number).map_err(Fault::Io)?;
+        let hint = self.shared.hints.get(self.position, segment.number);
+        let mut offset = match hint {
+            Some(offset) => offset,
+            None => segment
+                .last_step(files, |step| step.position <= self.position + 1)
+                .map_err(|error| index_fault(segment, error))?
+                .map_or(crate::format::FRAMES_BEGIN, |step| step.offset),
+        };
+        let end = segment.summary().end;
+        while offset < end {
+            if let Some(behind) = segment.skip(offset) {
+                offset = behind;
+                continue;
+            }
+            let header = self.header(segment, &*file, offset, end)?;
+            let next = offset + header.frame_bytes();
+            if header.kind != FrameKind::Events || header.last() <= self.position {
+                offset = next;
+                continue;
+            }
+            if header.position > self.until {
+                break;
+            }
+            let trimmed = self.snapshot.trimmed_through >= header.last()
+                && self.shared.trimmed(header.tenant) >= header.last();
+            if trimmed {
+                self.position = header.last();
+                offset = next;
+                continue;
+            }
+            let flow = self.frame(segment, &*file, offset, &header)?;
+            if self.position >= header.last() {
+                offset = next;
+            }
+            if flow.is_break() {
+                self.shared.hints.put(Hint {
+                    after: self.position,
+                    number: segment.number,
+                    offset,
+                });
+                return Ok(flow);
+            }
+        }
+        // The next read, when there is more, begins here.
+        if !segment.is_sealed() {
+            self.shared.hints.put(Hint {
+                after: self.until,
+                number: segment.number,
+                offset,
+            });
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn of_tenant(
+        &mut self,
+        segment: &Arc<Segment>,
+        tenant: TenantId,
+    ) -> Result<ControlFlow<()>, Fault> {
+        let files = &self.shared.files;
+        let mut file = None;
+        loop {
+            let places: Vec<FramePlace> = segment
+                .with_tenant(files, tenant, |frames| {
+                    let from = frames.first_after(self.position);
+                    frames.frames[from..]
+                        .iter()
+                        .take(PLACES.min(self.limit.events.max(1)))
+                        .take_while(|frame| frame.position <= self.until)
+                        .copied()
+                        .collect()
+                })
+                .map_err(|error| index_fault(segment, error))?;
+            if places.is_empty() {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let file = match &file {
+                Some(file) => file,
+                None => file.insert(files.log(segment.number).map_err(Fault::Io)?),
+            };
+            for (index, place) in places.iter().enumerate() {
+                self.fetch_near(segment, &**file, &places[index..]);
+                let header = self.header(segment, &**file, place.offset(), place.end())?;
+                if header.tenant != tenant || header.position != place.position {
+                    return Err(Fault::Damaged(Arc::clone(segment)));
+                }
+                if self
+                    .frame(segment, &**file, place.offset(), &header)?
+                    .is_break()
+                {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+    }
+
+    /// Has the first of these frames in the buffer, and those near it.
+    fn fetch_near(&mut self, segment: &Segment, file: &dyn StorageFile, places: &[FramePlace]) {
+        let first = places[0];
+        if self.held(first.offset(), first.length()) {
+            return;
+        }
+        let ahead = self.ahead(segment);
+        let mut end = first.end();
+        for place in &places[1..] {
+            if place.offset() > end + NEAR || place.end() - first.offset() > ahead {
+                break;
+            }
+            end = place.end();
+        }
+        self.fill(file, first.offset(), end - first.offset(), first.length());
+    }
+
+    fn held(&self, offset: u64, length: u64) -> bool {
+        offset >= self.buffer_start
+            && offset + length <= self.buffer_start + self.buffer.len() as u64
+    }
+
+    /// Reads `length` bytes into the buffer, or, where some of them can't be read, the first
+    /// `needed`; what can't be read at all looks like damage.
+    fn fill(&mut self, file: &dyn StorageFile, offset: u64, length: u64, needed: u64) {
+        self.buffer_start = offset;
+        for length in [length.max(needed), needed] {
+            let length = usize::try_from(length).expect("less than a segment");
+            self.buffer.resize(length, 0);
+            match file.read_at(&mut self.buffer, offset) {
+                Ok(read) => return self.buffer.truncate(read),
+                Err(error) => tracing::error!(offset, length, %error, "reading a segment"),
+            }
+        }
+        self.buffer.clear();
+    }
+
+    /// The header of the frame at an offset, before `end`.
+    fn header(
+        &mut self,
+        segment: &Arc<Segment>,
+        file: &dyn StorageFile,
+        offset: u64,
+        end: u64,
+    ) -> Result<FrameHeader, Fault> {
+        if !self.held(offset, FRAME_HEADER as u64) {
+            let ahead = self.ahead(segment).min(end - offset);
+            self.fill(file, offset, ahead, FRAME_HEADER as u64);
+        }
+        let from = usize::try_from(offset - self.buffer_start).expect("within the buffer");
+        self.buffer
+            .get(from..)
+            .and_then(|bytes| FrameHeader::decode(bytes, segment.salt, offset))
+            .ok_or_else(|| Fault::Damaged(Arc::clone(segment)))
+    }
+
+    /// Visits what is wanted of a frame.
+    fn frame(
+        &mut self,
+        segment: &Arc<Segment>,
+        file: &dyn StorageFile,
+        offset: u64,
+        header: &FrameHeader,
+    ) -> Result<ControlFlow<()>, Fault> {
+        let damaged = || Fault::Damaged(Arc::clone(segment));
+        let length = FRAME_HEADER + header.payload_length as usize;
+        if length >= LARGE_FRAME {
+            let frame = self.large_frame(segment, file, offset, header)?;
+            return self
+                .events_of(header, &frame[FRAME_HEADER..length])
+                .ok_or_else(damaged);
+        }
+        if !self.held(offset, length as u64) {
+            let ahead = self.ahead(segment);
+            self.fill(file, offset, ahead, length as u64);
+        }
+        let from = usize::try_from(offset - self.buffer_start).expect("within the buffer");
+        let buffer = std::mem::take(&mut self.buffer);
+        let flow = buffer
+            .get(from..)
+            .and_then(|bytes| header.payload(bytes))
+            .and_then(|payload| self.events_of(header, payload));
+        self.buffer = buffer;
+        flow.ok_or_else(damaged)
+    }
+
+    fn large_frame(
+        &mut self,
+        segment: &Arc<Segment>,
+        file: &dyn StorageFile,
+        offset: u64,
+        header: &FrameHeader,
+    ) -> Result<Arc<Vec<u8>>, Fault> {
+        let key = (segment.number, offset);
+        if let Some(frame) = self.shared.files.frames.get(key) {
+            return Ok(frame);
+        }
+        let mut frame = vec![0; FRAME_HEADER + header.payload_length as usize];
+        let read = file.read_at(&mut frame, offset).unwrap_or_else(|error| {
+            tracing::error!(offset, %error, "reading a segment");
+            0
+        });
+        if header.payload(&frame[..read]).is_none() {
+            return Err(Fault::Damaged(Arc::clone(segment)));
+        }
+        let frame = Arc::new(frame);
+        self.shared
+            .files
+            .frames
+            .put(key, Arc::clone(&frame), frame.len());
+        Ok(frame)
+    }
+
+    /// Visits the events of a sound payload; `None` where it makes no sense after all.
+    fn events_of(&mut self, header: &FrameHeader, payload: &[u8]) -> Option<ControlFlow<()>> {
+        let mut events = Events::new(payload);
+        for position in header.position..=header.last() {
+            let event = events.next()?;
+            if position <= self.position {
+                continue;
+            }
+            if self.events > 0
+                && (self.events >= self.limit.events || self.bytes >= self.limit.bytes)
+            {
+                return Some(ControlFlow::Break(()));
+            }
+            let device_bytes = event.device.map_or(0, str::len);
+            self.events += 1;
+            self.bytes += event.event_type.len() + device_bytes + event.data.len();
+            (self.visit)(EventRef {
+                position,
+                appended_at: header.appended_at,
+                time: event.time,
+                tenant: header.tenant,
+                event_type: event.event_type,
+                device: event.device,
+                data: event.data,
+            });
+            self.position = position;
+        }
+        Some(ControlFlow::Continue(()))
+    }
+}
