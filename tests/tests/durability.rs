@@ -19,6 +19,18 @@ struct Call {
     succeeded: bool,
 }
 
+impl Call {
+    /// The first argument, which is the descriptor in all the calls that are looked at.
+    fn descriptor(&self) -> &str {
+        let arguments = self.text.split_once('(').map_or("", |(_, rest)| rest);
+        arguments
+            .split([',', ')'])
+            .next()
+            .unwrap_or_default()
+            .trim()
+    }
+}
+
 /// Reads what `strace -f` writes; calls that other threads interrupt come in two halves.
 fn parse(trace: &str) -> Vec<Call> {
     let mut open: HashMap<(String, String), (usize, String)> = HashMap::new();
@@ -118,8 +130,10 @@ fn the_sync_returns_before_the_answer_and_the_event_are_sent() {
             call.text.contains(device.as_str()) && !call.text.contains("event: ")
         })
         .unwrap_or_else(|| panic!("{device} was never written to a file"));
-        let synced = first(&calls, &SYNCS, |call| call.began > written.returned)
-            .unwrap_or_else(|| panic!("no sync after {device} was written"));
+        let synced = first(&calls, &SYNCS, |call| {
+            call.began > written.returned && call.descriptor() == written.descriptor()
+        })
+        .unwrap_or_else(|| panic!("no sync after {device} was written"));
         let answered = first(&calls, &SENDS, |call| {
             call.text.contains(cursor.as_str()) && to_client(call)
         })
