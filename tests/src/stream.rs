@@ -107,6 +107,18 @@ impl Watch {
         }
     }
 
+    /// Opens the stream, which has a place as soon as the server has noticed that another has ended.
+    pub fn open_once_there_is_a_place(&self) -> Stream {
+        let deadline = Instant::now() + GUARD;
+        loop {
+            match self.try_open().expect("an answer") {
+                Ok(stream) => return stream,
+                Err(answer) => assert_eq!(answer.status, 429, "{}", answer.head),
+            }
+            assert!(Instant::now() < deadline, "a place has leaked");
+        }
+    }
+
     /// Asks for a stream that must be refused; gives the answer.
     pub fn refused(&self) -> Answer {
         match self.try_open() {
