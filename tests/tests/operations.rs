@@ -7,7 +7,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tidings_tests::publish::{self, status};
 use tidings_tests::server::{any_address, run, run_to_end};
-use tidings_tests::{AccessToken, Item, Receipt, Request, Server, Setup, Stream, new_tenant};
+use tidings_tests::{
+    AccessToken, Connection, Item, Receipt, Request, Server, Setup, Stream, new_tenant,
+};
 
 #[test]
 fn health_is_told_on_the_admin_listener_only() {
@@ -60,6 +62,21 @@ fn a_stop_tells_every_stream_and_ends_well() {
         let status = server.wait();
         assert_eq!(status.code(), Some(0), "{signal:?}: {status}");
     }
+}
+
+/// Browsers open connections in advance. A stop waited for the first byte of each until its deadline
+/// and then cut them off.
+#[test]
+fn a_connection_that_has_said_nothing_holds_up_no_stop() {
+    let mut server = Server::start();
+    let silent = Connection::open(server.address).expect("a connection");
+    // Accepted in order: once this one is answered, the silent one is being served.
+    server.exchange(&Request::get("/openapi.json")).expect(200);
+    assert_eq!(server.stop().code(), Some(0));
+    server.wait_for_log("the end", |line| line.contains("stopped"));
+    let said = server.output.text();
+    assert!(!said.contains("cut off"), "{said}");
+    drop(silent);
 }
 
 #[test]

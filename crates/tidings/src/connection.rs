@@ -69,9 +69,12 @@ pub async fn serve(
     peer: SocketAddr,
     stopping: CancellationToken,
 ) {
-    let Ok(Ok((prefix, http2))) =
-        tokio::time::timeout(HEAD_TIMEOUT, read_preface(&mut socket)).await
-    else {
+    let preface = tokio::select! {
+        preface = tokio::time::timeout(HEAD_TIMEOUT, read_preface(&mut socket)) => preface,
+        // Browsers open connections in advance; one that has said nothing holds up no stop.
+        () = stopping.cancelled() => return,
+    };
+    let Ok(Ok((prefix, http2))) = preface else {
         return;
     };
     let io = TokioIo::new(Rewound {
