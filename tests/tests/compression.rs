@@ -11,7 +11,7 @@ use tidings_tests::{Server, Setup, Watch, new_tenant};
 
 /// Decodes bytes as they come.
 enum Decompressor {
-    Gzip(flate2::write::GzDecoder<Vec<u8>>),
+    Gzip(Box<flate2::write::GzDecoder<Vec<u8>>>),
     Zstd(zstd::stream::write::Decoder<'static, Vec<u8>>),
 }
 
@@ -19,7 +19,7 @@ impl Decompressor {
     fn new(coding: &str) -> Self {
         match coding {
             // Of one member only, as in browsers: what follows it would be an error here.
-            "gzip" => Self::Gzip(flate2::write::GzDecoder::new(Vec::new())),
+            "gzip" => Self::Gzip(Box::new(flate2::write::GzDecoder::new(Vec::new()))),
             "zstd" => Self::Zstd(zstd::stream::write::Decoder::new(Vec::new()).expect("a decoder")),
             other => panic!("no such coding: {other}"),
         }
