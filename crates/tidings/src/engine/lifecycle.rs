@@ -417,7 +417,9 @@ impl Thread {
         }
     }
 
-    fn report(&self, slot: usize, end: End) {
+    fn report(&mut self, slot: usize, end: End) {
+        // Free before anyone hears of the end: whoever comes back at once must find the place.
+        self.streams[slot].ticket.place = None;
         let stream = &self.streams[slot];
         let ticket = &stream.ticket;
         tracing::info!(

@@ -290,7 +290,7 @@ mod tests {
             preamble: Vec::new(),
             ticket: Ticket {
                 connection: ConnectionId::random(),
-                place: limits.reserve(Some(tenant()), "u", address).unwrap(),
+                place: Some(limits.reserve(Some(tenant()), "u", address).unwrap()),
                 identity,
                 tenant: Some(tenant()),
                 address,

@@ -41,8 +41,8 @@ pub struct Ticket {
     pub tenant: Option<TenantId>,
     /// Where the request came from.
     pub address: IpAddr,
-    /// The stream's place within the limits.
-    pub place: Place,
+    /// The stream's place within the limits, until its end is reported.
+    pub place: Option<Place>,
 }
 
 /// Where a stream's bytes go.

@@ -147,7 +147,7 @@ impl<'a> Attempt<'a> {
             identity,
             tenant: parameters.tenant,
             address: self.address,
-            place,
+            place: Some(place),
         };
         let granted = self.grant(&request.headers, view, &start, ticket);
         hand_over(app, request, granted).await
