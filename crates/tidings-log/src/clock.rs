@@ -64,6 +64,7 @@ pub(crate) const LEAP_DOUBT: i64 = 30 * 24 * 3_600 * 1_000_000;
 pub(crate) struct RunClock {
     source: std::sync::Arc<dyn Clock>,
     retention: Option<i64>,
+    guiding: Option<i64>,
     base_run: i64,
     base_elapsed: i64,
     aging: parking_lot::Mutex<Aging>,
@@ -71,7 +72,9 @@ pub(crate) struct RunClock {
 
 struct Aging {
     doubt: Option<Doubt>,
-    /// Frames with a lesser run time have expired; never decreases.
+    /// How long the log was away, where a leap was doubted and then believed.
+    missed: Option<i64>,
+    /// Frames with a lesser run time have expired by the retention of all; never decreases.
     cutoff: i64,
 }
 
@@ -87,10 +90,12 @@ pub(crate) struct KnownTime {
 }
 
 impl RunClock {
-    /// `known` is the latest pair that the log knows of, `cutoff` the greatest it has used.
+    /// `retention` is that of all, `guiding` the one by which leaps are judged, `known` the latest pair
+    /// that the log knows of, `cutoff` the greatest it has used.
     pub(crate) fn open(
         source: std::sync::Arc<dyn Clock>,
         retention: Option<i64>,
+        guiding: Option<i64>,
         known: Option<KnownTime>,
         cutoff: i64,
     ) -> Self {
@@ -99,7 +104,7 @@ impl RunClock {
             None => (now.wall, None),
             Some(known) => {
                 let leap = now.wall.saturating_sub(known.wall).max(0);
-                if retention.is_some_and(|retention| leap > retention.max(LEAP_DOUBT)) {
+                if guiding.is_some_and(|retention| leap > retention.max(LEAP_DOUBT)) {
                     tracing::warn!(
                         days = leap / (24 * 3_600 * 1_000_000),
                         "the clock is far ahead of the log's last entry; retention waits ten minutes before it believes that"
@@ -119,9 +124,14 @@ impl RunClock {
         Self {
             source,
             retention,
+            guiding,
             base_run,
             base_elapsed: now.elapsed,
-            aging: parking_lot::Mutex::new(Aging { doubt, cutoff }),
+            aging: parking_lot::Mutex::new(Aging {
+                doubt,
+                missed: None,
+                cutoff,
+            }),
         }
     }
 
@@ -138,30 +148,54 @@ impl RunClock {
         now.elapsed.saturating_sub(self.base_elapsed).max(0)
     }
 
-    /// Frames whose run time is less than this have expired. Never decreases.
+    /// Frames whose run time is less than this have expired by the retention of all. Never decreases.
     pub(crate) fn cutoff(&self) -> i64 {
-        let Some(retention) = self.retention else {
+        self.cutoff_for(self.retention)
+    }
+
+    /// The same by another retention; `None` is for ever.
+    pub(crate) fn cutoff_for(&self, retention: Option<i64>) -> i64 {
+        let Some(asked) = retention else {
             return i64::MIN;
         };
         let now = self.source.now();
         let since_open = self.since_open(now);
+        let run = self.base_run.saturating_add(since_open);
         let mut aging = self.aging.lock();
-        if since_open >= LEAP_GRACE
-            && let Some(doubt) = aging.doubt.take()
-        {
-            let away = now.wall.saturating_sub(doubt.known_wall) - since_open;
-            if away >= retention {
-                tracing::warn!(
-                    "the clock stands by its leap: what was appended before this start has expired"
-                );
-                aging.cutoff = aging.cutoff.max(self.base_run);
-            } else {
-                tracing::warn!("the clock was corrected; nothing expired by its leap");
-            }
+        self.settle_doubt(&mut aging, now, since_open);
+        // What was appended before a leap that was believed is older than its run time says.
+        let leapt = aging.missed.map_or(i64::MIN, |away| {
+            self.base_run
+                .min(run.saturating_add(away).saturating_sub(asked))
+        });
+        let by_age = run.saturating_sub(asked).max(leapt);
+        if retention == self.retention {
+            aging.cutoff = aging.cutoff.max(by_age);
+            return aging.cutoff;
         }
-        let by_age = self.base_run.saturating_add(since_open) - retention;
-        aging.cutoff = aging.cutoff.max(by_age);
-        aging.cutoff
+        match self.retention {
+            // What is too old for all is too old for who keeps less.
+            Some(all) if asked < all => by_age.max(aging.cutoff),
+            _ => by_age,
+        }
+    }
+
+    fn settle_doubt(&self, aging: &mut Aging, now: Instant, since_open: i64) {
+        if since_open < LEAP_GRACE {
+            return;
+        }
+        let (Some(doubt), Some(guiding)) = (aging.doubt.take(), self.guiding) else {
+            return;
+        };
+        let away = now.wall.saturating_sub(doubt.known_wall) - since_open;
+        if away >= guiding {
+            tracing::warn!(
+                "the clock stands by its leap: what was appended before this start has expired"
+            );
+            aging.missed = Some(away);
+        } else {
+            tracing::warn!("the clock was corrected; nothing expired by its leap");
+        }
     }
 }
 
@@ -202,7 +236,13 @@ mod tests {
     }
 
     fn open(clock: &Arc<ManualClock>, known: Option<KnownTime>) -> RunClock {
-        RunClock::open(clock.clone(), Some(24 * HOUR), known, i64::MIN)
+        RunClock::open(
+            clock.clone(),
+            Some(24 * HOUR),
+            Some(24 * HOUR),
+            known,
+            i64::MIN,
+        )
     }
 
     #[test]
@@ -252,6 +292,28 @@ mod tests {
         );
         clock.pass(HOUR);
         assert_eq!(run.cutoff(), opened);
+    }
+
+    #[test]
+    fn a_leap_that_is_believed_expires_only_what_it_makes_too_old() {
+        let clock = Arc::new(ManualClock::default());
+        clock.pass(YEAR);
+        let run = open(
+            &clock,
+            Some(KnownTime {
+                wall: HOUR,
+                run: HOUR,
+            }),
+        );
+        let opened = run.now().run;
+        assert!(run.cutoff_for(Some(2 * YEAR)) < HOUR - YEAR);
+        clock.pass(LEAP_GRACE);
+        // An hour's less than a year has passed since the last entry, at the opening.
+        let away = YEAR - HOUR;
+        let now = run.now().run;
+        assert_eq!(run.cutoff_for(Some(2 * YEAR)), now + away - 2 * YEAR);
+        assert_eq!(run.cutoff_for(Some(HOUR)), opened);
+        assert_eq!(run.cutoff_for(None), i64::MIN);
     }
 
     #[test]

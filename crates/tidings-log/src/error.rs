@@ -81,6 +81,9 @@ pub enum AppendError {
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
+    /// The tenant was purged; its id is never used again.
+    #[error("the tenant was purged")]
+    Purged,
     /// The body is larger than the log can hold in one piece, or has no events.
     #[error("a body can't be stored in one piece: {bytes} bytes, at most {limit}")]
     TooLarge {

@@ -179,3 +179,17 @@ pub struct Usage {
     /// When the oldest retained event was appended, in microseconds since the Unix epoch.
     pub oldest_at: Option<i64>,
 }
+
+/// What the log retains of one tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantUsage {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Events that can be read.
+    pub events: u64,
+    /// Bytes of the frames that hold them.
+    pub bytes: u64,
+    /// When the oldest of them was appended, in microseconds since the Unix epoch; `None` where there is
+    /// none.
+    pub oldest_at: Option<i64>,
+}

@@ -45,7 +45,7 @@
 //! | 48 | 8 | append time by the wall clock; never less than the frame's before it |
 //! | 56 | 8 | run time ([`crate::clock::RunClock`]), by which events age; never less either |
 //! | 64 | 16 | tenant |
-//! | 80 | 1 | kind: 0 events, 1 mark, 2 recovery |
+//! | 80 | 1 | kind: 0 events, 1 mark, 2 recovery, 3 blank |
 //! | 81 | 1 | 1 where some event has a key, so that a start need not look into the others |
 //! | 82 | 6 | zero |
 //!
@@ -63,7 +63,7 @@
 //! | 2 | length of the subject's key, with bit 8 |
 //! | … | type, device, subject's kind, subject's key, data |
 //!
-//! Version 1 had no subjects; what it wrote reads the same. Opening such a folder writes
+//! Version 1 had no subjects and no blank frames; what it wrote reads the same. Opening such a folder writes
 //! [`VERSION`] into `FORMAT`, since the older program would misread what is added.
 //!
 //! A **mark** has no payload; it is written when the log falls idle or closes, to say (with
@@ -71,6 +71,11 @@
 //! thing written after a start that discarded something: `position` is where positions go on
 //! (discarded ones are not given out again), its payload a list of stretches (first and last
 //! position, 8 bytes each) that are missing but were perhaps never durable, hence not lost.
+//!
+//! A **blank** frame stands where a purged tenant's frame stood: the same length, positions and times, no
+//! tenant, and a payload of zeros. It comes about by rewriting a sealed segment under another name
+//! (`NNNNNNNNNN.log.new`), syncing and renaming it; stretches that are no frames become zeros with it,
+//! since nobody can say whose bytes they were.
 //!
 //! # Invariants
 //!
@@ -82,7 +87,8 @@
 //! 3. What is missing (1) and not above the greatest `synced_through` of any later frame was durable
 //!    once, so it is *lost*: read errors tell of it. What is missing above that is a write that was
 //!    cut off; nobody was told of it, and a recovery frame says so for good.
-//! 4. A sound frame is never discarded, whatever stands before it.
+//! 4. A sound frame is never discarded, whatever stands before it; but that of a purged tenant becomes a
+//!    blank one, which speaks of the same positions.
 //! 5. The salt is not known outside, so that no payload can look like a frame to a scan that
 //!    searches for the next one behind damaged bytes; and frames of another file or another offset
 //!    don't pass for this one's.
@@ -117,6 +123,11 @@ const SUBJECT_ENDS: u8 = 16;
 
 pub(crate) fn log_name(number: u64) -> String {
     format!("{SEGMENTS}/{number:010}.log")
+}
+
+/// A segment that is being rewritten, until it takes the other's place.
+pub(crate) fn rewritten_name(number: u64) -> String {
+    format!("{}.new", log_name(number))
 }
 
 pub(crate) fn index_name(number: u64) -> String {
@@ -182,6 +193,8 @@ pub(crate) enum FrameKind {
     Events,
     Mark,
     Recovery,
+    /// What a purged tenant's frame was.
+    Blank,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +227,25 @@ impl FrameHeader {
         self.position + u64::from(self.count)
     }
 
+    /// The header of the blank frame that takes this one's place.
+    pub(crate) fn blanked(&self) -> Self {
+        let mut crc = crc32fast::Hasher::new();
+        let zeros = [0; 4096];
+        let mut left = self.payload_length as usize;
+        while left > 0 {
+            let part = left.min(zeros.len());
+            crc.update(&zeros[..part]);
+            left -= part;
+        }
+        Self {
+            kind: FrameKind::Blank,
+            keyed: false,
+            payload_crc: crc.finalize(),
+            tenant: TenantId::from_bytes([0; 16]),
+            ..*self
+        }
+    }
+
     /// Bytes from this frame's beginning to the next one's.
     pub(crate) fn frame_bytes(&self) -> u64 {
         frame_bytes(u64::from(self.payload_length))
@@ -235,6 +267,7 @@ impl FrameHeader {
             FrameKind::Events => 0,
             FrameKind::Mark => 1,
             FrameKind::Recovery => 2,
+            FrameKind::Blank => 3,
         };
         bytes[81] = u8::from(self.keyed);
         let crc = header_crc(&bytes, offset);
@@ -252,6 +285,7 @@ impl FrameHeader {
             0 => FrameKind::Events,
             1 => FrameKind::Mark,
             2 => FrameKind::Recovery,
+            3 => FrameKind::Blank,
             _ => return None,
         };
         Some(Self {

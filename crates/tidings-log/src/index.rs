@@ -68,9 +68,39 @@ pub(crate) struct Step {
 pub(crate) struct TenantFrames {
     pub(crate) frames: Vec<FramePlace>,
     pub(crate) bytes: u64,
+    /// Append time of the first frame.
+    pub(crate) first_at: i64,
+}
+
+/// What a segment holds of a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DirectoryEntry {
+    pub(crate) tenant: TenantId,
+    pub(crate) first: Position,
+    pub(crate) last: Position,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+    /// Append time of the first frame.
+    pub(crate) first_at: i64,
 }
 
 impl TenantFrames {
+    pub(crate) fn events(&self) -> u64 {
+        self.frames.iter().map(|frame| u64::from(frame.count)).sum()
+    }
+
+    /// What the directory says of them; `None` where there are none.
+    pub(crate) fn entry(&self, tenant: TenantId) -> Option<DirectoryEntry> {
+        Some(DirectoryEntry {
+            tenant,
+            first: self.frames.first()?.position,
+            last: self.frames.last()?.last(),
+            events: self.events(),
+            bytes: self.bytes,
+            first_at: self.first_at,
+        })
+    }
+
     /// The first frame that reaches beyond a position, as an index.
     pub(crate) fn first_after(&self, after: Position) -> usize {
         self.frames.partition_point(|frame| frame.last() <= after)
@@ -97,6 +127,7 @@ pub(crate) struct Summary {
     pub(crate) first_time: i64,
     pub(crate) last_time: i64,
     pub(crate) first_run: i64,
+    /// Of the last frame that holds events, or held a purged tenant's.
     pub(crate) last_run: i64,
     /// Where the last frame ends.
     pub(crate) end: u64,
@@ -117,6 +148,11 @@ impl Summary {
         self.end = offset + header.frame_bytes();
         self.reached = self.reached.max(header.last());
         self.next = self.next.max(header.next_position());
+        if matches!(header.kind, FrameKind::Events | FrameKind::Blank) {
+            // What was purged keeps its age: a segment of nothing else would else be removed at once, and
+            // readers told that retention has taken something.
+            self.last_run = header.run_time;
+        }
         if header.kind != FrameKind::Events {
             return;
         }
@@ -128,7 +164,6 @@ impl Summary {
         self.events += u64::from(header.count);
         self.last = header.last();
         self.last_time = header.appended_at;
-        self.last_run = header.run_time;
     }
 }
 
@@ -166,6 +201,9 @@ impl MemoryIndex {
         let length = header.frame_bytes();
         let place = FramePlace::new(header.position, header.count, offset, length);
         let tenant = self.tenants.entry(header.tenant).or_default();
+        if tenant.frames.is_empty() {
+            tenant.first_at = header.appended_at;
+        }
         tenant.frames.push(place);
         tenant.bytes += length;
     }

@@ -6,7 +6,7 @@
 //! | offset | bytes | header |
 //! | --- | --- | --- |
 //! | 0 | 8 | `tidlogix` |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version, 2 (1 had no numbers of events and no first positions and times) |
 //! | 12 | 4 | CRC-32 of the bytes from 16 to 216 |
 //! | 16 | 8 | number of the segment |
 //! | 24 | 8 | salt of the segment |
@@ -27,10 +27,13 @@
 //! | 16 | 8 | last position |
 //! | 24 | 8 | bytes of the tenant's frames |
 //! | 32 | 8 | offset of the list of its frames |
-//! | 40 | 4 | length of the list in bytes |
-//! | 44 | 4 | number of frames |
-//! | 48 | 4 | CRC-32 of the list |
-//! | 52 | 4 | CRC-32 of the bytes before |
+//! | 40 | 8 | first position |
+//! | 48 | 8 | number of events |
+//! | 56 | 8 | append time of the first frame |
+//! | 64 | 4 | length of the list in bytes |
+//! | 68 | 4 | number of frames |
+//! | 72 | 4 | CRC-32 of the list |
+//! | 76 | 4 | CRC-32 of the bytes before |
 //!
 //! A list of frames is, per frame, four LEB128 numbers: positions since the end of the frame before
 //! it, number of events, bytes (in units of 8) since its end, bytes (likewise).
@@ -38,17 +41,17 @@
 use std::io;
 use std::sync::Arc;
 
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::TenantId;
 
 use crate::event::Lost;
 use crate::format::{ALIGN, get_u32, get_u64, index_name, put_u32, put_u64};
-use crate::index::{FramePlace, MemoryIndex, Step, Summary, TenantFrames};
+use crate::index::{DirectoryEntry, FramePlace, MemoryIndex, Step, Summary, TenantFrames};
 use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
 
 const MAGIC: [u8; 8] = *b"tidlogix";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 216;
-const ENTRY: usize = 56;
+const ENTRY: usize = 80;
 
 /// Writes the index of a sealed segment.
 pub(crate) fn write(
@@ -104,9 +107,13 @@ fn encode(number: u64, salt: u64, index: &MemoryIndex) -> Vec<u8> {
     tenants.sort_unstable_by_key(|(tenant, _)| **tenant);
     let mut directory = Vec::with_capacity(tenants.len() * ENTRY);
     for (tenant, frames) in tenants {
+        let Some(entry) = frames.entry(*tenant) else {
+            continue;
+        };
         let offset = bytes.len();
         encode_frames(&frames.frames, &mut bytes);
-        directory.extend_from_slice(&encode_entry(tenant, frames, offset, &bytes[offset..]));
+        let count = frames.frames.len();
+        directory.extend_from_slice(&encode_entry(&entry, count, offset, &bytes[offset..]));
     }
     let at = bytes.len() as u64;
     put_u64(&mut bytes, 176, at);
@@ -125,25 +132,22 @@ fn put_section(bytes: &mut Vec<u8>, at: usize, section: &[u8], count: usize) {
     bytes.extend_from_slice(section);
 }
 
-fn encode_entry(
-    tenant: &TenantId,
-    frames: &TenantFrames,
-    offset: usize,
-    list: &[u8],
-) -> [u8; ENTRY] {
+fn encode_entry(entry: &DirectoryEntry, count: usize, offset: usize, list: &[u8]) -> [u8; ENTRY] {
     let small = |value: usize| u32::try_from(value).expect("a segment's index is below 4 GiB");
-    let mut entry = [0; ENTRY];
-    entry[..16].copy_from_slice(tenant.as_bytes());
-    let last = frames.frames.last().map_or(0, FramePlace::last);
-    put_u64(&mut entry, 16, last);
-    put_u64(&mut entry, 24, frames.bytes);
-    put_u64(&mut entry, 32, offset as u64);
-    put_u32(&mut entry, 40, small(list.len()));
-    put_u32(&mut entry, 44, small(frames.frames.len()));
-    put_u32(&mut entry, 48, crc32fast::hash(list));
-    let crc = crc32fast::hash(&entry[..52]);
-    put_u32(&mut entry, 52, crc);
-    entry
+    let mut bytes = [0; ENTRY];
+    bytes[..16].copy_from_slice(entry.tenant.as_bytes());
+    put_u64(&mut bytes, 16, entry.last);
+    put_u64(&mut bytes, 24, entry.bytes);
+    put_u64(&mut bytes, 32, offset as u64);
+    put_u64(&mut bytes, 40, entry.first);
+    put_u64(&mut bytes, 48, entry.events);
+    put_u64(&mut bytes, 56, entry.first_at.cast_unsigned());
+    put_u32(&mut bytes, 64, small(list.len()));
+    put_u32(&mut bytes, 68, small(count));
+    put_u32(&mut bytes, 72, crc32fast::hash(list));
+    let crc = crc32fast::hash(&bytes[..76]);
+    put_u32(&mut bytes, 76, crc);
+    bytes
 }
 
 fn encode_frames(frames: &[FramePlace], bytes: &mut Vec<u8>) {
@@ -188,14 +192,8 @@ pub(crate) struct DiskIndex {
     directory: (u64, u64),
 }
 
-/// What the directory says of a tenant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DirectoryEntry {
-    pub(crate) tenant: TenantId,
-    pub(crate) last: Position,
-    pub(crate) bytes: u64,
-    list: (u64, u32, u32, u32),
-}
+/// Where the list of a tenant's frames stands: offset, length in bytes, number of frames, CRC-32.
+type List = (u64, u32, u32, u32);
 
 impl DiskIndex {
     /// Reads the header of a segment's index. An index of another segment, or a damaged one, is an
@@ -268,7 +266,10 @@ impl DiskIndex {
             .ok_or_else(|| damaged("its directory has no end"))?;
         let mut bytes = vec![0; length];
         read_exact_at(&*self.file(storage)?, &mut bytes, offset)?;
-        bytes.chunks_exact(ENTRY).map(decode_entry).collect()
+        let entries = bytes.chunks_exact(ENTRY);
+        entries
+            .map(|bytes| decode_entry(bytes).map(|(entry, _)| entry))
+            .collect()
     }
 
     /// A tenant's frames; none where it has no events in the segment.
@@ -284,11 +285,11 @@ impl DiskIndex {
         while low < high {
             let middle = low + (high - low) / 2;
             read_exact_at(&*file, &mut bytes, offset + middle * ENTRY as u64)?;
-            let entry = decode_entry(&bytes)?;
+            let (entry, list) = decode_entry(&bytes)?;
             match entry.tenant.cmp(&tenant) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return read_frames(&*file, &entry),
+                std::cmp::Ordering::Equal => return read_frames(&*file, &entry, list),
             }
         }
         Ok(TenantFrames::default())
@@ -304,17 +305,23 @@ impl DiskIndex {
             skips: self.skips.clone(),
             ..MemoryIndex::default()
         };
-        for entry in self.directory(storage)? {
-            index
-                .tenants
-                .insert(entry.tenant, read_frames(&*file, &entry)?);
+        let (offset, count) = self.directory;
+        let mut bytes = [0; ENTRY];
+        for place in 0..count {
+            read_exact_at(&*file, &mut bytes, offset + place * ENTRY as u64)?;
+            let (entry, list) = decode_entry(&bytes)?;
+            let frames = read_frames(&*file, &entry, list)?;
+            index.tenants.insert(entry.tenant, frames);
         }
         Ok(index)
     }
 }
 
-fn read_frames(file: &dyn StorageFile, entry: &DirectoryEntry) -> io::Result<TenantFrames> {
-    let (offset, length, count, crc) = entry.list;
+fn read_frames(
+    file: &dyn StorageFile,
+    entry: &DirectoryEntry,
+    (offset, length, count, crc): List,
+) -> io::Result<TenantFrames> {
     let mut list = vec![0; length as usize];
     read_exact_at(file, &mut list, offset)?;
     if crc32fast::hash(&list) != crc {
@@ -325,24 +332,29 @@ fn read_frames(file: &dyn StorageFile, entry: &DirectoryEntry) -> io::Result<Ten
     Ok(TenantFrames {
         frames,
         bytes: entry.bytes,
+        first_at: entry.first_at,
     })
 }
 
-fn decode_entry(bytes: &[u8]) -> io::Result<DirectoryEntry> {
-    if get_u32(bytes, 52) != crc32fast::hash(&bytes[..52]) {
+fn decode_entry(bytes: &[u8]) -> io::Result<(DirectoryEntry, List)> {
+    if get_u32(bytes, 76) != crc32fast::hash(&bytes[..76]) {
         return Err(damaged("an entry of its directory is damaged"));
     }
-    Ok(DirectoryEntry {
+    let entry = DirectoryEntry {
         tenant: TenantId::from_bytes(bytes[..16].try_into().expect("16 bytes")),
+        first: get_u64(bytes, 40),
         last: get_u64(bytes, 16),
+        events: get_u64(bytes, 48),
         bytes: get_u64(bytes, 24),
-        list: (
-            get_u64(bytes, 32),
-            get_u32(bytes, 40),
-            get_u32(bytes, 44),
-            get_u32(bytes, 48),
-        ),
-    })
+        first_at: get_u64(bytes, 56).cast_signed(),
+    };
+    let list = (
+        get_u64(bytes, 32),
+        get_u32(bytes, 64),
+        get_u32(bytes, 68),
+        get_u32(bytes, 72),
+    );
+    Ok((entry, list))
 }
 
 fn read_section(

@@ -25,6 +25,9 @@ impl Writer {
     /// Puts a body into the group; commits the group first where the body no longer fits, or repeats
     /// what is in it.
     pub(crate) fn take_in(&mut self, submission: Submission) {
+        if self.purged.contains(&submission.tenant) {
+            return answer(submission.answer, Err(AppendError::Purged));
+        }
         if !self.fits(submission.bytes) || self.repeats_unfinished(&submission) {
             self.commit();
             if self.failed {

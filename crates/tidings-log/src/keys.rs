@@ -90,6 +90,12 @@ impl KeyWindow {
         }
     }
 
+    /// Forgets all keys of a tenant.
+    pub(crate) fn forget_tenant(&mut self, tenant: TenantId) {
+        self.entries.retain(|(owner, _), _| *owner != tenant);
+        self.order.retain(|(_, (owner, _))| *owner != tenant);
+    }
+
     /// Takes back the last `count` insertions: what they stood for was not stored.
     pub(crate) fn retract(&mut self, count: usize) {
         for _ in 0..count {
@@ -124,6 +130,21 @@ mod tests {
         assert_eq!(keys.look_up(one, &key(9, 1)), Known::Duplicate(5));
         keys.forget(111);
         assert_eq!(keys.look_up(one, &key(9, 1)), Known::New);
+    }
+
+    #[test]
+    fn a_tenants_keys_go_with_it_and_no_others() {
+        let one = TenantId::from_bytes([1; 16]);
+        let two = TenantId::from_bytes([2; 16]);
+        let mut keys = KeyWindow::new(10, 100);
+        for tenant in [one, two] {
+            keys.insert(tenant, &key(9, 1), 5, 100);
+        }
+        keys.forget_tenant(one);
+        assert_eq!(keys.look_up(one, &key(9, 1)), Known::New);
+        assert_eq!(keys.look_up(two, &key(9, 1)), Known::Duplicate(5));
+        keys.forget(111);
+        assert_eq!(keys.look_up(two, &key(9, 1)), Known::New);
     }
 
     #[test]

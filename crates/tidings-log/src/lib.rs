@@ -8,7 +8,9 @@
 //!   wait, shows them to readers (`view`), tells the [`Listener`] and answers.
 //! - The upkeep thread (`upkeep`, `workshop`) prepares the next segment, writes the index of a sealed
 //!   one (`index`, `index_file`), and takes what is too old or too much (`retention`, `horizon`,
-//!   `tenant_caps`), remembering it in a small database (`meta`).
+//!   `tenant_caps`), remembering it in a small database (`meta`), and rewrites segments that hold a purged
+//!   tenant (`purge`).
+//! - [`Log::tenants`] says what there is of each tenant (`tenants`).
 //! - [`Log::read`] finds frames by tenant or position (`read`, `reading`, `segment`, `cache`), on any thread, and
 //!   copes with damage (`repair`).
 //! - [`Log::open`] puts the log together from what a crash has left (`folder`, `recovery`, `scan`);
@@ -31,6 +33,7 @@ mod keys;
 mod log;
 mod meta;
 mod options;
+mod purge;
 mod queue;
 mod read;
 mod reading;
@@ -41,6 +44,7 @@ mod scan;
 mod segment;
 pub mod storage;
 mod tenant_caps;
+mod tenants;
 mod upkeep;
 mod verify;
 mod view;
@@ -50,8 +54,8 @@ mod writer;
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
     Appended, EventRef, Expired, IdempotencyKey, Lost, NewEvent, NewSubject, ReadEnd, ReadLimit,
-    Resume, Scope, Subject, Usage,
+    Resume, Scope, Subject, TenantUsage, Usage,
 };
 pub use log::{Answer, Listener, Log};
-pub use options::LogOptions;
+pub use options::{LogOptions, TenantOptions};
 pub use verify::{Finding, VerifyError, VerifyReport, verify, verify_with};

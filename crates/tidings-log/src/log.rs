@@ -1,6 +1,9 @@
 //! The handle: opens a log, hands bodies to its writer, reads, closes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use parking_lot::{Mutex, RwLock};
@@ -9,9 +12,10 @@ use tidings_protocol::{Epoch, Position, TenantId};
 use crate::clock::{Clock, RunClock, SystemClock};
 use crate::folder::{io_error, lock, open_or_create};
 use crate::format::{Events, FrameHeader};
-use crate::horizon::Horizon;
+use crate::horizon::Horizons;
 use crate::keys::KeyWindow;
-use crate::queue::{Queue, Submission};
+use crate::purge::Purging;
+use crate::queue::{PurgeRequest, Queue, Submission};
 use crate::reading::Hints;
 use crate::recovery::{Recovered, recover, visit_keyed};
 use crate::segment::Files;
@@ -22,7 +26,7 @@ use crate::workshop::Workshop;
 use crate::writer::Writer;
 use crate::{
     AppendError, Appended, Busy, EventRef, Health, LogOptions, NewEvent, OpenError, ReadEnd,
-    ReadError, ReadLimit, Resume, Scope, Usage, upkeep,
+    ReadError, ReadLimit, Resume, Scope, TenantUsage, Usage, upkeep,
 };
 
 /// Told what became durable. Called on the writer thread: what it does, publishers wait for.
@@ -72,10 +76,11 @@ impl Log {
         let clock = RunClock::open(
             clock,
             options.retention_micros(),
+            options.guiding_retention(),
             recovered.known,
             state.cutoff,
         );
-        let keys = remembered_keys(&options, &files, &recovered, &clock)
+        let keys = remembered_keys(&options, &files, &recovered, &clock, &state.purged)
             .map_err(io_error("reading the keys of the last events"))?;
         let Recovered {
             segments,
@@ -93,23 +98,15 @@ impl Log {
             files,
             meta,
             clock,
-            view: RwLock::new(View {
-                segments: Arc::new(segments),
-                tail,
-                removed_through: state.removed_through,
-                removed_at: state.removed_at,
-                removed: state.removed,
-                trimmed: std::collections::HashMap::new(),
-                trimmed_through: 0,
-                lost: Arc::new(lost),
-                health: Health::Healthy,
-            }),
-            horizon: Mutex::new(Horizon::new()),
+            view: RwLock::new(View::opened(segments, tail, lost, &state)),
+            horizons: Horizons::new(&options),
             hints: Hints::new(),
             queue: Queue::new(options.queue_bytes),
             workshop: Workshop::new(next_number),
-            caps: TenantCaps::new(options.tenant_max_bytes),
+            caps: TenantCaps::new(&options),
             retention: Mutex::new(()),
+            purging: Mutex::new(Purging::begun(&state.purged)),
+            purges: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
             options,
         });
@@ -119,6 +116,9 @@ impl Log {
         shared.retain();
         for segment in unindexed {
             shared.workshop.seal(segment);
+        }
+        if shared.is_purging() {
+            shared.workshop.purge();
         }
         let last_time = last_time.unwrap_or(state.removed_at);
         let writer = Writer::new(
@@ -231,6 +231,62 @@ impl Log {
         self.shared().usage()
     }
 
+    /// What is retained of each tenant of whom something is, in no order. By the segments' directories,
+    /// not by reading events.
+    pub fn tenants(&self) -> Result<Vec<TenantUsage>, ReadError> {
+        self.shared().tenants()
+    }
+
+    /// What is retained of one tenant.
+    pub fn tenant(&self, tenant: TenantId) -> Result<TenantUsage, ReadError> {
+        self.shared().tenant(tenant)
+    }
+
+    /// Purges a tenant, for good. When it returns this is durable: no read shows its events any more,
+    /// nothing is stored for it, its keys are forgotten. The upkeep thread then takes the events out of
+    /// the files, also after a restart; [`Log::is_on_disk`] says when that is done.
+    ///
+    /// What the listener was told before stays with the listener. Waits for the writer.
+    pub fn purge(&self, tenant: TenantId) -> Result<(), AppendError> {
+        loop {
+            let (answer, answered) = mpsc::channel();
+            match self.shared().queue.purge(PurgeRequest { tenant, answer }) {
+                // Without an answer the writer has ended meanwhile.
+                Ok(()) => {
+                    if let Ok(outcome) = answered.recv() {
+                        return outcome;
+                    }
+                }
+                Err(AppendError::Closed) => return Err(AppendError::Closed),
+                // The log has failed: nothing is appended, so nothing can come in between.
+                Err(_) => {
+                    self.shared().hide(tenant)?;
+                    self.shared().workshop.purge();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The tenants that were purged, ever, in no order.
+    #[must_use]
+    pub fn purged(&self) -> Vec<TenantId> {
+        self.shared().view.read().purged.iter().copied().collect()
+    }
+
+    /// Whether events of a purged tenant may still be on the disk; `None` of one that was not purged.
+    #[must_use]
+    pub fn is_on_disk(&self, tenant: TenantId) -> Option<bool> {
+        self.shared().purge_state(tenant)
+    }
+
+    /// How many tenants were purged since the log was opened. Who keeps what it has read compares this
+    /// before and after, to know whether it may hold a purged tenant's events.
+    #[must_use]
+    pub fn purge_count(&self) -> u64 {
+        self.shared().purges.load(Ordering::Acquire)
+    }
+
     /// Runs retention now, on this thread, rather than at the next interval.
     pub fn run_upkeep(&self) {
         self.shared().retain();
@@ -319,7 +375,7 @@ impl Shared {
 
     /// Opens the tenants' accounts, where there is a cap, and takes what exceeds it.
     fn count_tenants(&self) -> std::io::Result<()> {
-        if self.caps.cap().is_none() {
+        if !self.caps.any() {
             return Ok(());
         }
         let segments = Arc::clone(&self.view.read().segments);
@@ -331,7 +387,7 @@ impl Shared {
             self.caps.add(
                 directory
                     .into_iter()
-                    .map(|(tenant, _, bytes)| (tenant, bytes)),
+                    .map(|entry| (entry.tenant, entry.bytes)),
             );
         }
         Ok(())
@@ -343,10 +399,14 @@ fn remembered_keys(
     files: &Files,
     recovered: &Recovered,
     clock: &RunClock,
+    purged: &HashMap<TenantId, bool>,
 ) -> std::io::Result<KeyWindow> {
     let mut keys = KeyWindow::new(options.key_window_micros(), options.max_keys);
     let oldest = keys.oldest(clock.now().run);
     let mut remember = |header: &FrameHeader, payload: &[u8]| {
+        if purged.contains_key(&header.tenant) {
+            return;
+        }
         for (event, position) in Events::new(payload).zip(header.position..) {
             if let Some(key) = &event.key {
                 keys.insert(header.tenant, key, position, header.run_time);

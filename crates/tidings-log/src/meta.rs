@@ -4,7 +4,9 @@
 //! Table `state`: `epoch`; `created` and `removed_at` (wall clock); `removed_through` (the last
 //! position of the last unlinked segment); `wall` and `run` (a pair of times that belong together,
 //! [`KnownTime`]); `cutoff` (the greatest run time below which frames had expired). Table
-//! `removed`: for a tenant's 16 bytes its last position among the unlinked ones.
+//! `removed`: for a tenant's 16 bytes its last position among the unlinked ones. Table `purged`: for a
+//! purged tenant's 16 bytes 0 while its events may still be on the disk, then 1; never removed, since its id
+//! is never used again.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,6 +23,8 @@ use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
 const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
 const REMOVED: TableDefinition<'_, [u8; 16], u64> = TableDefinition::new("removed");
 
+const PURGED: TableDefinition<'_, [u8; 16], u8> = TableDefinition::new("purged");
+
 /// The database's own cache; what it holds is small and read once.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -33,6 +37,8 @@ pub(crate) struct MetaState {
     pub(crate) known: Option<KnownTime>,
     pub(crate) cutoff: i64,
     pub(crate) removed: HashMap<TenantId, Position>,
+    /// Purged tenants, and whether their events are gone from the disk.
+    pub(crate) purged: HashMap<TenantId, bool>,
 }
 
 /// What goes with a segment that is about to be unlinked.
@@ -93,6 +99,29 @@ impl Meta {
         })
     }
 
+    /// Makes durable that a tenant is purged.
+    pub(crate) fn record_purge(&self, tenant: TenantId) -> Result<(), redb::Error> {
+        self.write(|write| {
+            write.open_table(PURGED)?.insert(tenant.as_bytes(), 0)?;
+            write.open_table(REMOVED)?.remove(tenant.as_bytes())?;
+            Ok(())
+        })
+    }
+
+    /// Makes durable that nothing of some purged tenants is left.
+    pub(crate) fn record_purged(
+        &self,
+        tenants: impl Iterator<Item = TenantId>,
+    ) -> Result<(), redb::Error> {
+        self.write(|write| {
+            let mut purged = write.open_table(PURGED)?;
+            for tenant in tenants {
+                purged.insert(tenant.as_bytes(), 1)?;
+            }
+            Ok(())
+        })
+    }
+
     /// Makes durable how far time is known.
     pub(crate) fn record_time(&self, known: KnownTime, cutoff: i64) -> Result<(), redb::Error> {
         self.write(|write| {
@@ -148,9 +177,22 @@ fn load(database: &Database) -> Result<MetaState, redb::Error> {
         let (tenant, position) = entry?;
         removed.insert(TenantId::from_bytes(tenant.value()), position.value());
     }
+    let mut purged = HashMap::new();
+    match read.open_table(PURGED) {
+        Ok(table) => {
+            for entry in table.iter()? {
+                let (tenant, done) = entry?;
+                purged.insert(TenantId::from_bytes(tenant.value()), done.value() != 0);
+            }
+        }
+        // Nothing was ever purged.
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     Ok(MetaState {
         epoch: number("epoch")?
             .ok_or_else(|| redb::Error::Corrupted("it names no epoch".to_owned()))?,
+        purged,
         removed_through: number("removed_through")?.unwrap_or(0),
         removed_at: time("removed_at")?.unwrap_or(i64::MIN),
         known,

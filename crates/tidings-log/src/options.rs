@@ -1,7 +1,19 @@
 //! How a log is to be kept.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use tidings_protocol::TenantId;
+
+/// What is different for one tenant; `None` is what holds for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantOptions {
+    /// The tenant's events are read for so long; zero keeps them for ever.
+    pub retention: Option<Duration>,
+    /// The tenant's events take at most so many bytes; 0 means no cap.
+    pub max_bytes: Option<u64>,
+}
 
 /// How a log is to be kept.
 #[derive(Clone, Debug)]
@@ -15,6 +27,8 @@ pub struct LogOptions {
     pub max_bytes: u64,
     /// A tenant's events take at most so many bytes; 0 means no cap.
     pub tenant_max_bytes: u64,
+    /// Tenants for which something else holds.
+    pub tenants: HashMap<TenantId, TenantOptions>,
     /// For how long an idempotency key is remembered.
     pub key_window: Duration,
     /// At most so many keys are remembered (about 170 bytes of memory each).
@@ -38,6 +52,7 @@ impl LogOptions {
             retention: Duration::from_hours(7 * 24),
             max_bytes: 10 << 30,
             tenant_max_bytes: 0,
+            tenants: HashMap::new(),
             key_window: Duration::from_mins(2),
             max_keys: 2_000_000,
             owner: String::new(),
@@ -48,8 +63,23 @@ impl LogOptions {
     }
 
     pub(crate) fn retention_micros(&self) -> Option<i64> {
-        (!self.retention.is_zero())
-            .then(|| i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX))
+        micros(self.retention)
+    }
+
+    /// The tenants whose retention is another than that of all, and what it is.
+    pub(crate) fn own_retentions(&self) -> impl Iterator<Item = (TenantId, Option<i64>)> {
+        let own = self
+            .tenants
+            .iter()
+            .filter_map(|(tenant, options)| Some((*tenant, micros(options.retention?))));
+        own.filter(|(_, retention)| *retention != self.retention_micros())
+    }
+
+    /// The retention by which segments are rolled and a leap of the clock is judged: that of all, or,
+    /// where that is for ever, the longest that is not.
+    pub(crate) fn guiding_retention(&self) -> Option<i64> {
+        self.retention_micros()
+            .or_else(|| self.own_retentions().filter_map(|(_, own)| own).max())
     }
 
     pub(crate) fn key_window_micros(&self) -> i64 {
@@ -76,4 +106,9 @@ impl LogOptions {
         self.byte_cap()
             .map_or(LARGEST, |cap| (cap / 4).min(LARGEST))
     }
+}
+
+/// `None` is for ever.
+fn micros(retention: Duration) -> Option<i64> {
+    (!retention.is_zero()).then(|| i64::try_from(retention.as_micros()).unwrap_or(i64::MAX))
 }

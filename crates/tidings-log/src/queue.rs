@@ -1,6 +1,7 @@
 //! The bounded queue from the handle to the writer.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -45,8 +46,16 @@ pub(crate) enum Work {
     Idle,
     /// The upkeep thread wants the writer to look after its segment.
     Nudge,
+    /// Purge this tenant, before anything that waits is stored.
+    Purge(PurgeRequest),
     /// Everything submitted was handed out, and nothing more comes.
     Close,
+}
+
+/// A tenant to be purged, and where the answer goes.
+pub(crate) struct PurgeRequest {
+    pub(crate) tenant: TenantId,
+    pub(crate) answer: Sender<Result<(), AppendError>>,
 }
 
 pub(crate) struct Queue {
@@ -58,6 +67,7 @@ pub(crate) struct Queue {
 struct Inner {
     waiting: VecDeque<Submission>,
     bytes: u64,
+    purges: VecDeque<PurgeRequest>,
     nudged: bool,
     closing: bool,
     /// What further submissions are answered.
@@ -71,6 +81,7 @@ impl Queue {
             inner: Mutex::new(Inner {
                 waiting: VecDeque::new(),
                 bytes: 0,
+                purges: VecDeque::new(),
                 nudged: false,
                 closing: false,
                 stopped: None,
@@ -107,6 +118,9 @@ impl Queue {
     pub(crate) fn next(&self, group_bytes: u64, patience: Option<Duration>) -> Work {
         let mut inner = self.inner.lock();
         loop {
+            if let Some(purge) = inner.purges.pop_front() {
+                return Work::Purge(purge);
+            }
             if !inner.waiting.is_empty() {
                 return Work::Bodies(inner.take(group_bytes));
             }
@@ -121,12 +135,25 @@ impl Queue {
                 Some(patience) => {
                     if self.signal.wait_for(&mut inner, patience).timed_out()
                         && inner.waiting.is_empty()
+                        && inner.purges.is_empty()
                     {
                         return Work::Idle;
                     }
                 }
             }
         }
+    }
+
+    /// Hands a purge to the writer; says why there is none any more.
+    pub(crate) fn purge(&self, request: PurgeRequest) -> Result<(), AppendError> {
+        let mut inner = self.inner.lock();
+        if let Some(error) = &inner.stopped {
+            return Err(error.clone());
+        }
+        inner.purges.push_back(request);
+        drop(inner);
+        self.signal.notify_one();
+        Ok(())
     }
 
     pub(crate) fn nudge(&self) {
@@ -146,6 +173,8 @@ impl Queue {
             let mut inner = self.inner.lock();
             inner.stopped.get_or_insert_with(|| error.clone());
             inner.bytes = 0;
+            // Who asked finds that the answer never comes, and asks again.
+            inner.purges.clear();
             std::mem::take(&mut inner.waiting)
         };
         for submission in waiting {

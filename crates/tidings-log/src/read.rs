@@ -123,7 +123,7 @@ impl Shared {
     ) -> Result<Option<Expired>, Fault> {
         let tenant = match scope {
             Scope::All => {
-                let removed_through = snapshot.horizon.max(snapshot.trimmed_through);
+                let removed_through = snapshot.taken_through;
                 return Ok((after < removed_through).then_some(Expired {
                     resume_after: after.max(snapshot.horizon),
                     removed_through,
@@ -131,7 +131,8 @@ impl Shared {
             }
             Scope::Tenant(tenant) => tenant,
         };
-        if after >= snapshot.scope_horizon {
+        // Of a purged tenant nothing is missing: there is no such tenant.
+        if after >= snapshot.scope_horizon || self.view.read().purged.contains(&tenant) {
             return Ok(None);
         }
         let removed_through = self.last_removed(snapshot, tenant)?;

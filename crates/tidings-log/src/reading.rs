@@ -112,8 +112,15 @@ impl Reading<'_> {
             }
             self.buffer.clear();
             let flow = match self.scope {
+                // What is too old for most is read by the index of those who keep longer.
+                Scope::All
+                    if segment.is_sealed() && summary.last <= self.snapshot.ages.all.position =>
+                {
+                    let keepers = self.shared.horizons.who_keep_longer(&self.snapshot.ages);
+                    self.of_tenants(segment, &keepers)?
+                }
                 Scope::All => self.in_order(segment)?,
-                Scope::Tenant(tenant) => self.of_tenant(segment, tenant)?,
+                Scope::Tenant(tenant) => self.of_tenants(segment, &[tenant])?,
             };
             if flow.is_break() {
                 return Ok(flow);
@@ -155,9 +162,7 @@ impl Reading<'_> {
             if header.position > self.until {
                 break;
             }
-            let trimmed = self.snapshot.trimmed_through >= header.last()
-                && self.shared.trimmed(header.tenant) >= header.last();
-            if trimmed {
+            if self.is_hidden(&header) {
                 self.position = header.last();
                 offset = next;
                 continue;
@@ -186,25 +191,53 @@ impl Reading<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn of_tenant(
+    /// Whether a frame's events are not to be shown, as of now: a tenant that is purged during a read is
+    /// hidden from the rest of it.
+    fn is_hidden(&self, header: &FrameHeader) -> bool {
+        header.last() <= self.snapshot.hidden_through
+            && header.last() <= self.shared.hidden(&self.snapshot.ages, header.tenant)
+    }
+
+    /// The next frames of some tenants, in order, all that there are up to the last of them.
+    fn places(
+        &self,
+        segment: &Arc<Segment>,
+        tenants: &[TenantId],
+    ) -> Result<Vec<FramePlace>, Fault> {
+        let most = PLACES.min(self.limit.events.max(1));
+        let mut places: Vec<FramePlace> = Vec::new();
+        // Of a tenant with more frames than were taken, what lies behind them is not known here.
+        let mut known_through = Position::MAX;
+        for tenant in tenants {
+            let taken = segment.with_tenant(&self.shared.files, *tenant, |frames| {
+                let before = places.len();
+                let from = frames.first_after(self.position);
+                let wanted = frames.frames[from..].iter().take(most);
+                places.extend(wanted.take_while(|frame| frame.position <= self.until));
+                places.len() - before
+            });
+            if taken.map_err(|error| index_fault(segment, error))? == most
+                && let Some(last) = places.last()
+            {
+                known_through = known_through.min(last.last());
+            }
+        }
+        if tenants.len() > 1 {
+            places.sort_unstable_by_key(|place| place.position);
+            places.retain(|place| place.position <= known_through);
+        }
+        Ok(places)
+    }
+
+    fn of_tenants(
         &mut self,
         segment: &Arc<Segment>,
-        tenant: TenantId,
+        tenants: &[TenantId],
     ) -> Result<ControlFlow<()>, Fault> {
         let files = &self.shared.files;
         let mut file = None;
         loop {
-            let places: Vec<FramePlace> = segment
-                .with_tenant(files, tenant, |frames| {
-                    let from = frames.first_after(self.position);
-                    frames.frames[from..]
-                        .iter()
-                        .take(PLACES.min(self.limit.events.max(1)))
-                        .take_while(|frame| frame.position <= self.until)
-                        .copied()
-                        .collect()
-                })
-                .map_err(|error| index_fault(segment, error))?;
+            let places = self.places(segment, tenants)?;
             if places.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
@@ -215,8 +248,12 @@ impl Reading<'_> {
             for (index, place) in places.iter().enumerate() {
                 self.fetch_near(segment, &**file, &places[index..]);
                 let header = self.header(segment, &**file, place.offset(), place.end())?;
-                if header.tenant != tenant || header.position != place.position {
+                if !tenants.contains(&header.tenant) || header.position != place.position {
                     return Err(Fault::Damaged(Arc::clone(segment)));
+                }
+                if self.is_hidden(&header) {
+                    self.position = header.last();
+                    continue;
                 }
                 if self
                     .frame(segment, &**file, place.offset(), &header)?

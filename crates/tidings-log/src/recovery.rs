@@ -66,7 +66,7 @@ pub(crate) fn recover(
     let mut found = Vec::new();
     let (numbers, other) = list(files)?;
     for name in other {
-        // Left by a start or a seal that was cut off.
+        // Left by a start, a seal or a purge that was cut off.
         let _ = files.storage.remove(&format!("{SEGMENTS}/{name}"));
     }
     let mut damaged_at = None;
@@ -194,7 +194,7 @@ fn list(files: &Files) -> Result<(Vec<u64>, Vec<String>), OpenError> {
     numbers.sort_unstable();
     let unfinished = names
         .into_iter()
-        .filter(|name| name.ends_with(".index.new"))
+        .filter(|name| name.ends_with(".index.new") || name.ends_with(".log.new"))
         .collect();
     Ok((numbers, unfinished))
 }

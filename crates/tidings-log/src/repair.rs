@@ -92,15 +92,18 @@ fn examine(
     let mut sound: Vec<(u64, u64)> = Vec::new();
     let mut buffer = Vec::new();
     for frames in index.tenants.values_mut() {
+        let mut first_at = None;
         frames.frames.retain(|place: &FramePlace| {
             let length = usize::try_from(place.length()).expect("less than a segment");
             buffer.resize(length, 0);
             let read = file.read_at(&mut buffer, place.offset()).unwrap_or(0);
-            let holds = FrameHeader::decode(&buffer[..read], segment.salt, place.offset())
-                .is_some_and(|header| {
-                    header.position == place.position && header.payload(&buffer[..read]).is_some()
-                });
-            if holds {
+            let header = FrameHeader::decode(&buffer[..read], segment.salt, place.offset());
+            let header = header.filter(|header| {
+                header.position == place.position && header.payload(&buffer[..read]).is_some()
+            });
+            let holds = header.is_some();
+            if let Some(header) = header {
+                first_at.get_or_insert(header.appended_at);
                 sound.push((place.offset(), place.end()));
             } else {
                 lost.push(Lost {
@@ -111,6 +114,7 @@ fn examine(
             holds
         });
         frames.bytes = frames.frames.iter().map(FramePlace::length).sum();
+        frames.first_at = first_at.unwrap_or(0);
     }
     sound.sort_unstable();
     lost.sort_unstable();

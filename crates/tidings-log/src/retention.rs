@@ -5,7 +5,6 @@ use std::sync::Arc;
 use tidings_protocol::TenantId;
 
 use crate::format::{SEGMENTS, index_name, log_name};
-use crate::index::Summary;
 use crate::meta::Removal;
 use crate::segment::Segment;
 use crate::view::Shared;
@@ -15,12 +14,9 @@ impl Shared {
     pub(crate) fn retain(&self) {
         let _one_at_a_time = self.retention.lock();
         // Readers' horizon moves first, so that no one is reading what is about to go.
-        self.age_horizon();
-        // What has expired is hidden already; its file stays while it may be read for keys at a start.
-        let keys_from = self.clock.now().run - self.options.key_window_micros();
-        let cutoff = self.clock.cutoff().min(keys_from);
+        self.ages();
         let outcome = self
-            .remove_while(|oldest, _| oldest.last_run < cutoff)
+            .remove_while(|oldest, _| self.is_too_old(oldest))
             .and_then(|()| self.make_room_locked(0));
         if let Err(reason) = outcome {
             tracing::error!(
@@ -50,6 +46,30 @@ impl Shared {
         }
     }
 
+    /// Whether everything in a segment is too old for whose it is.
+    fn is_too_old(&self, segment: &Segment) -> bool {
+        let last_run = segment.summary().last_run;
+        // What has expired is hidden already; its file stays while it may be read for keys at a start.
+        if last_run >= self.clock.now().run - self.options.key_window_micros() {
+            return false;
+        }
+        let too_old = |retention| last_run < self.clock.cutoff_for(retention);
+        if self.horizons.are_all_alike() {
+            return too_old(self.horizons.retention_of_all());
+        }
+        if !self.horizons.retentions().any(too_old) {
+            return false;
+        }
+        match segment.directory(&self.files) {
+            Ok(directory) if directory.is_empty() => too_old(self.horizons.retention_of_all()),
+            Ok(directory) => directory
+                .iter()
+                .all(|entry| too_old(self.horizons.retention(entry.tenant))),
+            // It is built anew where it is read for what goes with the segment.
+            Err(_) => self.horizons.retentions().all(too_old),
+        }
+    }
+
     /// Bytes of segment files on disk.
     pub(crate) fn segment_bytes(&self) -> u64 {
         let segments = Arc::clone(&self.view.read().segments);
@@ -57,15 +77,15 @@ impl Shared {
         total + self.workshop.prepared_bytes()
     }
 
-    /// Removes the oldest segment while it is sealed and unwanted, by its summary and the bytes of
-    /// all segments.
-    fn remove_while(&self, unwanted: impl Fn(&Summary, u64) -> bool) -> Result<(), String> {
+    /// Removes the oldest segment while it is sealed and unwanted, by what it holds and the bytes of all
+    /// segments.
+    fn remove_while(&self, unwanted: impl Fn(&Segment, u64) -> bool) -> Result<(), String> {
         let mut removed = false;
         loop {
             let Some(oldest) = self.view.read().segments.first().cloned() else {
                 break;
             };
-            if !oldest.is_sealed() || !unwanted(&oldest.summary(), self.segment_bytes()) {
+            if !oldest.is_sealed() || !unwanted(&oldest, self.segment_bytes()) {
                 break;
             }
             self.remove(&oldest)?;
@@ -101,7 +121,7 @@ impl Shared {
             at,
             tenants: directory
                 .into_iter()
-                .map(|(tenant, last, _)| (tenant, last))
+                .map(|entry| (entry.tenant, entry.last))
                 .collect(),
         };
         self.meta
@@ -134,10 +154,10 @@ impl Shared {
     }
 
     fn trim_tenants_locked(&self) {
-        let Some(cap) = self.caps.cap() else {
-            return;
-        };
         for (tenant, account) in self.caps.exceeding() {
+            let Some(cap) = self.caps.of(tenant) else {
+                continue;
+            };
             match self.trim(tenant, cap) {
                 Ok(kept) => self.caps.settle(tenant, account, kept),
                 Err(error) => {

@@ -242,6 +242,7 @@ fn frame_at<'w>(
     let whole = match header.kind {
         FrameKind::Events => Events::new(payload).count() == header.count as usize,
         FrameKind::Mark | FrameKind::Recovery => header.count == 0 && payload.len() % 16 == 0,
+        FrameKind::Blank => payload.iter().all(|byte| *byte == 0),
     };
     whole.then_some((header, frame))
 }

@@ -4,11 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::TenantId;
 
 use crate::cache::Cache;
 use crate::format::{FRAMES_BEGIN, FrameHeader, log_name};
-use crate::index::{FramePlace, MemoryIndex, Step, Summary, TenantFrames};
+use crate::index::{DirectoryEntry, FramePlace, MemoryIndex, Step, Summary, TenantFrames};
 use crate::index_file::DiskIndex;
 use crate::storage::{OpenMode, Storage, StorageFile};
 
@@ -53,6 +53,12 @@ impl Files {
         self.steps.remove_if(|other| *other == number);
         self.frames.remove_if(|(other, _)| *other == number);
     }
+
+    /// Closes all segment files. Of one that another has taken the place of, the disk keeps the bytes for
+    /// as long as it is open.
+    pub(crate) fn close(&self) {
+        self.logs.remove_if(|_| true);
+    }
 }
 
 /// One segment. The writer alone adds frames to it, after they were synced; the upkeep thread
@@ -70,6 +76,9 @@ struct State {
     allocated: u64,
     sealed: bool,
 }
+
+/// A segment's summary and index, for when their change has to be taken back.
+pub(crate) struct Before(Summary, Index);
 
 enum Index {
     Memory(Box<MemoryIndex>),
@@ -179,6 +188,9 @@ impl Segment {
                 let later = &frames.frames[frames.first_after(examined)..];
                 if !later.is_empty() {
                     let known = index.tenants.entry(*tenant).or_default();
+                    if known.frames.is_empty() {
+                        known.first_at = frames.first_at;
+                    }
                     known.frames.extend_from_slice(later);
                     known.bytes += later.iter().map(FramePlace::length).sum::<u64>();
                 }
@@ -190,6 +202,33 @@ impl Segment {
         }
         index.summary = state.summary;
         state.index = Index::Memory(Box::new(index));
+    }
+
+    /// Takes over the index of the segment as it is rewritten; what the segment speaks of stays the same.
+    pub(crate) fn rewritten(&self, mut index: MemoryIndex) -> Before {
+        let mut state = self.state.write();
+        let before = state.summary;
+        index.summary.follows = before.follows;
+        index.summary.reached = index.summary.reached.max(before.reached);
+        index.summary.next = index.summary.next.max(before.next);
+        index.summary.end = before.end;
+        state.summary = index.summary;
+        let index = std::mem::replace(&mut state.index, Index::Memory(Box::new(index)));
+        Before(before, index)
+    }
+
+    /// The segment could not be rewritten after all.
+    pub(crate) fn restore(&self, before: Before) {
+        let mut state = self.state.write();
+        (state.summary, state.index) = (before.0, before.1);
+    }
+
+    /// Stretches that are no frames, and those that are lost.
+    pub(crate) fn blemishes(&self) -> (Vec<(u64, u64)>, Vec<crate::event::Lost>) {
+        match &self.state.read().index {
+            Index::Memory(index) => (index.skips.clone(), index.lost.clone()),
+            Index::Disk(disk) => (disk.skips.clone(), disk.lost.clone()),
+        }
     }
 
     /// Where to go on behind a stretch that is no frame.
@@ -257,24 +296,18 @@ impl Segment {
         Ok(look(&frames))
     }
 
-    /// Each tenant with its last position here and its bytes.
-    pub(crate) fn directory(&self, files: &Files) -> io::Result<Vec<(TenantId, Position, u64)>> {
+    /// What is here of each tenant.
+    pub(crate) fn directory(&self, files: &Files) -> io::Result<Vec<DirectoryEntry>> {
         let disk = match &self.state.read().index {
             Index::Memory(index) => {
                 return Ok(index
                     .tenants
                     .iter()
-                    .filter_map(|(tenant, frames)| {
-                        Some((*tenant, frames.frames.last()?.last(), frames.bytes))
-                    })
+                    .filter_map(|(tenant, frames)| frames.entry(*tenant))
                     .collect());
             }
             Index::Disk(disk) => Arc::clone(disk),
         };
-        Ok(disk
-            .directory(&*files.storage)?
-            .into_iter()
-            .map(|entry| (entry.tenant, entry.last, entry.bytes))
-            .collect())
+        disk.directory(&*files.storage)
     }
 }

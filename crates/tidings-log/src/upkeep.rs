@@ -69,9 +69,18 @@ fn work(shared: &Shared, job: Job, time_noted: &mut i64) {
             }
         }
         Job::Caps => shared.trim_tenants(),
+        // One segment at a time, so that the writer never waits long for its next one.
+        Job::Purge => {
+            if shared.purge_further() {
+                shared.workshop.purge();
+            }
+        }
         Job::Interval => {
             shared.retain();
             shared.nudge_for_age();
+            if shared.is_purging() {
+                shared.workshop.purge();
+            }
             let now = shared.clock.now();
             if now.run - *time_noted >= TIME_INTERVAL {
                 *time_noted = now.run;
@@ -141,7 +150,7 @@ fn seal(files: &Files, segment: &Arc<Segment>) {
     write_index(files, segment);
 }
 
-fn write_index(files: &Files, segment: &Segment) {
+pub(crate) fn write_index(files: &Files, segment: &Segment) {
     let Some(index) = segment.memory_index() else {
         return;
     };
@@ -168,7 +177,7 @@ impl Shared {
     }
 
     pub(crate) fn is_due_for_age(&self, active: &Segment) -> bool {
-        let Some(retention) = self.options.retention_micros() else {
+        let Some(retention) = self.options.guiding_retention() else {
             return false;
         };
         let summary = active.summary();

@@ -1,15 +1,17 @@
 //! What is durable and retained, as all threads see it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
 use tidings_protocol::{Epoch, Position, TenantId};
 
 use crate::clock::RunClock;
 use crate::event::{Lost, Scope};
-use crate::horizon::Horizon;
-use crate::meta::Meta;
+use crate::horizon::{Ages, Horizons};
+use crate::meta::{Meta, MetaState};
+use crate::purge::Purging;
 use crate::queue::Queue;
 use crate::reading::Hints;
 use crate::segment::{Files, Segment};
@@ -25,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) meta: Meta,
     pub(crate) clock: RunClock,
     pub(crate) view: RwLock<View>,
-    pub(crate) horizon: Mutex<Horizon>,
+    pub(crate) horizons: Horizons,
     /// Where reads of all tenants ended.
     pub(crate) hints: Hints,
     /// From the handle to the writer.
@@ -35,6 +37,10 @@ pub(crate) struct Shared {
     pub(crate) caps: TenantCaps,
     /// Retention runs on one thread at a time.
     pub(crate) retention: Mutex<()>,
+    /// Purged tenants whose events may still be on the disk.
+    pub(crate) purging: Mutex<Purging>,
+    /// How many tenants were purged since the log was opened.
+    pub(crate) purges: AtomicU64,
     /// Dropping it lets another process have the folder.
     pub(crate) lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }
@@ -55,6 +61,8 @@ pub(crate) struct View {
     pub(crate) trimmed: HashMap<TenantId, Position>,
     /// The greatest of `trimmed`.
     pub(crate) trimmed_through: Position,
+    /// Tenants of whom nothing is shown any more.
+    pub(crate) purged: HashSet<TenantId>,
     /// Ascending.
     pub(crate) lost: Arc<Vec<Lost>>,
     pub(crate) health: Health,
@@ -69,34 +77,82 @@ pub(crate) struct Snapshot {
     pub(crate) horizon: Position,
     /// Nothing of the scope up to here is retained.
     pub(crate) scope_horizon: Position,
-    /// The greatest position that any tenant's cap has taken.
-    pub(crate) trimmed_through: Position,
+    /// Behind this every event is retained, whosever it is.
+    pub(crate) hidden_through: Position,
+    /// The last position that retention has taken from anybody: by age, by bytes or by a cap.
+    pub(crate) taken_through: Position,
+    pub(crate) ages: Ages,
     pub(crate) removed_at: i64,
+}
+
+impl View {
+    /// What a log that was just opened shows.
+    pub(crate) fn opened(
+        segments: Vec<Arc<Segment>>,
+        tail: Position,
+        lost: Vec<Lost>,
+        state: &MetaState,
+    ) -> Self {
+        Self {
+            segments: Arc::new(segments),
+            tail,
+            removed_through: state.removed_through,
+            removed_at: state.removed_at,
+            removed: state.removed.clone(),
+            trimmed: HashMap::new(),
+            trimmed_through: 0,
+            purged: state.purged.keys().copied().collect(),
+            lost: Arc::new(lost),
+            health: Health::Healthy,
+        }
+    }
 }
 
 impl Shared {
     pub(crate) fn snapshot(&self, scope: Scope) -> Snapshot {
-        let expired = self.age_horizon();
+        let ages = self.ages();
         let view = self.view.read();
-        let horizon = expired.max(view.removed_through);
-        let trimmed = match scope {
-            Scope::All => 0,
-            Scope::Tenant(tenant) => view.trimmed.get(&tenant).copied().unwrap_or(0),
+        let horizon = ages.floor().max(view.removed_through);
+        let scope_horizon = match scope {
+            Scope::All => horizon,
+            Scope::Tenant(tenant) => {
+                let own = self.hidden_from(&view, &ages, tenant);
+                own.max(view.removed_through).min(view.tail)
+            }
+        };
+        let hidden_through = if view.purged.is_empty() {
+            ages.ceiling().max(view.trimmed_through)
+        } else {
+            Position::MAX
         };
         Snapshot {
             segments: Arc::clone(&view.segments),
             tail: view.tail,
             lost: Arc::clone(&view.lost),
             horizon,
-            scope_horizon: horizon.max(trimmed),
-            trimmed_through: view.trimmed_through,
+            scope_horizon,
+            hidden_through,
+            taken_through: ages
+                .taken()
+                .max(view.removed_through)
+                .max(view.trimmed_through),
             removed_at: view.removed_at,
+            ages,
         }
     }
 
-    /// What a tenant's cap has taken, for a reader of all tenants.
-    pub(crate) fn trimmed(&self, tenant: TenantId) -> Position {
-        self.view.read().trimmed.get(&tenant).copied().unwrap_or(0)
+    /// The last position of which a tenant's events are not shown: for their age, the tenant's cap, or
+    /// because it was purged, also since the snapshot that `ages` are of.
+    pub(crate) fn hidden(&self, ages: &Ages, tenant: TenantId) -> Position {
+        self.hidden_from(&self.view.read(), ages, tenant)
+    }
+
+    fn hidden_from(&self, view: &View, ages: &Ages, tenant: TenantId) -> Position {
+        if view.purged.contains(&tenant) {
+            return Position::MAX;
+        }
+        let trimmed = view.trimmed.get(&tenant).copied().unwrap_or(0);
+        self.horizons.of(ages, tenant).max(trimmed)
     }
 
     /// Adds lost stretches that were not known.

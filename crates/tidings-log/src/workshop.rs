@@ -31,6 +31,8 @@ pub(crate) enum Job {
     IndexAgain(u64),
     /// A tenant may have exceeded its cap.
     Caps,
+    /// Some purged tenant's events may be on the disk.
+    Purge,
     /// The interval has passed.
     Interval,
     Stop,
@@ -53,8 +55,15 @@ struct Inner {
     failed: Option<String>,
     to_seal: VecDeque<Arc<Segment>>,
     to_index: VecDeque<u64>,
-    caps: bool,
+    chores: Chores,
     stop: bool,
+}
+
+/// What is to be looked after when nothing is waited for.
+#[derive(Default)]
+struct Chores {
+    caps: bool,
+    purge: bool,
 }
 
 impl Workshop {
@@ -137,7 +146,12 @@ impl Workshop {
     }
 
     pub(crate) fn check_caps(&self) {
-        self.inner.lock().caps = true;
+        self.inner.lock().chores.caps = true;
+        self.for_upkeep.notify_one();
+    }
+
+    pub(crate) fn purge(&self) {
+        self.inner.lock().chores.purge = true;
         self.for_upkeep.notify_one();
     }
 
@@ -168,8 +182,11 @@ impl Workshop {
             if let Some(number) = inner.to_index.pop_front() {
                 return Job::IndexAgain(number);
             }
-            if std::mem::take(&mut inner.caps) {
+            if std::mem::take(&mut inner.chores.caps) {
                 return Job::Caps;
+            }
+            if std::mem::take(&mut inner.chores.purge) {
+                return Job::Purge;
             }
             if self.for_upkeep.wait_for(&mut inner, interval).timed_out() {
                 return Job::Interval;

@@ -6,6 +6,7 @@
 //! acknowledged any more: the kernel may have dropped what it could not write, and a later sync
 //! would not say so.
 
+use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::format::{FRAMES_BEGIN, FrameHeader, FrameKind};
 use crate::group::Group;
 use crate::keys::KeyWindow;
 use crate::log::Listener;
-use crate::queue::{Submission, Work};
+use crate::queue::{PurgeRequest, Submission, Work};
 use crate::recovery::Active;
 use crate::view::Shared;
 use crate::{AppendError, Appended, Health};
@@ -43,6 +44,8 @@ pub(crate) struct Writer {
     pub(crate) group: Group,
     /// Bytes of the segment that could not be made.
     lacking: Option<u64>,
+    /// Tenants from whom nothing is taken any more.
+    pub(crate) purged: HashSet<TenantId>,
     pub(crate) failed: bool,
 }
 
@@ -55,7 +58,10 @@ impl Writer {
         next_position: Position,
         last_time: i64,
     ) -> Self {
-        let last = shared.view.read().tail;
+        let (last, purged) = {
+            let view = shared.view.read();
+            (view.tail, view.purged.clone())
+        };
         let last_run = shared.clock.now().run;
         Self {
             shared,
@@ -69,6 +75,7 @@ impl Writer {
             marked: 0,
             group: Group::default(),
             lacking: None,
+            purged,
             failed: false,
         }
     }
@@ -114,7 +121,8 @@ impl Writer {
                         let _ = self.roll(bytes);
                     }
                 }
-                Work::Nudge => self.roll_for_age(),
+                Work::Nudge => self.roll_if_due(),
+                Work::Purge(request) => self.purge(request),
                 Work::Close => {
                     self.finish();
                     return;
@@ -297,11 +305,26 @@ impl Writer {
         Ok(())
     }
 
-    fn roll_for_age(&mut self) {
-        let due = self
-            .active
-            .as_ref()
-            .is_some_and(|active| self.shared.is_due_for_age(&active.segment));
+    /// Stands between what was stored before the purge and what is refused after it: the group is empty.
+    fn purge(&mut self, request: PurgeRequest) {
+        let PurgeRequest { tenant, answer } = request;
+        let outcome = self.shared.hide(tenant);
+        if outcome.is_ok() {
+            self.purged.insert(tenant);
+            self.keys.forget_tenant(tenant);
+        }
+        // Who asked may have given up.
+        let _ = answer.send(outcome);
+        self.roll_if_due();
+        self.shared.workshop.purge();
+    }
+
+    /// Begins a new segment where the active one is old, or holds what is to be purged: only sealed
+    /// segments are rewritten.
+    fn roll_if_due(&mut self) {
+        let due = self.active.as_ref().is_some_and(|active| {
+            self.shared.is_due_for_age(&active.segment) || self.shared.is_to_purge(&active.segment)
+        });
         if due {
             // A disk that has no room for a new segment is no trouble while the old one has.
             let health = self.shared.view.read().health.clone();

@@ -51,6 +51,15 @@ impl Refusal {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
+    /// 410 for a tenant that was purged.
+    #[must_use]
+    pub fn gone() -> Self {
+        Self::new(
+            StatusCode::GONE,
+            "the tenant was deleted; its id is never used again",
+        )
+    }
+
     /// 422 for a parameter of the path, the query or the head.
     #[must_use]
     pub fn parameter(parameter: &str, detail: impl Into<String>) -> Self {
@@ -148,6 +157,7 @@ impl From<AppendError> for Refusal {
                 "the log has stopped after a failed write; nothing of this body is acknowledged",
                 SOON,
             ),
+            AppendError::Purged => Self::gone(),
             AppendError::Closed => Self::unavailable("the server is stopping", SOON),
         }
     }

@@ -3,8 +3,10 @@
 mod durability;
 mod folder;
 mod model;
+mod purge;
 mod reading;
 mod recovery;
 mod retention;
 mod simulated;
 mod support;
+mod tenants;

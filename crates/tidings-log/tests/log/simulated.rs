@@ -70,6 +70,8 @@ pub(crate) enum Operation {
 struct Faults {
     /// After so many more writes and syncs of segments everything fails, as when power is cut.
     dies_after: Option<u64>,
+    /// The same with every change of anything, names included.
+    dies_after_changes: Option<u64>,
     fail_next_sync: bool,
     /// The next write of a segment stops after so many bytes.
     tear_next_write: Option<usize>,
@@ -111,7 +113,7 @@ impl SimulatedStorage {
 
     fn living(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let disk = self.disk();
-        if disk.generation == self.generation && disk.faults.dies_after != Some(0) {
+        if disk.generation == self.generation && !disk.faults.is_dead() {
             Ok(disk)
         } else {
             Err(io::Error::other("the process is dead"))
@@ -162,6 +164,27 @@ impl SimulatedStorage {
 
     pub(crate) fn die_after(&self, operations: u64) {
         self.disk().faults.dies_after = Some(operations);
+    }
+
+    pub(crate) fn die_after_changes(&self, changes: u64) {
+        self.disk().faults.dies_after_changes = Some(changes);
+    }
+
+    /// Whether the power that was to fail has failed.
+    pub(crate) fn has_died(&self) -> bool {
+        self.disk().faults.is_dead()
+    }
+
+    /// The disk, for a change that power can fail before.
+    fn changing(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let mut disk = self.living()?;
+        if let Some(left) = &mut disk.faults.dies_after_changes {
+            *left -= 1;
+            if *left == 0 {
+                return Err(io::Error::other("the power fails"));
+            }
+        }
+        Ok(disk)
     }
 
     pub(crate) fn fail_next_sync(&self) {
@@ -265,6 +288,12 @@ fn pieces(offset: usize, bytes: &[u8]) -> Vec<&[u8]> {
     std::iter::once(head).chain(rest.chunks(SECTOR)).collect()
 }
 
+impl Faults {
+    fn is_dead(&self) -> bool {
+        self.dies_after == Some(0) || self.dies_after_changes == Some(0)
+    }
+}
+
 impl Disk {
     fn next_generation(&mut self) {
         self.generation += 1;
@@ -301,7 +330,11 @@ impl Storage for SimulatedStorage {
     }
 
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
-        let mut disk = self.living()?;
+        let mut disk = if mode == OpenMode::Create {
+            self.changing()?
+        } else {
+            self.living()?
+        };
         let node = match (disk.names.get(name).copied(), mode) {
             (Some(node), OpenMode::Read | OpenMode::Write) => node,
             (None, OpenMode::Read | OpenMode::Write) => {
@@ -339,19 +372,19 @@ impl Storage for SimulatedStorage {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut disk = self.living()?;
+        let mut disk = self.changing()?;
         let node = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.names.insert(to.to_owned(), node);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let removed = self.living()?.names.remove(name);
+        let removed = self.changing()?.names.remove(name);
         removed.map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        let mut disk = self.living()?;
+        let mut disk = self.changing()?;
         let Disk {
             names,
             durable_names,
@@ -400,7 +433,7 @@ impl SimulatedFile {
 
     /// The disk, for an operation that power can fail before.
     fn operate(&self) -> io::Result<MutexGuard<'_, Disk>> {
-        let mut disk = self.storage.living()?;
+        let mut disk = self.storage.changing()?;
         if self.is_segment()
             && let Some(left) = &mut disk.faults.dies_after
         {

@@ -236,6 +236,13 @@ impl Bench {
         events.iter().map(|event| event.text().to_owned()).collect()
     }
 
+    /// Waits until nothing of a purged tenant is on the disk, or the disk has died.
+    pub(crate) fn wait_for_purge(&self, tenant: TenantId) {
+        while self.log().is_on_disk(tenant) == Some(true) && !self.storage.has_died() {
+            std::thread::yield_now();
+        }
+    }
+
     /// Waits until the listener hears of a state of health that fits.
     pub(crate) fn wait_for_health(&self, fits: impl Fn(&Health) -> bool) -> Health {
         let heard = self.heard.lock().unwrap();
