@@ -18,6 +18,6 @@ pub mod sse;
 pub mod tenant;
 
 pub use cursor::{Cursor, Epoch, Position};
-pub use event::{DeviceId, EventType};
+pub use event::{DeviceId, EventType, SubjectKey};
 pub use problem::Problem;
 pub use tenant::TenantId;

@@ -341,6 +341,7 @@ mod tests {
                     tenant: tenant(),
                     event_type: "device_status",
                     device: Some("r1"),
+                    subject: None,
                     data: &[b'x'; 250],
                 },
                 &types,

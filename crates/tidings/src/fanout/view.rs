@@ -6,7 +6,8 @@
 
 use std::collections::HashSet;
 
-use tidings_log::Scope;
+use tidings_log::{EventRef, Scope};
+use tidings_protocol::event::REMOVED;
 use tidings_protocol::{DeviceId, TenantId};
 
 use super::types::{TypeId, TypeSet, TypeTable};
@@ -31,14 +32,37 @@ pub struct View {
 }
 
 /// What of an event decides who may see it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventFacts<'a> {
     /// Whose it is.
     pub tenant: TenantId,
-    /// Its type's number.
+    /// The number of its [`visible_type`].
     pub kind: TypeId,
     /// Its device, if it has one.
     pub device: Option<&'a str>,
+}
+
+/// The type by which rules and filters judge an event: that of its own name, but for `removed` the
+/// type of the subject that it takes away, so that it is seen by those who saw the subject and by
+/// nobody else.
+#[must_use]
+pub fn visible_type<'a>(event: &EventRef<'a>) -> &'a str {
+    match event.subject {
+        Some(subject) if event.event_type == REMOVED => subject.kind,
+        _ => event.event_type,
+    }
+}
+
+impl<'a> EventFacts<'a> {
+    /// What decides who may see this event.
+    #[must_use]
+    pub fn of(event: &EventRef<'a>, types: &TypeTable) -> Self {
+        Self {
+            tenant: event.tenant,
+            kind: types.number(visible_type(event)),
+            device: event.device,
+        }
+    }
 }
 
 impl View {

@@ -142,6 +142,7 @@ pub fn read(text: &[u8], line: u64, terms: &Terms<'_>) -> Result<NewEvent, Inval
         device: payload.device,
         time,
         key: None,
+        subject: None,
         data: payload.bytes,
     };
     event.key = key.map(|key| idempotency_key(terms, &key, &event));
