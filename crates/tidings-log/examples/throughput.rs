@@ -82,6 +82,7 @@ fn event(key: Option<IdempotencyKey>) -> NewEvent {
         device: Some("router-0042".parse().expect("well formed")),
         time: None,
         key,
+        subject: None,
         data: vec![b'x'; DATA],
     }
 }

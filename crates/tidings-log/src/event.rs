@@ -1,6 +1,6 @@
 //! What goes into the log and what comes out of it.
 
-use tidings_protocol::{DeviceId, EventType, Position, TenantId};
+use tidings_protocol::{DeviceId, EventType, Position, SubjectKey, TenantId};
 
 /// What makes a repeated publish recognisable: two hashes that the caller computes.
 ///
@@ -15,6 +15,42 @@ pub struct IdempotencyKey {
     pub digest: [u8; 16],
 }
 
+/// What an event to be appended is the latest state of; see [`Subject`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSubject {
+    /// The type under which the state keeps it.
+    pub kind: EventType,
+    /// What names it within its tenant and kind.
+    pub key: SubjectKey,
+    /// It leaves the state with this event.
+    pub ends: bool,
+}
+
+/// What an event is the latest state of. Found where events are admitted and stored with them, so
+/// that nothing behind it looks into payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subject<'a> {
+    /// The type under which the state keeps it; not always the event's own: `alert_resolved` ends
+    /// what `alert_fired` began, `removed` ends any.
+    pub kind: &'a str,
+    /// What names it within its tenant and kind.
+    pub key: &'a str,
+    /// It leaves the state with this event.
+    pub ends: bool,
+}
+
+impl NewSubject {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> Subject<'_> {
+        Subject {
+            kind: self.kind.as_str(),
+            key: self.key.as_str(),
+            ends: self.ends,
+        }
+    }
+}
+
 /// An event to be appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
@@ -26,6 +62,8 @@ pub struct NewEvent {
     pub time: Option<i64>,
     /// What makes a repetition of this event recognisable.
     pub key: Option<IdempotencyKey>,
+    /// What it is the latest state of, if the state keeps such.
+    pub subject: Option<NewSubject>,
     /// The payload; the log does not look into it.
     pub data: Vec<u8>,
 }
@@ -46,6 +84,8 @@ pub struct EventRef<'a> {
     pub event_type: &'a str,
     /// The device that it is about.
     pub device: Option<&'a str>,
+    /// What it is the latest state of, if the state keeps such.
+    pub subject: Option<Subject<'a>>,
     /// The payload, as it was appended.
     pub data: &'a [u8],
 }

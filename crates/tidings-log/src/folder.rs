@@ -74,7 +74,11 @@ pub(crate) fn open_or_create(
         path: path.join(META),
         what: error.to_string(),
     };
-    if format(&**storage, path)?.is_none() {
+    let found = format(&**storage, path)?;
+    if found.is_some_and(|found| found < VERSION) {
+        write_format(&**storage).map_err(io_error("writing FORMAT"))?;
+    }
+    if found.is_none() {
         let names = match storage.list(SEGMENTS) {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

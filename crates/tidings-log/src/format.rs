@@ -53,14 +53,18 @@
 //!
 //! | bytes | event |
 //! | --- | --- |
-//! | 1 | bits: 1 device, 2 time, 4 key |
+//! | 1 | bits: 1 device, 2 time, 4 key, 8 subject, 16 the subject ends |
 //! | 1 | length of the type |
 //! | 1 | length of the device |
-//! | 1 | zero |
+//! | 1 | length of the subject's kind; 0 where there is none or it is the type |
 //! | 4 | length of the data |
 //! | 8 | the publisher's time, with bit 2 |
 //! | 32 | key and digest, with bit 4 |
-//! | … | type, device, data |
+//! | 2 | length of the subject's key, with bit 8 |
+//! | … | type, device, subject's kind, subject's key, data |
+//!
+//! Version 1 had no subjects; what it wrote reads the same. Opening such a folder writes
+//! [`VERSION`] into `FORMAT`, since the older program would misread what is added.
 //!
 //! A **mark** has no payload; it is written when the log falls idle or closes, to say (with
 //! `synced_through`) that what stands before it was durable. A **recovery** frame is the first
@@ -86,10 +90,10 @@
 
 use tidings_protocol::{Position, TenantId};
 
-use crate::event::{IdempotencyKey, NewEvent};
+use crate::event::{IdempotencyKey, NewEvent, NewSubject, Subject};
 
 /// The version of the layout.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const FORMAT: &str = "FORMAT";
@@ -108,6 +112,8 @@ pub(crate) const ALIGN: u64 = 8;
 const HAS_DEVICE: u8 = 1;
 const HAS_TIME: u8 = 2;
 const HAS_KEY: u8 = 4;
+const HAS_SUBJECT: u8 = 8;
+const SUBJECT_ENDS: u8 = 16;
 
 pub(crate) fn log_name(number: u64) -> String {
     format!("{SEGMENTS}/{number:010}.log")
@@ -161,7 +167,7 @@ impl SegmentHeader {
     fn decode_at(bytes: &[u8], at: usize) -> Option<Self> {
         let header = bytes.get(at..at + SEGMENT_HEADER)?;
         let sound = header[..8] == SEGMENT_MAGIC
-            && get_u32(header, 8) == VERSION
+            && (1..=VERSION).contains(&get_u32(header, 8))
             && get_u32(header, 12) == crc32fast::hash(&header[16..]);
         sound.then(|| Self {
             salt: get_u64(header, 16),
@@ -290,29 +296,46 @@ pub(crate) struct StoredEvent<'a> {
     pub(crate) device: Option<&'a str>,
     pub(crate) time: Option<i64>,
     pub(crate) key: Option<IdempotencyKey>,
+    pub(crate) subject: Option<Subject<'a>>,
     pub(crate) data: &'a [u8],
 }
 
 /// Bytes that an event takes in a payload.
 pub(crate) fn event_bytes(event: &NewEvent) -> u64 {
     let device = event.device.as_ref().map_or(0, |id| id.as_str().len());
+    let subject = event.subject.as_ref().map_or(0, |subject| {
+        2 + stored_kind(event, subject).len() + subject.key.as_str().len()
+    });
     let optional = 8 * usize::from(event.time.is_some()) + 32 * usize::from(event.key.is_some());
-    (8 + optional + event.event_type.as_str().len() + device + event.data.len()) as u64
+    (8 + optional + subject + event.event_type.as_str().len() + device + event.data.len()) as u64
+}
+
+/// Most subjects are kept under the type of their events, which need not be written twice.
+fn stored_kind<'a>(event: &NewEvent, subject: &'a NewSubject) -> &'a str {
+    if subject.kind == event.event_type {
+        ""
+    } else {
+        subject.kind.as_str()
+    }
 }
 
 /// Appends an event to a payload.
 pub(crate) fn encode_event(event: &NewEvent, payload: &mut Vec<u8>) {
     let event_type = event.event_type.as_str();
     let device = event.device.as_ref().map_or("", |id| id.as_str());
+    let subject = event.subject.as_ref();
+    let kind = subject.map_or("", |subject| stored_kind(event, subject));
     let mut bits = 0;
     bits |= HAS_DEVICE * u8::from(event.device.is_some());
     bits |= HAS_TIME * u8::from(event.time.is_some());
     bits |= HAS_KEY * u8::from(event.key.is_some());
+    bits |= HAS_SUBJECT * u8::from(subject.is_some());
+    bits |= SUBJECT_ENDS * u8::from(subject.is_some_and(|subject| subject.ends));
     payload.extend_from_slice(&[
         bits,
         u8::try_from(event_type.len()).expect("a type has at most 64 bytes"),
         u8::try_from(device.len()).expect("a device id has at most 128 bytes"),
-        0,
+        u8::try_from(kind.len()).expect("a type has at most 64 bytes"),
     ]);
     let length = u32::try_from(event.data.len()).expect("a body is bounded far below 4 GiB");
     payload.extend_from_slice(&length.to_le_bytes());
@@ -323,8 +346,15 @@ pub(crate) fn encode_event(event: &NewEvent, payload: &mut Vec<u8>) {
         payload.extend_from_slice(&key.key);
         payload.extend_from_slice(&key.digest);
     }
+    let subject_key = subject.map_or("", |subject| subject.key.as_str());
+    if subject.is_some() {
+        let length = u16::try_from(subject_key.len()).expect("a key has at most 512 bytes");
+        payload.extend_from_slice(&length.to_le_bytes());
+    }
     payload.extend_from_slice(event_type.as_bytes());
     payload.extend_from_slice(device.as_bytes());
+    payload.extend_from_slice(kind.as_bytes());
+    payload.extend_from_slice(subject_key.as_bytes());
     payload.extend_from_slice(&event.data);
 }
 
@@ -343,6 +373,10 @@ impl<'a> Events<'a> {
         self.rest = rest;
         Some(taken)
     }
+
+    fn take_text(&mut self, length: usize) -> Option<&'a str> {
+        std::str::from_utf8(self.take(length)?).ok()
+    }
 }
 
 impl<'a> Iterator for Events<'a> {
@@ -350,7 +384,7 @@ impl<'a> Iterator for Events<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let head = self.take(8)?;
-        let (bits, type_length, device_length) = (head[0], head[1], head[2]);
+        let (bits, type_length, device_length, kind_length) = (head[0], head[1], head[2], head[3]);
         let data_length = get_u32(head, 4) as usize;
         let time = if bits & HAS_TIME == 0 {
             None
@@ -366,13 +400,31 @@ impl<'a> Iterator for Events<'a> {
                 digest: bytes[16..].try_into().expect("16 bytes"),
             })
         };
-        let event_type = std::str::from_utf8(self.take(type_length.into())?).ok()?;
-        let device = std::str::from_utf8(self.take(device_length.into())?).ok()?;
+        let subject_length = if bits & HAS_SUBJECT == 0 {
+            None
+        } else {
+            let length = self.take(2)?;
+            Some(u16::from_le_bytes([length[0], length[1]]))
+        };
+        let event_type = self.take_text(type_length.into())?;
+        let device = self.take_text(device_length.into())?;
+        let subject = match subject_length {
+            None => None,
+            Some(length) => {
+                let kind = self.take_text(kind_length.into())?;
+                Some(Subject {
+                    kind: if kind.is_empty() { event_type } else { kind },
+                    key: self.take_text(length.into())?,
+                    ends: bits & SUBJECT_ENDS != 0,
+                })
+            }
+        };
         Some(StoredEvent {
             event_type,
             device: (bits & HAS_DEVICE != 0).then_some(device),
             time,
             key,
+            subject,
             data: self.take(data_length)?,
         })
     }
@@ -397,6 +449,7 @@ pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tidings_protocol::EventType;
 
     use super::*;
 
@@ -406,17 +459,36 @@ mod tests {
             prop::option::of("[A-Za-z0-9_.:]{1,128}"),
             any::<Option<i64>>(),
             any::<Option<([u8; 16], [u8; 16])>>(),
+            prop::option::of((
+                prop::option::of("[a-z][a-z0-9_]{0,63}"),
+                "\\PC{1,128}",
+                any::<bool>(),
+            )),
             prop::collection::vec(any::<u8>(), 0..200),
         )
-            .prop_filter_map("reserved", |(event_type, device, time, key, data)| {
-                Some(NewEvent {
-                    event_type: event_type.parse().ok()?,
-                    device: device.map(|id| id.parse().expect("well formed")),
-                    time,
-                    key: key.map(|(key, digest)| IdempotencyKey { key, digest }),
-                    data,
-                })
-            });
+            .prop_filter_map(
+                "reserved",
+                |(event_type, device, time, key, subject, data)| {
+                    let event_type: EventType = event_type.parse().ok()?;
+                    let subject = match subject {
+                        None => None,
+                        Some((kind, key, ends)) => Some(NewSubject {
+                            kind: kind
+                                .map_or(Some(event_type.clone()), |kind| kind.parse().ok())?,
+                            key: key.parse().expect("well formed"),
+                            ends,
+                        }),
+                    };
+                    Some(NewEvent {
+                        event_type,
+                        device: device.map(|id| id.parse().expect("well formed")),
+                        time,
+                        key: key.map(|(key, digest)| IdempotencyKey { key, digest }),
+                        subject,
+                        data,
+                    })
+                },
+            );
         prop::collection::vec(event, 1..8)
     }
 
@@ -435,6 +507,11 @@ mod tests {
                     device: event.device.map(|id| id.parse().unwrap()),
                     time: event.time,
                     key: event.key,
+                    subject: event.subject.map(|subject| NewSubject {
+                        kind: subject.kind.parse().unwrap(),
+                        key: subject.key.parse().unwrap(),
+                        ends: subject.ends,
+                    }),
                     data: event.data.to_vec(),
                 })
                 .collect();

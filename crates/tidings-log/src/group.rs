@@ -2,7 +2,7 @@
 
 use tidings_protocol::{DeviceId, Position, TenantId};
 
-use crate::event::{EventRef, NewEvent};
+use crate::event::{EventRef, NewEvent, NewSubject};
 use crate::format::{ALIGN, FRAME_HEADER, FrameHeader};
 use crate::log::Answer;
 use crate::{AppendError, Appended};
@@ -80,6 +80,7 @@ impl Group {
                     tenant: stored.tenant,
                     event_type: event.event_type.as_str(),
                     device: event.device.as_ref().map(DeviceId::as_str),
+                    subject: event.subject.as_ref().map(NewSubject::as_ref),
                     data: &event.data,
                 });
                 position += 1;

@@ -49,8 +49,8 @@ mod writer;
 
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
-    Appended, EventRef, Expired, IdempotencyKey, Lost, NewEvent, ReadEnd, ReadLimit, Resume, Scope,
-    Usage,
+    Appended, EventRef, Expired, IdempotencyKey, Lost, NewEvent, NewSubject, ReadEnd, ReadLimit,
+    Resume, Scope, Subject, Usage,
 };
 pub use log::{Answer, Listener, Log};
 pub use options::LogOptions;

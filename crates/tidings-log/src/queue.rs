@@ -186,6 +186,7 @@ mod tests {
                 device: None,
                 time: None,
                 key: None,
+                subject: None,
                 data: vec![0; size],
             }],
             Box::new(move |outcome| answers.send(outcome.map(|_| ())).unwrap()),

@@ -364,6 +364,7 @@ impl Reading<'_> {
                 tenant: header.tenant,
                 event_type: event.event_type,
                 device: event.device,
+                subject: event.subject,
                 data: event.data,
             });
             self.position = position;

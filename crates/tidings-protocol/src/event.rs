@@ -17,13 +17,16 @@ pub const BUILT_IN_TYPES: [&str; 6] = [
     "metric_update",
 ];
 
+/// The server's own event that takes a subject away; see [`EventType::removed`].
+pub const REMOVED: &str = "removed";
+
 /// The event names that the server sends of itself; nobody can publish them.
 pub const RESERVED_TYPES: [&str; 9] = [
     "snapshot",
     "snapshot_end",
     "cursor",
     "gap",
-    "removed",
+    REMOVED,
     "stale",
     "fresh",
     "closing",
@@ -34,6 +37,8 @@ pub const RESERVED_TYPES: [&str; 9] = [
 pub const MAX_TYPE_LENGTH: usize = 64;
 /// Longest device identifier, in bytes.
 pub const MAX_DEVICE_LENGTH: usize = 128;
+/// Longest key of a subject, in bytes.
+pub const MAX_SUBJECT_KEY: usize = 512;
 
 /// The name of an event's type, `[a-z][a-z0-9_]{0,63}` and none of [`RESERVED_TYPES`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +63,13 @@ impl EventType {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The type of the event with which the server takes a subject away. No text parses to it, so
+    /// that nobody else can publish one.
+    #[must_use]
+    pub fn removed() -> Self {
+        Self(REMOVED.into())
     }
 }
 
@@ -165,9 +177,66 @@ impl fmt::Display for DeviceId {
     }
 }
 
+/// What names a subject within its tenant and kind: any text of 1 to [`MAX_SUBJECT_KEY`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubjectKey(Arc<str>);
+
+/// The text can't be the key of a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key of a subject is a text of 1 to 512 bytes")]
+pub struct InvalidSubjectKey;
+
+impl SubjectKey {
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for SubjectKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SubjectKey {
+    type Err = InvalidSubjectKey;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if (1..=MAX_SUBJECT_KEY).contains(&text.len()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidSubjectKey)
+        }
+    }
+}
+
+impl From<&DeviceId> for SubjectKey {
+    fn from(device: &DeviceId) -> Self {
+        Self(Arc::clone(&device.0))
+    }
+}
+
+impl fmt::Display for SubjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subject_key_is_bounded() {
+        for key in ["a", "router 1/health", "ä\n", &"x".repeat(MAX_SUBJECT_KEY)] {
+            assert_eq!(key.parse::<SubjectKey>().unwrap().as_str(), key);
+        }
+        for key in ["", &"x".repeat(MAX_SUBJECT_KEY + 1)] {
+            assert_eq!(key.parse::<SubjectKey>(), Err(InvalidSubjectKey));
+        }
+    }
 
     #[test]
     fn the_servers_own_event_names_cannot_be_published() {

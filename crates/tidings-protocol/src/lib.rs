@@ -12,11 +12,12 @@
 pub mod api;
 pub mod cursor;
 pub mod event;
+pub mod operate;
 pub mod problem;
 pub mod sse;
 pub mod tenant;
 
 pub use cursor::{Cursor, Epoch, Position};
-pub use event::{DeviceId, EventType};
+pub use event::{DeviceId, EventType, SubjectKey};
 pub use problem::Problem;
 pub use tenant::TenantId;

@@ -244,11 +244,7 @@ impl Page<'_> {
             return;
         }
         self.next = event.position;
-        let facts = EventFacts {
-            tenant: event.tenant,
-            kind: self.app.types.number(event.event_type),
-            device: event.device,
-        };
+        let facts = EventFacts::of(event, &self.app.types);
         if self.request.view.allows(facts) {
             self.bytes += event.data.len();
             self.events.push(HistoryEvent {

@@ -68,7 +68,7 @@ fn a_newer_format_is_refused_naming_both_versions() {
     fs::write(folder.path().join("FORMAT"), "tidings-log 99\n").unwrap();
     let error = open(folder.path()).unwrap_err().to_string();
     assert!(
-        error.contains("format 99") && error.contains("up to 1"),
+        error.contains("format 99") && error.contains("up to 2"),
         "{error}"
     );
     assert!(
@@ -82,6 +82,33 @@ fn a_newer_format_is_refused_naming_both_versions() {
         open(folder.path()),
         Err(OpenError::NotALog { .. })
     ));
+}
+
+/// Version 1 knew no subjects; apart from that its bytes are those of today.
+#[test]
+fn a_folder_of_the_version_before_subjects_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(folder.path()).unwrap();
+    append(&log, vec![event("old")]);
+    log.close();
+    let segment = folder.path().join("segments/0000000001.log");
+    let mut bytes = fs::read(&segment).unwrap();
+    for copy in [8, 2048 + 8] {
+        assert_eq!(bytes[copy], 2);
+        bytes[copy] = 1;
+    }
+    fs::write(&segment, bytes).unwrap();
+    let format = folder.path().join("FORMAT");
+    fs::write(&format, "tidings-log 1\n").unwrap();
+    assert!(verify(folder.path()).unwrap().findings.is_empty());
+
+    let log = open(folder.path()).unwrap();
+    append(&log, vec![event("new")]);
+    assert_eq!(count(&log), 2);
+    log.close();
+    // The version that wrote the folder would misread it from now on.
+    assert_eq!(fs::read_to_string(&format).unwrap(), "tidings-log 2\n");
+    assert!(verify(folder.path()).unwrap().findings.is_empty());
 }
 
 #[test]

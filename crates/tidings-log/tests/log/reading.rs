@@ -1,8 +1,8 @@
 //! Reading by tenant and by position, within limits, from wherever.
 
 use proptest::prelude::*;
-use tidings_log::{ReadLimit, Resume, Scope};
-use tidings_protocol::TenantId;
+use tidings_log::{NewEvent, NewSubject, ReadLimit, Resume, Scope, Subject};
+use tidings_protocol::{EventType, TenantId};
 
 use crate::support::{Bench, HOUR, NO_LIMIT, Read, SECOND, bulky, event, tenant};
 
@@ -31,6 +31,58 @@ fn of(all: &[(TenantId, String)], wanted: TenantId) -> Vec<String> {
 
 fn texts(events: &[Read]) -> Vec<String> {
     events.iter().map(|event| event.text().to_owned()).collect()
+}
+
+#[test]
+fn a_subject_is_read_back_as_it_was_appended_and_heard() {
+    let bench = Bench::new();
+    let subject = |kind: EventType, key: &str, ends| NewSubject {
+        kind,
+        key: key.parse().unwrap(),
+        ends,
+    };
+    let status: EventType = "device_status".parse().unwrap();
+    let subjects = [
+        Some(subject(status.clone(), "router-1", false)),
+        Some(subject("alert_fired".parse().unwrap(), "a 1/ä", true)),
+        None,
+    ];
+    let mut events: Vec<NewEvent> = subjects
+        .iter()
+        .map(|subject| NewEvent {
+            subject: subject.clone(),
+            ..event("x")
+        })
+        .collect();
+    events.push(NewEvent {
+        event_type: EventType::removed(),
+        subject: Some(subject(status, "router-1", true)),
+        ..event("y")
+    });
+    bench.append(tenant(1), events.clone()).unwrap();
+    let mut read = Vec::new();
+    bench
+        .log()
+        .read(Scope::Tenant(tenant(1)), 0, NO_LIMIT, &mut |event| {
+            let subject = event.subject.map(|subject| {
+                let Subject { kind, key, ends } = subject;
+                (kind.to_owned(), key.to_owned(), ends)
+            });
+            read.push((event.event_type.to_owned(), event.data.to_vec(), subject));
+        })
+        .unwrap();
+    let appended: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let subject = event.subject.as_ref().map(|subject| {
+                let Subject { kind, key, ends } = subject.as_ref();
+                (kind.to_owned(), key.to_owned(), ends)
+            });
+            let event_type = event.event_type.as_str().to_owned();
+            (event_type, event.data.clone(), subject)
+        })
+        .collect();
+    assert_eq!(read, appended);
 }
 
 #[test]

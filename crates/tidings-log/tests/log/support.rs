@@ -259,6 +259,7 @@ pub(crate) fn event(text: &str) -> NewEvent {
         device: Some("router-1".parse().unwrap()),
         time: None,
         key: None,
+        subject: None,
         data: text.as_bytes().to_vec(),
     }
 }

@@ -91,6 +91,8 @@ impl Thread {
             told_stale: false,
             queued: false,
             cursor: open.after,
+            began: open.after,
+            whole: Position::MAX,
             told: open.after,
             coding: open.coding,
             checksum: RunningChecksum::default(),

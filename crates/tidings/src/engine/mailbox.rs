@@ -14,6 +14,7 @@ use tidings_log::Health;
 use tidings_protocol::api::ClosingReason;
 
 use super::catch_up::Caught;
+use super::census::Inquiry;
 use super::ticket::OpenStream;
 
 /// The token of the mailbox's waker; streams count up from zero and never reach it.
@@ -43,6 +44,8 @@ pub(super) struct Mail {
     pub(super) caught: Vec<Caught>,
     /// A few from start to stop: health changes keep the latest.
     pub(super) commands: Vec<Command>,
+    /// What operators ask; there are only so many permits for them.
+    pub(super) inquiries: Vec<Inquiry>,
 }
 
 /// An engine's mailbox.
@@ -53,6 +56,8 @@ pub(super) struct Mailbox {
     woken: AtomicBool,
     waker: Waker,
     streams: AtomicUsize,
+    /// The thread has ended. Set and looked at under the lock of `mail`.
+    ended: AtomicBool,
 }
 
 impl Mailbox {
@@ -65,6 +70,7 @@ impl Mailbox {
             woken: AtomicBool::new(false),
             waker,
             streams: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
         });
         Ok((mailbox, poll))
     }
@@ -105,6 +111,24 @@ impl Mailbox {
         mail.commands.push(command);
         drop(mail);
         self.wake();
+    }
+
+    /// Passes an inquiry on. Of a thread that has ended it is dropped, which tells who asked.
+    pub(super) fn ask(&self, inquiry: Inquiry) {
+        let mut mail = self.mail.lock();
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        mail.inquiries.push(inquiry);
+        drop(mail);
+        self.wake();
+    }
+
+    /// The thread takes no more mail: nobody is to wait for its answers.
+    pub(super) fn end(&self) {
+        let mut mail = self.mail.lock();
+        self.ended.store(true, Ordering::Relaxed);
+        mail.inquiries.clear();
     }
 
     fn wake(&self) {

@@ -13,6 +13,7 @@ use tidings_protocol::{Epoch, Position};
 
 use super::EngineOptions;
 use super::catch_up::CatchUpPool;
+use super::census::Inquiries;
 use super::coding::Coder;
 use super::deliver::Scratch;
 use super::index::{GroupId, Index};
@@ -47,6 +48,8 @@ pub(super) struct Thread {
     /// The streams that the pool reads for, by scope. A scope with an entry has a request under way.
     pub(super) waiting: HashMap<Scope, Vec<u32>>,
     pub(super) chunks: Chunks,
+    /// What operators have asked and is not answered yet.
+    pub(super) inquiries: Inquiries,
     /// Why the log can't be appended to, if it can't: the data of a `stale` event.
     pub(super) stale: Option<String>,
     /// Every stream is to end for this reason.
@@ -87,6 +90,7 @@ impl Thread {
             turns: VecDeque::new(),
             waiting: HashMap::new(),
             chunks: Chunks::default(),
+            inquiries: Inquiries::new(),
             stale: None,
             closing: None,
             now: START,
@@ -103,6 +107,11 @@ impl Thread {
 
     /// Works until told to stop.
     pub(super) fn run(mut self) {
+        self.work();
+        self.mailbox.end();
+    }
+
+    fn work(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
@@ -120,6 +129,7 @@ impl Thread {
             }
             self.follow();
             self.take_turns();
+            self.work_off_inquiries();
             self.work_off_wheel();
             self.mailbox.set_stream_count(self.streams.len());
             if self.is_done() {
@@ -130,7 +140,8 @@ impl Thread {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self) -> Option<Duration> {
-        if !self.turns.is_empty() || self.position < self.window.tail() {
+        let busy = !self.turns.is_empty() || !self.inquiries.is_empty();
+        if busy || self.position < self.window.tail() {
             Some(Duration::ZERO)
         } else if self.streams.is_empty() && self.stop.is_none() {
             None
@@ -157,6 +168,8 @@ impl Thread {
         for slot in mail.ready {
             self.socket_ready(slot, true, true);
         }
+        // Behind the opens: an inquiry meets every stream that came before it.
+        self.inquiries.extend(mail.inquiries);
         for command in mail.commands {
             match command {
                 Command::CloseAll(reason) => self.close_all(reason),
@@ -223,8 +236,11 @@ mod tests {
 
     use super::*;
     use crate::auth::Identity;
-    use crate::engine::{Coding, ConnectionId, OpenStream, StreamSink, Ticket};
-    use crate::fanout::{BlockBuilder, TypeTable, View, ViewRequest};
+    use crate::engine::census::Inquiry;
+    use crate::engine::{
+        Coding, ConnectionId, OpenStream, StreamFilter, StreamRecord, StreamSink, Ticket,
+    };
+    use crate::fanout::{BlockBuilder, Rules, TypeTable, View, ViewRequest};
     use crate::limits::Limits;
 
     const STREAMS: usize = 50;
@@ -291,9 +307,16 @@ mod tests {
             ticket: Ticket {
                 connection: ConnectionId::random(),
                 place: Some(limits.reserve(Some(tenant()), "u", address).unwrap()),
+                rules: Rules::new(
+                    Arc::clone(&identity),
+                    Some(tenant()),
+                    None,
+                    ViewRequest::default(),
+                ),
                 identity,
                 tenant: Some(tenant()),
                 address,
+                opened_at: 0,
             },
         });
         client
@@ -304,12 +327,7 @@ mod tests {
     #[test]
     fn the_hot_path_delivers_every_event_to_every_stream() {
         let (mut thread, _folder) = engine();
-        let limits = Limits::new(
-            &crate::config::load(&crate::config::Sources::default())
-                .unwrap()
-                .config
-                .limits,
-        );
+        let limits = no_limits();
         let clients: Vec<TcpStream> = (0..STREAMS).map(|_| open(&mut thread, &limits)).collect();
         let types = TypeTable::default();
         let mut expected = Vec::new();
@@ -323,6 +341,7 @@ mod tests {
                     tenant: tenant(),
                     event_type: "device_status",
                     device: Some("r1"),
+                    subject: None,
                     data: &[b'x'; 250],
                 },
                 &types,
@@ -337,5 +356,102 @@ mod tests {
             client.read_exact(&mut received).unwrap();
             assert!(received == expected);
         }
+    }
+
+    fn ask_list(
+        thread: &mut Thread,
+        filter: StreamFilter,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> tokio::sync::oneshot::Receiver<Vec<StreamRecord>> {
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = Arc::new(permits.try_acquire_owned().unwrap());
+        let (inquiry, answer) = Inquiry::list(filter, after, limit, permit);
+        thread.inquiries.push_back(inquiry);
+        answer
+    }
+
+    /// More streams than one slice takes, with names in no order.
+    fn crowd(thread: &mut Thread, limits: &Limits, count: usize) -> Vec<TcpStream> {
+        (0..count).map(|_| open(thread, limits)).collect()
+    }
+
+    fn no_limits() -> Limits {
+        let config = crate::config::load(&crate::config::Sources::default());
+        Limits::new(&config.unwrap().config.limits)
+    }
+
+    #[test]
+    fn a_listing_goes_in_slices_and_its_pages_are_all_streams_once() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let _clients = crowd(&mut thread, &limits, 700);
+        let mut answer = ask_list(&mut thread, StreamFilter::default(), None, 700);
+        thread.work_off_inquiries();
+        assert!(answer.try_recv().is_err(), "one slice is not all");
+        while !thread.inquiries.is_empty() {
+            thread.work_off_inquiries();
+        }
+        let all: Vec<ConnectionId> = answer
+            .try_recv()
+            .unwrap()
+            .iter()
+            .map(|record| record.connection)
+            .collect();
+        assert_eq!(all.len(), 700);
+        assert!(all.is_sorted());
+        let mut paged = Vec::new();
+        loop {
+            let filter = StreamFilter::default();
+            let mut answer = ask_list(&mut thread, filter, paged.last().copied(), 99);
+            while !thread.inquiries.is_empty() {
+                thread.work_off_inquiries();
+            }
+            let page = answer.try_recv().unwrap();
+            if page.is_empty() {
+                break;
+            }
+            paged.extend(page.iter().map(|record| record.connection));
+        }
+        assert_eq!(paged, all);
+    }
+
+    #[test]
+    fn closing_goes_in_slices_and_meets_every_stream_that_was_there() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let clients = crowd(&mut thread, &limits, 150);
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = Arc::new(permits.try_acquire_owned().unwrap());
+        let filter = StreamFilter {
+            user: Some("u".into()),
+            ..StreamFilter::default()
+        };
+        let (inquiry, mut answer) = Inquiry::close(filter, ClosingReason::Disconnected, permit);
+        thread.inquiries.push_back(inquiry);
+        thread.work_off_inquiries();
+        assert!(answer.try_recv().is_err(), "one slice is not all");
+        while !thread.inquiries.is_empty() {
+            thread.work_off_inquiries();
+        }
+        assert_eq!(answer.try_recv(), Ok(150));
+        for mut client in clients {
+            let mut received = String::new();
+            client.read_to_string(&mut received).unwrap();
+            assert!(
+                received.contains("\"reason\":\"disconnected\""),
+                "{received}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_listing_that_nobody_waits_for_is_given_up() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let _clients = crowd(&mut thread, &limits, 700);
+        drop(ask_list(&mut thread, StreamFilter::default(), None, 700));
+        thread.work_off_inquiries();
+        assert!(thread.inquiries.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use tidings_protocol::sse::EventWriter;
 use tidings_protocol::{Epoch, Position, TenantId};
 
 use super::types::{TypeId, TypeTable};
-use super::view::{EventFacts, View};
+use super::view::{EventFacts, View, visible_type};
 
 /// Above this size a block is closed and the next begun, so that what a reader pins stays small.
 const FULL: usize = 256 * 1024;
@@ -216,7 +216,7 @@ impl BlockBuilder {
             event.event_type,
             event.data,
         );
-        let kind = self.kind(event.event_type, types);
+        let kind = self.kind(visible_type(event), types);
         let device = event.device.unwrap_or_default();
         let device_start =
             u32::try_from(self.device_names.len()).expect("a block stays far below 4 GiB");
@@ -262,6 +262,7 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
+    use tidings_log::Subject;
     use tidings_protocol::{DeviceId, EventType};
 
     use super::*;
@@ -276,6 +277,17 @@ mod tests {
         kind: usize,
         device: Option<u8>,
         size: usize,
+        ends: Ends,
+    }
+
+    /// Whether an event takes a subject away, and under which name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Ends {
+        No,
+        /// By an event of its own type that ends a subject of this kind.
+        ByItself(usize),
+        /// By the server's own event, which is judged as the subject's events are.
+        Removed,
     }
 
     fn tenant(number: u8) -> TenantId {
@@ -292,35 +304,55 @@ mod tests {
             0_usize..3,
             proptest::option::of(0_u8..4),
             2_usize..200,
+            prop_oneof![
+                2 => Just(Ends::No),
+                1 => (0_usize..3).prop_map(Ends::ByItself),
+                1 => Just(Ends::Removed),
+            ],
         )
-            .prop_map(|(tenant, kind, device, size)| Sample {
+            .prop_map(|(tenant, kind, device, size, ends)| Sample {
                 tenant,
                 kind,
                 device,
                 size,
+                ends,
             });
         proptest::collection::vec(sample, 0..60)
     }
 
-    fn encode(samples: &[Sample], types: &TypeTable) -> Block {
+    /// The block, and of each event what the history judges it by, apart from the device.
+    fn encode(samples: &[Sample], types: &TypeTable) -> (Block, Vec<EventFacts<'static>>) {
+        let mut judged = Vec::new();
         let mut builder = BlockBuilder::new(Epoch(7), 100);
         for (position, sample) in (101..).zip(samples) {
             let id = sample.device.map(device);
             let data = vec![b'x'; sample.size];
-            builder.push(
-                &EventRef {
-                    position,
-                    appended_at: 0,
-                    time: None,
-                    tenant: tenant(sample.tenant),
-                    event_type: TYPES[sample.kind],
-                    device: id.as_ref().map(DeviceId::as_str),
-                    data: &data,
-                },
-                types,
-            );
+            let (event_type, subject_kind) = match sample.ends {
+                Ends::No => (TYPES[sample.kind], None),
+                Ends::ByItself(kind) => (TYPES[sample.kind], Some(TYPES[kind])),
+                Ends::Removed => ("removed", Some(TYPES[sample.kind])),
+            };
+            let event = EventRef {
+                position,
+                appended_at: 0,
+                time: None,
+                tenant: tenant(sample.tenant),
+                event_type,
+                device: id.as_ref().map(DeviceId::as_str),
+                subject: subject_kind.map(|kind| Subject {
+                    kind,
+                    key: "s",
+                    ends: true,
+                }),
+                data: &data,
+            };
+            builder.push(&event, types);
+            judged.push(EventFacts {
+                device: None,
+                ..EventFacts::of(&event, types)
+            });
         }
-        builder.finish(100 + samples.len() as u64)
+        (builder.finish(100 + samples.len() as u64), judged)
     }
 
     /// Types and devices, of the claims or of the filters.
@@ -360,7 +392,7 @@ mod tests {
             limit in 1_usize..600,
         ) {
             let types = TypeTable::default();
-            let block = encode(&samples, &types);
+            let (block, judged) = encode(&samples, &types);
             let identity = Identity {
                 user: "u".into(),
                 tenant: scope.map(tenant),
@@ -381,6 +413,9 @@ mod tests {
             };
             let view = View::new(&identity, scope.map(tenant), &request, &types);
 
+            for (index, judged) in judged.into_iter().enumerate() {
+                prop_assert_eq!(EventFacts { device: None, ..block.facts(index) }, judged);
+            }
             let mut seen = Vec::new();
             let mut wire = Vec::new();
             let mut next = 0;

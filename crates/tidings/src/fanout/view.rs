@@ -4,7 +4,10 @@
 //! request asked for. [`View::allows`] is the only judge of whether an event belongs to a view; live
 //! delivery, replay and history all ask it.
 
-use tidings_log::Scope;
+use std::collections::HashSet;
+
+use tidings_log::{EventRef, Scope};
+use tidings_protocol::event::REMOVED;
 use tidings_protocol::{DeviceId, TenantId};
 
 use super::types::{TypeId, TypeSet, TypeTable};
@@ -29,23 +32,59 @@ pub struct View {
 }
 
 /// What of an event decides who may see it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventFacts<'a> {
     /// Whose it is.
     pub tenant: TenantId,
-    /// Its type's number.
+    /// The number of its [`visible_type`].
     pub kind: TypeId,
     /// Its device, if it has one.
     pub device: Option<&'a str>,
 }
 
+/// The type by which rules and filters judge an event: that of its own name, but for `removed` the
+/// type of the subject that it takes away, so that it is seen by those who saw the subject and by
+/// nobody else.
+#[must_use]
+pub fn visible_type<'a>(event: &EventRef<'a>) -> &'a str {
+    match event.subject {
+        Some(subject) if event.event_type == REMOVED => subject.kind,
+        _ => event.event_type,
+    }
+}
+
+impl<'a> EventFacts<'a> {
+    /// What decides who may see this event.
+    #[must_use]
+    pub fn of(event: &EventRef<'a>, types: &TypeTable) -> Self {
+        Self {
+            tenant: event.tenant,
+            kind: types.number(visible_type(event)),
+            device: event.device,
+        }
+    }
+}
+
 impl View {
-    /// The view of `identity` on `tenant` (`None`: on all tenants), narrowed by `request`.
+    /// The view of `identity` on `tenant` (`None`: on all tenants), narrowed by `request`, where the
+    /// device group of the identity, if it names one, does not exist.
     ///
     /// The caller has checked that the identity may watch the tenant, or all of them.
     #[must_use]
     pub fn new(
         identity: &Identity,
+        tenant: Option<TenantId>,
+        request: &ViewRequest,
+        types: &TypeTable,
+    ) -> Self {
+        Self::with_group(identity, &[], tenant, request, types)
+    }
+
+    /// The same where `group` holds the members of the identity's device group.
+    #[must_use]
+    pub fn with_group(
+        identity: &Identity,
+        group: &[DeviceId],
         tenant: Option<TenantId>,
         request: &ViewRequest,
         types: &TypeTable,
@@ -62,14 +101,13 @@ impl View {
             (Some(claimed), Some(asked)) => Some(claimed.intersection(&asked)),
             (claimed, asked) => claimed.or(asked),
         };
-        let devices = match (identity.allowed_devices(), request.devices.as_deref()) {
-            (Some(claimed), Some(asked)) => Some(
-                asked
-                    .iter()
-                    .filter(|device| claimed.contains(device))
-                    .cloned()
-                    .collect(),
-            ),
+        let devices = match (identity.allowed_devices(group), request.devices.as_deref()) {
+            (Some(claimed), Some(asked)) => {
+                // A group can be large, and so can what is asked for.
+                let claimed: HashSet<&DeviceId> = claimed.iter().collect();
+                let both = asked.iter().filter(|device| claimed.contains(device));
+                Some(both.cloned().collect())
+            }
             (Some(claimed), None) => Some(claimed.to_vec()),
             (None, Some(asked)) => Some(asked.to_vec()),
             (None, None) => None,

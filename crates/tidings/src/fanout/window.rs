@@ -110,6 +110,7 @@ mod tests {
                 tenant: TenantId::from_bytes([1; 16]),
                 event_type: "device_status",
                 device: None,
+                subject: None,
                 data: b"{}",
             };
             builder.push(&event, &types);

@@ -142,6 +142,7 @@ pub fn read(text: &str, line: u64, terms: &Terms<'_>) -> Result<NewEvent, Invali
         device: payload.device,
         time,
         key: None,
+        subject: None,
         data: payload.bytes,
     };
     event.key = key.map(|key| idempotency_key(terms, &key, &event));
