@@ -55,6 +55,8 @@ pub(super) struct Thread {
     /// Every stream is to end for this reason.
     pub(super) closing: Option<ClosingReason>,
     pub(super) now: Tick,
+    /// The mailbox held more than was taken.
+    more_mail: bool,
     started: Instant,
     stop: Option<Instant>,
     /// Kept from one wake-up to the next, so that a delivery allocates nothing.
@@ -96,6 +98,7 @@ impl Thread {
             now: START,
             started: Instant::now(),
             stop: None,
+            more_mail: false,
             blocks: Vec::new(),
             touched: Vec::new(),
             scratch: Scratch::default(),
@@ -140,7 +143,7 @@ impl Thread {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self) -> Option<Duration> {
-        let busy = !self.turns.is_empty() || !self.inquiries.is_empty();
+        let busy = self.more_mail || !self.turns.is_empty() || !self.inquiries.is_empty();
         if busy || self.position < self.window.tail() {
             Some(Duration::ZERO)
         } else if self.streams.is_empty() && self.stop.is_none() {
@@ -152,6 +155,7 @@ impl Thread {
 
     fn read_mail(&mut self) {
         let mail = self.mailbox.take();
+        self.more_mail = mail.more;
         if !mail.opens.is_empty() || !mail.commands.is_empty() {
             // A stream begins at a tail that this thread may not have handed out yet; and what was
             // acknowledged before the streams are closed, or hear that the log is full, comes first.
