@@ -105,9 +105,8 @@ pub fn admit(
 }
 
 fn check_tenant(identity: &Identity<'_>, tenant: TenantId) -> Result<(), InvalidPayload> {
-    let agrees = |value: &&RawValue| {
-        json_text::read(value).is_some_and(|named| named.parse() == Ok(tenant))
-    };
+    let agrees =
+        |value: &&RawValue| json_text::read(value).is_some_and(|named| named.parse() == Ok(tenant));
     if identity.tenants.iter().all(agrees) {
         return Ok(());
     }
