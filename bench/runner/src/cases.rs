@@ -134,7 +134,7 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
     },
 ];
 
-const ALL: [Kind; 3] = [Kind::Floor, Kind::Tidings, Kind::Nchan];
+const ALL: [Kind; 4] = [Kind::Floor, Kind::Tidings, Kind::Nchan, Kind::Pushpin];
 const OURS: [Kind; 2] = [Kind::Floor, Kind::Tidings];
 
 fn case(name: String, servers: &[Kind], load: &[String]) -> Case {
