@@ -110,6 +110,16 @@ impl Speaker {
         self.target.dialect == Dialect::Tidings && self.target.authority == Authority::Token
     }
 
+    /// How many streams may be opened at a time: behind Pushpin each is a request to an application
+    /// too, and of too many some fail.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        match self.target.dialect {
+            Dialect::Pushpin => 16,
+            Dialect::Tidings | Dialect::Floor | Dialect::Nchan => usize::MAX,
+        }
+    }
+
     /// Whether devices are filtered by the server; where not, a lane has a tenant of its own.
     #[must_use]
     pub fn filters(&self) -> bool {

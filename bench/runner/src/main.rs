@@ -1,9 +1,10 @@
 //! `bench/run`: servers and load side by side, round after round, and `RESULTS.md` from it.
 //!
 //! In the order of a run: [`cases`] says what is run, [`server`] and [`peers`] start what is measured, [`round`]
-//! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`]
-//! and [`plot`] write it down.
+//! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`],
+//! [`beside`] and [`plot`] write it down.
 
+mod beside;
 mod budgets;
 mod cases;
 mod machine;
