@@ -27,6 +27,12 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(history::history, ingest::publish::publish))
         .routes(routes!(operate::streams::list))
         .routes(routes!(operate::streams::disconnect))
+        .routes(routes!(operate::groups::list))
+        .routes(routes!(
+            operate::groups::get,
+            operate::groups::put,
+            operate::groups::remove
+        ))
 }
 
 /// Everything that the public listener answers.
@@ -65,6 +71,8 @@ async fn method_not_allowed(request: Request) -> Response {
         "POST"
     } else if path.contains("/streams/") {
         "DELETE"
+    } else if path.contains("/device-groups/") {
+        "GET, HEAD, PUT, DELETE"
     } else if path.ends_with("/events") {
         "GET, HEAD, POST"
     } else {

@@ -238,7 +238,7 @@ mod tests {
     use crate::auth::Identity;
     use crate::engine::census::Inquiry;
     use crate::engine::{
-        Coding, ConnectionId, OpenStream, StreamFilter, StreamRecord, StreamSink, Ticket,
+        Coding, ConnectionId, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink, Ticket,
     };
     use crate::fanout::{BlockBuilder, Rules, TypeTable, View, ViewRequest};
     use crate::limits::Limits;
@@ -278,6 +278,16 @@ mod tests {
 
     /// Opens a stream of the tenant. Gives its other end.
     fn open(thread: &mut Thread, limits: &Limits) -> TcpStream {
+        let after = thread.position;
+        open_with(thread, limits, after, None)
+    }
+
+    fn open_with(
+        thread: &mut Thread,
+        limits: &Limits,
+        after: Position,
+        recheck: Option<Recheck>,
+    ) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
@@ -299,11 +309,12 @@ mod tests {
         thread.open(OpenStream {
             sink: StreamSink::Socket(socket),
             view: View::new(&identity, Some(tenant()), &ViewRequest::default(), &types),
-            after: thread.position,
+            after,
             announced: 0,
             coding: Coding::Identity,
             head: Vec::new(),
             preamble: Vec::new(),
+            recheck,
             ticket: Ticket {
                 connection: ConnectionId::random(),
                 place: Some(limits.reserve(Some(tenant()), "u", address).unwrap()),
@@ -322,6 +333,53 @@ mod tests {
         client
     }
 
+    /// A block of one event of the tenant.
+    fn block(thread: &Thread, position: Position, types: &TypeTable) -> Block {
+        let mut builder = BlockBuilder::new(thread.epoch, position - 1);
+        builder.push(
+            &EventRef {
+                position,
+                appended_at: 0,
+                time: None,
+                tenant: tenant(),
+                event_type: "device_status",
+                device: Some("r1"),
+                subject: None,
+                data: &[b'x'; 250],
+            },
+            types,
+        );
+        builder.finish(position)
+    }
+
+    /// The story: a group changes after a stream was authorised and before its engine has it. The engines
+    /// close the streams that they have, and this one is in nobody's hands. It must not be given what was
+    /// published since, by members that are no longer the group's.
+    #[test]
+    fn a_stream_whose_ground_is_gone_when_it_comes_is_given_no_event() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let types = TypeTable::default();
+        let block = block(&thread, 1, &types);
+        thread.window.push(block);
+        thread.follow();
+        let gone = Recheck::new(|| Some(ClosingReason::ViewChanged));
+        let stands = Recheck::new(|| None);
+        let received = |mut client: TcpStream| {
+            let mut text = String::new();
+            client.read_to_string(&mut text).unwrap();
+            text
+        };
+        let refused = open_with(&mut thread, &limits, 0, Some(gone));
+        let text = received(refused);
+        assert!(text.contains("\"reason\":\"view_changed\""), "{text}");
+        assert!(!text.contains("device_status"), "{text}");
+
+        let admitted = open_with(&mut thread, &limits, 0, Some(stands));
+        thread.close_all(ClosingReason::Draining);
+        assert!(received(admitted).contains("device_status"));
+    }
+
     /// What one event costs on its way from the window to every socket. `scripts/test` counts the
     /// instructions of `follow` while this runs, so the numbers of streams and events are fixed.
     #[test]
@@ -332,21 +390,7 @@ mod tests {
         let types = TypeTable::default();
         let mut expected = Vec::new();
         for position in 1..=EVENTS {
-            let mut builder = BlockBuilder::new(thread.epoch, position - 1);
-            builder.push(
-                &EventRef {
-                    position,
-                    appended_at: 0,
-                    time: None,
-                    tenant: tenant(),
-                    event_type: "device_status",
-                    device: Some("r1"),
-                    subject: None,
-                    data: &[b'x'; 250],
-                },
-                &types,
-            );
-            let block = builder.finish(position);
+            let block = block(&thread, position, &types);
             expected.extend_from_slice(block.bytes());
             thread.window.push(block);
             thread.follow();
