@@ -15,6 +15,7 @@ pub mod identity;
 pub mod operator;
 pub mod publisher_key;
 pub mod stream_token;
+mod verified;
 mod verifying_key;
 
 use std::fmt::Write as _;

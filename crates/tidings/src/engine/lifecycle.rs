@@ -153,7 +153,7 @@ impl Thread {
             (Some(end), _) => self.remove(slot, end),
             (None, _) if writable && stream.blocked => {
                 stream.blocked = false;
-                self.pull(slot);
+                self.queue_turn(slot);
             }
             (None, _) => {}
         }

@@ -3,6 +3,7 @@
 //! Nothing here grows without bound: opens are limited, a tail move and a health change are one
 //! note however often they happen, and each stream has at most one note of its own.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,6 +24,9 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 /// How many streams may wait to be taken over.
 const MAX_WAITING_OPENS: usize = 8192;
 
+/// How many streams are taken over at once: those that are live do not wait for all of a crowd.
+const OPENS_IN_A_SLICE: usize = 64;
+
 /// What an engine is told to do.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -37,7 +41,7 @@ pub(super) enum Command {
 /// What lies in the mailbox.
 #[derive(Debug, Default)]
 pub(super) struct Mail {
-    pub(super) opens: Vec<OpenStream>,
+    pub(super) opens: VecDeque<OpenStream>,
     /// Streams whose body can take bytes again, or is gone: their slots.
     pub(super) ready: Vec<usize>,
     /// What the catch-up pool has read. At most one for each scope that an engine reads.
@@ -46,6 +50,8 @@ pub(super) struct Mail {
     pub(super) commands: Vec<Command>,
     /// What operators ask; there are only so many permits for them.
     pub(super) inquiries: Vec<Inquiry>,
+    /// More lies in the mailbox. Only ever set of mail that was taken.
+    pub(super) more: bool,
 }
 
 /// An engine's mailbox.
@@ -81,7 +87,7 @@ impl Mailbox {
         if mail.opens.len() >= MAX_WAITING_OPENS {
             return Err(Box::new(stream));
         }
-        mail.opens.push(stream);
+        mail.opens.push_back(stream);
         drop(mail);
         self.wake();
         Ok(())
@@ -139,11 +145,22 @@ impl Mailbox {
         }
     }
 
-    /// Takes what has arrived. Called by the engine thread only.
+    /// Takes what has arrived, of many opens the first few. Called by the engine thread only.
     pub(super) fn take(&self) -> Mail {
         // Cleared before the mail is taken: what arrives afterwards wakes the thread again.
         self.woken.store(false, Ordering::Release);
-        std::mem::take(&mut *self.mail.lock())
+        let mut mail = self.mail.lock();
+        if mail.opens.len() <= OPENS_IN_A_SLICE {
+            return std::mem::take(&mut *mail);
+        }
+        // What was said behind the opens waits with the rest of them, so that it holds for all.
+        Mail {
+            opens: mail.opens.drain(..OPENS_IN_A_SLICE).collect(),
+            ready: std::mem::take(&mut mail.ready),
+            caught: std::mem::take(&mut mail.caught),
+            more: true,
+            ..Mail::default()
+        }
     }
 
     pub(super) fn set_stream_count(&self, count: usize) {

@@ -55,6 +55,8 @@ pub(super) struct Thread {
     /// Every stream is to end for this reason.
     pub(super) closing: Option<ClosingReason>,
     pub(super) now: Tick,
+    /// The mailbox held more than was taken.
+    more_mail: bool,
     started: Instant,
     stop: Option<Instant>,
     /// Kept from one wake-up to the next, so that a delivery allocates nothing.
@@ -96,6 +98,7 @@ impl Thread {
             now: START,
             started: Instant::now(),
             stop: None,
+            more_mail: false,
             blocks: Vec::new(),
             touched: Vec::new(),
             scratch: Scratch::default(),
@@ -140,7 +143,7 @@ impl Thread {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self) -> Option<Duration> {
-        let busy = !self.turns.is_empty() || !self.inquiries.is_empty();
+        let busy = self.more_mail || !self.turns.is_empty() || !self.inquiries.is_empty();
         if busy || self.position < self.window.tail() {
             Some(Duration::ZERO)
         } else if self.streams.is_empty() && self.stop.is_none() {
@@ -152,6 +155,7 @@ impl Thread {
 
     fn read_mail(&mut self) {
         let mail = self.mailbox.take();
+        self.more_mail = mail.more;
         if !mail.opens.is_empty() || !mail.commands.is_empty() {
             // A stream begins at a tail that this thread may not have handed out yet; and what was
             // acknowledged before the streams are closed, or hear that the log is full, comes first.
@@ -168,7 +172,6 @@ impl Thread {
         for slot in mail.ready {
             self.socket_ready(slot, true, true);
         }
-        // Behind the opens: an inquiry meets every stream that came before it.
         self.inquiries.extend(mail.inquiries);
         for command in mail.commands {
             match command {
@@ -278,16 +281,13 @@ mod tests {
 
     /// Opens a stream of the tenant. Gives its other end.
     fn open(thread: &mut Thread, limits: &Limits) -> TcpStream {
-        let after = thread.position;
-        open_with(thread, limits, after, None)
+        let (stream, client) = authorised(thread, limits);
+        thread.open(stream);
+        client
     }
 
-    fn open_with(
-        thread: &mut Thread,
-        limits: &Limits,
-        after: Position,
-        recheck: Option<Recheck>,
-    ) -> TcpStream {
+    /// A stream of the tenant that an engine can take over, and its other end.
+    fn authorised(thread: &Thread, limits: &Limits) -> (OpenStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
@@ -306,15 +306,15 @@ mod tests {
         });
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let types = TypeTable::default();
-        thread.open(OpenStream {
+        let stream = OpenStream {
             sink: StreamSink::Socket(socket),
             view: View::new(&identity, Some(tenant()), &ViewRequest::default(), &types),
-            after,
+            after: thread.position,
             announced: 0,
             coding: Coding::Identity,
             head: Vec::new(),
             preamble: Vec::new(),
-            recheck,
+            recheck: None,
             ticket: Ticket {
                 connection: ConnectionId::random(),
                 place: Some(limits.reserve(Some(tenant()), "u", address).unwrap()),
@@ -329,8 +329,8 @@ mod tests {
                 address,
                 opened_at: 0,
             },
-        });
-        client
+        };
+        (stream, client)
     }
 
     /// A block of one event of the tenant.
@@ -370,12 +370,19 @@ mod tests {
             client.read_to_string(&mut text).unwrap();
             text
         };
-        let refused = open_with(&mut thread, &limits, 0, Some(gone));
+        let open_from_the_start = |thread: &mut Thread, recheck| {
+            let (mut stream, client) = authorised(thread, &limits);
+            stream.after = 0;
+            stream.recheck = Some(recheck);
+            thread.open(stream);
+            client
+        };
+        let refused = open_from_the_start(&mut thread, gone);
         let text = received(refused);
         assert!(text.contains("\"reason\":\"view_changed\""), "{text}");
         assert!(!text.contains("device_status"), "{text}");
 
-        let admitted = open_with(&mut thread, &limits, 0, Some(stands));
+        let admitted = open_from_the_start(&mut thread, stands);
         thread.close_all(ClosingReason::Draining);
         assert!(received(admitted).contains("device_status"));
     }
@@ -497,5 +504,40 @@ mod tests {
         drop(ask_list(&mut thread, StreamFilter::default(), None, 700));
         thread.work_off_inquiries();
         assert!(thread.inquiries.is_empty());
+    }
+
+    /// Ten thousand streams that came back at once were all taken over, and given what they had missed,
+    /// before the tail was looked at again: others' events were late by as long as that took.
+    #[test]
+    fn a_crowd_is_taken_over_in_slices_and_what_was_said_behind_it_holds_for_all() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            let (stream, client) = authorised(&thread, &limits);
+            thread.mailbox.open(stream).unwrap();
+            clients.push(client);
+        }
+        let command = Command::CloseAll(ClosingReason::Draining);
+        thread.mailbox.command(command);
+        thread.read_mail();
+        assert!(
+            (1..200).contains(&thread.streams.len()),
+            "one slice is not all"
+        );
+        assert!(thread.closing.is_none(), "the others would not hear of it");
+        assert_eq!(
+            thread.patience(),
+            Some(Duration::ZERO),
+            "it comes again by itself"
+        );
+        while thread.more_mail {
+            thread.read_mail();
+        }
+        for mut client in clients {
+            let mut received = String::new();
+            client.read_to_string(&mut received).unwrap();
+            assert!(received.contains("\"reason\":\"draining\""), "{received}");
+        }
     }
 }
