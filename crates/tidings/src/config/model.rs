@@ -202,6 +202,10 @@ section! {
         event_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "1MiB";
         /// The most events in one body.
         body_lines: usize = kinds::count::<1, 10_000_000>(), "100000";
+        /// The most device groups of one tenant.
+        device_groups: usize = kinds::count::<1, 100_000>(), "1000";
+        /// The most devices in one device group.
+        devices_per_group: usize = kinds::count::<1, 100_000>(), "10000";
     }
 }
 
