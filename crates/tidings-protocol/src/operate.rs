@@ -1,4 +1,4 @@
-//! The JSON bodies of operators' calls: open streams, the audience of an event, device groups.
+//! The JSON bodies of operators' calls: open streams, the audience of an event, device groups, tenants.
 
 use serde::{Deserialize, Serialize};
 
@@ -198,4 +198,81 @@ pub struct DeviceGroupSummary {
 pub struct DeviceGroupList {
     /// Ascending by name.
     pub groups: Vec<DeviceGroupSummary>,
+}
+
+/// What holds for one tenant; 0 means no limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TenantSettings {
+    /// How long its events are kept, in seconds.
+    pub retention_seconds: f64,
+    /// How many bytes of the log it may take.
+    pub max_bytes: u64,
+    /// Events published for it, a second.
+    pub publish_rate: u64,
+    /// Its open streams.
+    pub streams: u64,
+    /// The largest event, in bytes.
+    pub event_bytes: u64,
+}
+
+/// That a tenant was purged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TenantPurged {
+    /// When, RFC 3339.
+    pub at: String,
+    /// The user who asked for it; empty where that is not known any more.
+    pub by: String,
+    /// Whether events of it may still be in the log's files, where nothing shows them.
+    pub on_disk: bool,
+}
+
+/// One tenant in a listing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TenantInfo {
+    /// Its id.
+    #[cfg_attr(feature = "openapi", schema(format = "uuid"))]
+    pub id: String,
+    /// What the server's configuration calls it.
+    pub name: Option<String>,
+    /// How many of its events are retained.
+    pub events: u64,
+    /// How many bytes of the log they take.
+    pub bytes: u64,
+    /// When the oldest of them was appended, RFC 3339; null where there is none.
+    pub oldest_at: Option<String>,
+    /// How many streams its users have open.
+    pub streams: u64,
+    /// What holds for it.
+    pub settings: TenantSettings,
+    /// That it was purged, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<TenantPurged>,
+}
+
+/// The answer of `GET /tenants`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TenantList {
+    /// Ascending by id.
+    pub tenants: Vec<TenantInfo>,
+    /// The `after` of the next page; null where this is the last.
+    pub next: Option<String>,
+}
+
+/// The answer of `DELETE /tenants/{tenant_id}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TenantPurge {
+    /// The tenant that is no more.
+    #[cfg_attr(feature = "openapi", schema(format = "uuid"))]
+    pub tenant_id: String,
+    /// When it was purged, RFC 3339.
+    pub purged_at: String,
+    /// How many open streams were closed by that.
+    pub streams_closed: u64,
+    /// Within how many seconds its events are to be gone from the disk; `GET /tenants` says when they are.
+    pub gone_within_seconds: f64,
 }

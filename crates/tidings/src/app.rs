@@ -15,6 +15,7 @@ use crate::error::Refusal;
 use crate::fanout::{Rules, TypeTable, ViewRequest, Window};
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
+use crate::operate::tenants::Purges;
 use crate::registry::{DeviceGroup, Registry};
 
 /// How many pages of the history are read at once.
@@ -44,6 +45,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// Changes of device groups that are under way.
     pub group_changes: GroupChanges,
+    /// Purges of tenants that are under way.
+    pub purges: Purges,
     /// Counts and rates.
     pub limits: Limits,
     /// Permits to read pages of the history.
@@ -74,15 +77,34 @@ impl App {
     /// Every path that shows events gets its view here.
     ///
     /// The caller has checked that the identity may watch the tenant, or all of them.
-    #[must_use]
+    ///
+    /// # Errors
+    ///
+    /// 410 for a tenant that was purged.
     pub fn rules(
         &self,
         identity: Arc<Identity>,
         tenant: Option<TenantId>,
         asked: ViewRequest,
-    ) -> Rules {
+    ) -> Result<Rules, Refusal> {
+        if let Some(tenant) = tenant {
+            self.check_living(tenant)?;
+        }
         let group = self.group_of(&identity, tenant);
-        Rules::new(identity, tenant, group, asked)
+        Ok(Rules::new(identity, tenant, group, asked))
+    }
+
+    /// Refuses a tenant that was purged. Asked after who calls is known and may know of the tenant.
+    ///
+    /// # Errors
+    ///
+    /// 410.
+    pub fn check_living(&self, tenant: TenantId) -> Result<(), Refusal> {
+        if self.registry.purged().contains(tenant) {
+            Err(Refusal::gone())
+        } else {
+            Ok(())
+        }
     }
 
     /// Why the server can't open streams now, if it can't.

@@ -86,7 +86,7 @@ pub async fn history(
     }
     // Before the rules are looked at: what a page shows was there while they stood.
     let tail = app.window.tail();
-    let rules = app.rules(Arc::new(identity), Some(tenant), asked);
+    let rules = app.rules(Arc::new(identity), Some(tenant), asked)?;
     let request = PageRequest {
         view: rules.view(&app.types),
         tail,
@@ -98,6 +98,8 @@ pub async fn history(
     let reader = Arc::clone(&app);
     let page = tokio::task::spawn_blocking(move || read_page(&reader, &request)).await;
     drop(permit);
+    // What was read before a purge is not shown after it.
+    app.check_living(tenant)?;
     match page {
         Ok(Ok(page)) => Ok(Json(page)),
         Ok(Err(error)) => {

@@ -81,6 +81,18 @@ pub struct StreamListParameters {
     limit: Option<u32>,
 }
 
+/// The parameters of a listing of tenants.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "only described here; operate::tenants reads them")]
+pub struct TenantListParameters {
+    /// The page begins behind this tenant: the `next` of the page before.
+    after: Option<uuid::Uuid>,
+    /// At most so many tenants.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u32>,
+}
+
 /// Declares the refusals of an operation: each a status with what it means.
 macro_rules! refusals {
     ($(#[$doc:meta])* $name:ident { $($(#[$meaning:meta])* $status:literal $case:ident),* $(,)? }) => {
@@ -104,6 +116,8 @@ refusals! {
         401 Unauthorized,
         /// The token is not for this tenant.
         403 Forbidden,
+        /// The tenant was purged; its id is never used again.
+        410 Gone,
         /// A parameter is wrong or missing; `parameter` names it.
         422 Parameter,
         /// A limit is reached; see Retry-After.
@@ -120,6 +134,8 @@ refusals! {
         401 Unauthorized,
         /// The page may not use the cookie.
         403 Forbidden,
+        /// The tenant was purged; its id is never used again.
+        410 Gone,
         /// A limit is reached; see Retry-After.
         429 TooMany,
         /// Tokens can't be stored now; see Retry-After.
@@ -134,6 +150,8 @@ refusals! {
         401 Unauthorized,
         /// The token is not for this tenant.
         403 Forbidden,
+        /// The tenant was purged; its id is never used again.
+        410 Gone,
         /// A parameter is wrong; `parameter` names it.
         422 Parameter,
         /// A limit is reached; see Retry-After.
@@ -154,6 +172,8 @@ refusals! {
         403 Forbidden,
         /// The body did not arrive in time.
         408 Timeout,
+        /// The tenant was purged; its id is never used again.
+        410 Gone,
         /// The body, an event or the number of lines is too large.
         413 TooLarge,
         /// Neither application/json nor application/x-ndjson.
@@ -176,6 +196,8 @@ refusals! {
         401 Unauthorized,
         /// The token is no operator's, or not for this tenant.
         403 Forbidden,
+        /// The tenant was purged; its id is never used again.
+        410 Gone,
         /// A parameter is wrong; `parameter` names it.
         422 Parameter,
         /// A limit is reached; see Retry-After.
@@ -198,6 +220,8 @@ refusals! {
         408 Timeout,
         /// The tenant has as many groups as it may.
         409 TooManyGroups,
+        /// The tenant was purged; its id is never used again.
+        410 Gone,
         /// The body is too large.
         413 TooLarge,
         /// Not application/json.
@@ -207,6 +231,24 @@ refusals! {
         /// A limit is reached; see Retry-After.
         429 TooMany,
         /// The group can't be stored now; see Retry-After.
+        503 Unavailable,
+    }
+}
+
+refusals! {
+    /// Refusals of a purge.
+    PurgeRefusals {
+        /// No good access token.
+        401 Unauthorized,
+        /// The token is no super admin's.
+        403 Forbidden,
+        /// The tenant was purged before.
+        410 Gone,
+        /// `confirm` is missing or another id.
+        422 Parameter,
+        /// A limit is reached; see Retry-After.
+        429 TooMany,
+        /// The purge can't be stored, or not all of it yet; `detail` says which. See Retry-After.
         503 Unavailable,
     }
 }

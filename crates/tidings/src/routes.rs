@@ -27,6 +27,8 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(history::history, ingest::publish::publish))
         .routes(routes!(operate::streams::list))
         .routes(routes!(operate::streams::disconnect))
+        .routes(routes!(operate::tenants::list))
+        .routes(routes!(operate::tenants::purge))
         .routes(routes!(operate::groups::list))
         .routes(routes!(
             operate::groups::get,
@@ -73,6 +75,8 @@ async fn method_not_allowed(request: Request) -> Response {
         "DELETE"
     } else if path.contains("/device-groups/") {
         "GET, HEAD, PUT, DELETE"
+    } else if path.rsplit('/').nth(1) == Some("tenants") {
+        "DELETE"
     } else if path.ends_with("/events") {
         "GET, HEAD, POST"
     } else {

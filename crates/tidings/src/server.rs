@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tidings_log::{Log, LogOptions, OpenError};
+use tidings_log::{Log, LogOptions, OpenError, TenantOptions};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
+use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
 use crate::{admin, connection, descriptors, routes};
 
@@ -34,6 +35,9 @@ pub enum StartError {
     /// The small durable facts beside the log can't be read.
     #[error("{0}")]
     Registry(#[from] RegistryError),
+    /// A purge that was cut off could not be taken up: its tenant would be shown again.
+    #[error("a purge that was cut off can't be taken up: {0}")]
+    Purge(String),
     /// An address could not be had.
     #[error("{key} = {address} can't be used: {source}")]
     Listen {
@@ -139,6 +143,7 @@ impl Server {
             .map_err(not_usable("admin_listen", config.admin_listen))?;
 
         let app = Arc::new(assemble(config, access_tokens, address)?);
+        tenants::watch_unfinished(&app);
         let server = Self {
             address,
             admin_address,
@@ -214,6 +219,13 @@ impl Server {
         {
             tracing::warn!("a change of a device group did not end in time");
         }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, self.app.purges.finish())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a purge did not end in time; the next start goes on with it");
+        }
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
@@ -246,6 +258,7 @@ fn assemble(
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
     let registry = Arc::new(Registry::open(&config.log.path)?);
+    tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
     let _ = epoch.set(log.epoch());
@@ -263,9 +276,10 @@ fn assemble(
         known_types,
         stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
-        limits: Limits::new(&config.limits),
+        limits: Limits::new(&config),
         registry,
         group_changes: GroupChanges::default(),
+        purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
         draining: AtomicBool::new(false),
         config,
@@ -282,6 +296,17 @@ fn log_options(config: &Config, address: SocketAddr) -> LogOptions {
         retention: config.log.retention,
         max_bytes: config.log.max_bytes,
         tenant_max_bytes: config.log.tenant_max_bytes,
+        tenants: config
+            .tenants
+            .iter()
+            .map(|(tenant, own)| {
+                let options = TenantOptions {
+                    retention: own.retention,
+                    max_bytes: own.max_bytes,
+                };
+                (*tenant, options)
+            })
+            .collect(),
         owner: format!("pid {}, listening on {address}", std::process::id()),
         ..LogOptions::new(&config.log.path)
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
 use tidings_protocol::TenantId;
 
@@ -96,7 +96,8 @@ impl Operator {
 impl FromRequestParts<Arc<App>> for Operator {
     type Rejection = Refusal;
 
-    /// 401 without a good access token, 403 for who is no operator, 429 after too many bad ones.
+    /// 401 without a good access token, 403 for who is no operator, 410 for a purged tenant, 429 after too many
+    /// bad ones.
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
         let peer = parts.extensions.get::<SocketAddr>();
         let address = peer.map_or([0, 0, 0, 0].into(), SocketAddr::ip);
@@ -109,13 +110,30 @@ impl FromRequestParts<Arc<App>> for Operator {
             .verify(token, unix_seconds(SystemTime::now()))
             .inspect_err(|_| app.limits.failure_recorded(address))?;
         let roles = &app.config.auth;
-        Self::of(identity, &roles.operator_role).ok_or_else(|| {
+        let operator = Self::of(identity, &roles.operator_role).ok_or_else(|| {
             Refusal::forbidden(format!(
                 "this is for operators: the roles {} and {}",
                 roles.super_admin_role, roles.operator_role
             ))
-        })
+        })?;
+        if let Some(tenant) = operator.only_tenant() {
+            app.check_living(tenant)?;
+        }
+        // Of another's tenant not even this is told; the handler refuses it.
+        if let Some(tenant) = tenant_in_path(parts, app).await
+            && operator.check_tenant(tenant).is_ok()
+        {
+            app.check_living(tenant)?;
+        }
+        Ok(operator)
     }
+}
+
+/// The tenant that the path is about, where it is about one.
+async fn tenant_in_path(parts: &mut Parts, app: &Arc<App>) -> Option<TenantId> {
+    let parameters = RawPathParams::from_request_parts(parts, app).await.ok()?;
+    let (_, text) = parameters.iter().find(|(name, _)| *name == "tenant_id")?;
+    text.parse().ok()
 }
 
 #[cfg(test)]

@@ -70,6 +70,12 @@ pub(super) const fn duration<const MIN: u64, const MAX: u64>() -> Kind<Duration>
     }
 }
 
+/// For how long events are kept; 0 is for ever.
+pub(super) const RETENTION: Kind<Duration> = duration::<0, 3_153_600_000_000>();
+
+/// The largest event.
+pub(super) const EVENT_BYTES: Kind<usize> = size::<1_024, 1_073_741_824>();
+
 /// A number of bytes of any size.
 pub(super) const SIZE: Kind<u64> = Kind {
     name: "size",

@@ -3,20 +3,22 @@
 //! The doc comments here are what operators read in `docs/configuration.md`, so they are written for
 //! them. Defaults are texts as a variable would hold them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
-use tidings_protocol::EventType;
 use tidings_protocol::event::BUILT_IN_TYPES;
+use tidings_protocol::{EventType, TenantId};
 
 use super::error::ConfigError;
 use super::key::section;
 use super::kinds;
 use super::publishers::PUBLISHERS;
-use super::values::{LogFormat, PublisherConfig};
+use super::tenants::TENANTS;
+use super::values::{LogFormat, PublisherConfig, TenantConfig, TenantSettings};
 use crate::engine::Coding;
 
 section! {
@@ -32,6 +34,13 @@ section! {
         /// Event types of this deployment, beside the six built in (`device_status`, `alert_fired`,
         /// `alert_resolved`, `config_push`, `firmware_progress`, `metric_update`).
         event_types: Vec<EventType> = kinds::EVENT_TYPES, "[]";
+        /// Tenants for which something else holds than for all: a table for each, by its id, as in
+        /// `[tenants."11111111-1111-4111-8111-111111111111"]`. Its keys, of which what is left out is as for all:
+        /// `name` (text, what operators call it), `retention` (a duration instead of `log.retention`), `max_bytes`
+        /// (a size instead of `log.tenant_max_bytes`), `publish_rate` (a number instead of `limits.publish_rate`),
+        /// `streams` (a number instead of `limits.streams_per_tenant`), `event_bytes` (a size instead of
+        /// `limits.event_bytes`).
+        tenants: BTreeMap<TenantId, TenantConfig> = TENANTS, "{}";
     }
     sections {
         /// Who may do what.
@@ -145,11 +154,15 @@ section! {
         /// The folder of the log; it is created where it does not exist.
         path: PathBuf = kinds::PATH, "./tidings-data";
         /// How long events are kept; 0 means until there are too many.
-        retention: Duration = kinds::duration::<0, 3_153_600_000_000>(), "7d";
+        retention: Duration = kinds::RETENTION, "7d";
         /// How large the log may grow before the oldest events go; 0 means no limit.
         max_bytes: u64 = kinds::SIZE, "10GiB";
         /// How much of the log one tenant may take before its oldest events go; 0 means no limit.
         tenant_max_bytes: u64 = kinds::SIZE, "0";
+        /// Within which time a purged tenant's events are to be gone from the disk. They are hidden at once and
+        /// taken out of the files as fast as the disk allows; when that takes longer than this, the server logs an
+        /// error, and goes on.
+        purge_within: Duration = kinds::duration::<1_000, 2_592_000_000>(), "1h";
     }
 }
 
@@ -199,7 +212,7 @@ section! {
         /// The largest body of a publish.
         body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB";
         /// The largest event, as it is published.
-        event_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "1MiB";
+        event_bytes: usize = kinds::EVENT_BYTES, "1MiB";
         /// The most events in one body.
         body_lines: usize = kinds::count::<1, 10_000_000>(), "100000";
         /// The most device groups of one tenant.
@@ -243,6 +256,30 @@ impl Config {
         types
     }
 
+    /// What holds for a tenant, where something of its own is set.
+    #[must_use]
+    pub fn tenant(&self, tenant: TenantId) -> TenantSettings<'_> {
+        let own = self.tenants.get(&tenant);
+        TenantSettings {
+            name: own.and_then(|own| own.name.as_deref()),
+            retention: own
+                .and_then(|own| own.retention)
+                .unwrap_or(self.log.retention),
+            max_bytes: own
+                .and_then(|own| own.max_bytes)
+                .unwrap_or(self.log.tenant_max_bytes),
+            publish_rate: own
+                .and_then(|own| own.publish_rate)
+                .unwrap_or(self.limits.publish_rate),
+            streams: own
+                .and_then(|own| own.streams)
+                .unwrap_or(self.limits.streams_per_tenant),
+            event_bytes: own
+                .and_then(|own| own.event_bytes)
+                .unwrap_or(self.limits.event_bytes),
+        }
+    }
+
     /// What a server needs beside well-formed settings: a key to verify access tokens with. There is no
     /// default.
     pub fn require_jwt_key(&self) -> Result<(), ConfigError> {
@@ -272,6 +309,17 @@ impl Config {
                 "limits.event_bytes",
                 "an event can't be larger than limits.body_bytes; lower this or raise that",
             ));
+        }
+        for (tenant, own) in &self.tenants {
+            if own
+                .event_bytes
+                .is_some_and(|bytes| bytes > self.limits.body_bytes)
+            {
+                errors.push(ConfigError::new(
+                    format!("tenants.{tenant}.event_bytes"),
+                    "an event can't be larger than limits.body_bytes; lower this or raise that",
+                ));
+            }
         }
         errors.extend(self.auth.jwt.claims.clashes());
         errors

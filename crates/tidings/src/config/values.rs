@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidings_protocol::{EventType, TenantId};
 
@@ -47,6 +48,40 @@ impl fmt::Debug for PublisherConfig {
             .field("types", &self.types)
             .finish_non_exhaustive()
     }
+}
+
+/// What is set for one tenant, one table of `tenants`; what is absent is as for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantConfig {
+    /// What operators call it.
+    pub name: Option<String>,
+    /// How long its events are kept; zero means until there are too many.
+    pub retention: Option<Duration>,
+    /// How many bytes of the log it may take; 0 means no limit.
+    pub max_bytes: Option<u64>,
+    /// Events published for it, a second; 0 means no limit.
+    pub publish_rate: Option<u64>,
+    /// Its open streams; 0 means no limit.
+    pub streams: Option<u64>,
+    /// The largest event, in bytes.
+    pub event_bytes: Option<usize>,
+}
+
+/// What holds for one tenant: what is set for it, and else what is set for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantSettings<'a> {
+    /// What operators call it.
+    pub name: Option<&'a str>,
+    /// How long its events are kept; zero means until there are too many.
+    pub retention: Duration,
+    /// How many bytes of the log it may take; 0 means no limit.
+    pub max_bytes: u64,
+    /// Events published for it, a second; 0 means no limit.
+    pub publish_rate: u64,
+    /// Its open streams; 0 means no limit.
+    pub streams: u64,
+    /// The largest event, in bytes.
+    pub event_bytes: usize,
 }
 
 /// How log lines are written.

@@ -46,6 +46,9 @@ pub(super) struct Caught {
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
     pub(super) block: Arc<Block>,
+    /// How many tenants had been purged when it was read; after another one it may hold what nobody may be
+    /// shown any more.
+    pub(super) purges: u64,
     /// What of the scope behind the chunk's begin can't be had any more.
     pub(super) expired: Option<Expired>,
 }
@@ -91,6 +94,11 @@ impl CatchUpPool {
         Ok(Self { shared })
     }
 
+    /// How many tenants were purged, ever since the log was opened.
+    pub(super) fn purge_count(&self) -> u64 {
+        self.shared.log.purge_count()
+    }
+
     pub(super) fn request(&self, request: Request) {
         self.shared.queue.lock().requests.push_back(request);
         self.shared.more.notify_one();
@@ -132,6 +140,7 @@ impl Shared {
             until,
             ..
         } = *request;
+        let purges = self.log.purge_count();
         let mut builder = BlockBuilder::with_capacity(self.log.epoch(), after, CHUNK.bytes * 3 / 2);
         let end = self.log.read(scope, after, CHUNK, &mut |event| {
             if event.position <= until {
@@ -154,6 +163,7 @@ impl Shared {
         };
         Ok(Chunk {
             block: Arc::new(builder.finish(through)),
+            purges,
             expired,
         })
     }

@@ -67,12 +67,12 @@ impl Chunks {
         }
     }
 
-    fn find(&self, scope: Scope, after: Position) -> Option<Chunk> {
+    fn find(&self, scope: Scope, after: Position, purges: u64) -> Option<Chunk> {
         self.by_scope
             .get(&scope)?
             .iter()
             .rev()
-            .find(|chunk| chunk.covers(after))
+            .find(|chunk| chunk.covers(after, purges))
             .cloned()
     }
 
@@ -83,9 +83,9 @@ impl Chunks {
 }
 
 impl Chunk {
-    /// Whether a stream at this position can read on from here.
-    fn covers(&self, position: Position) -> bool {
-        self.block.after() <= position && position < self.block.through()
+    /// Whether a stream at this position can read on from here, when so many tenants were purged.
+    fn covers(&self, position: Position, purges: u64) -> bool {
+        self.purges == purges && self.block.after() <= position && position < self.block.through()
     }
 }
 
@@ -139,7 +139,10 @@ impl Thread {
         let near = self.position - cursor <= WINDOW_REACH;
         if near && self.window.blocks_after(cursor, TURN, &mut blocks) {
             self.give(slot, &view, &blocks);
-        } else if let Some(chunk) = self.chunks.find(view.scope(), cursor) {
+        } else if let Some(chunk) = self
+            .chunks
+            .find(view.scope(), cursor, self.pool.purge_count())
+        {
             if let Some(expired) = chunk.expired {
                 self.tell_gap(slot, expired);
             }
@@ -207,10 +210,11 @@ impl Thread {
     fn give_coded(&mut self, slot: usize, view: &Arc<View>, blocks: &[Arc<Block>]) {
         let stream = &self.streams[slot];
         let (coding, cursor) = (stream.coding, stream.cursor);
+        let purges = self.pool.purge_count();
         let reading = self
             .coded_reading
             .take()
-            .filter(|kept| kept.serves(view, coding, cursor));
+            .filter(|kept| kept.serves(view, coding, cursor, purges));
         let reading = reading.unwrap_or_else(|| {
             let selection = select(view, blocks, cursor, self.position, CODED_TURN);
             CodedReading::new(
@@ -218,6 +222,7 @@ impl Thread {
                 Arc::clone(view),
                 coding,
                 cursor,
+                purges,
                 blocks,
                 &selection,
             )
@@ -279,13 +284,16 @@ impl Thread {
     pub(super) fn caught(&mut self, caught: Caught) {
         let Caught { scope, outcome } = caught;
         let waiting = self.waiting.remove(&scope).unwrap_or_default();
+        let purges = self.pool.purge_count();
         // A slot may have been given to another stream since.
         let waiting = waiting
             .into_iter()
             .filter(|&slot| self.waits_for(slot as usize, scope));
         let (ready, rest): (Vec<u32>, Vec<u32>) = waiting.partition(|&slot| {
             let cursor = self.streams[slot as usize].cursor;
-            outcome.as_ref().map_or(true, |chunk| chunk.covers(cursor))
+            outcome
+                .as_ref()
+                .map_or(true, |chunk| chunk.covers(cursor, purges))
         });
         if let Some(lowest) = rest
             .iter()
@@ -355,6 +363,7 @@ pub(super) struct CodedReading {
     view: Arc<View>,
     coding: Coding,
     after: Position,
+    purges: u64,
     through: Position,
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
@@ -366,6 +375,7 @@ impl CodedReading {
         view: Arc<View>,
         coding: Coding,
         after: Position,
+        purges: u64,
         blocks: &[Arc<Block>],
         selection: &Selection,
     ) -> Self {
@@ -394,14 +404,18 @@ impl CodedReading {
             view,
             coding,
             after,
+            purges,
             through: selection.through,
             bytes,
             pieces,
         }
     }
 
-    fn serves(&self, view: &Arc<View>, coding: Coding, after: Position) -> bool {
-        Arc::ptr_eq(&self.view, view) && self.coding == coding && self.after == after
+    fn serves(&self, view: &Arc<View>, coding: Coding, after: Position, purges: u64) -> bool {
+        Arc::ptr_eq(&self.view, view)
+            && self.coding == coding
+            && self.after == after
+            && self.purges == purges
     }
 }
 

@@ -429,7 +429,7 @@ mod tests {
 
     fn no_limits() -> Limits {
         let config = crate::config::load(&crate::config::Sources::default());
-        Limits::new(&config.unwrap().config.limits)
+        Limits::new(&config.unwrap().config)
     }
 
     #[test]

@@ -69,6 +69,12 @@ impl Rules {
         &self.identity
     }
 
+    /// The one tenant that is shown; `None` where all are.
+    #[must_use]
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.tenant
+    }
+
     /// The device group that bounds the view, if one does: of which tenant, and its name.
     #[must_use]
     pub fn group(&self) -> Option<(TenantId, Arc<str>)> {

@@ -62,6 +62,12 @@ impl Window {
         self.tail.store(through, Ordering::Release);
     }
 
+    /// Lets go of all blocks, since some hold what nobody may be shown any more; what they held is read
+    /// from the log.
+    pub fn forget(&self) {
+        *self.blocks.lock() = Blocks::default();
+    }
+
     /// Appends to `found` the blocks that hold what comes after `position`, at most about `limit`
     /// bytes of them but at least one. False when the window no longer reaches back that far.
     pub fn blocks_after(
@@ -147,6 +153,19 @@ mod tests {
             "in the middle of a block"
         );
         assert_eq!(found(&window, 19), Some(vec![]));
+    }
+
+    #[test]
+    fn what_a_window_forgets_is_in_the_log_only_and_what_comes_after_is_had_from_here() {
+        let window = Window::new(1 << 20);
+        window.push(block(0, 3));
+        window.forget();
+        assert_eq!(window.tail(), 3, "nothing is taken back");
+        assert_eq!(found(&window, 0), None);
+        assert_eq!(found(&window, 3), Some(vec![]));
+        window.push(block(3, 5));
+        assert_eq!(found(&window, 2), None);
+        assert_eq!(found(&window, 3), Some(vec![5]));
     }
 
     #[test]

@@ -105,8 +105,8 @@ impl Body {
     ) -> Result<(), Refusal> {
         let too_large =
             |detail: String| Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, detail).at_line(line));
-        if text.len() > limits.event_bytes {
-            return too_large(format!("an event is at most {} bytes", limits.event_bytes));
+        if text.len() > terms.event_bytes {
+            return too_large(format!("an event is at most {} bytes", terms.event_bytes));
         }
         if self.events.len() >= limits.body_lines {
             return too_large(format!("a body holds at most {} events", limits.body_lines));

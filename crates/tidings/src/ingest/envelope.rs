@@ -34,6 +34,8 @@ pub struct Terms<'a> {
     pub tenant: TenantId,
     /// The types that there are.
     pub known_types: &'a [EventType],
+    /// The largest event, in bytes.
+    pub event_bytes: usize,
     /// Who publishes; keys are unique within that.
     pub publisher: &'a str,
     /// The `Idempotency-Key` header, for events without a key of their own.

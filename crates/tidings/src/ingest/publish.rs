@@ -62,12 +62,14 @@ pub async fn publish(
 ) -> Result<Response, Refusal> {
     let tenant = read_tenant(&tenant)?;
     let author = Author::identify(&app, &headers, tenant, peer.ip())?;
+    app.check_living(tenant)?;
     let layout = Layout::of(&headers)?;
     let request_key = request_key(&headers)?;
     let bytes = receive(body, app.config.limits.body_bytes).await?;
     let terms = Terms {
         tenant,
         known_types: &app.known_types,
+        event_bytes: app.config.tenant(tenant).event_bytes,
         publisher: &author.name,
         request_key: request_key.as_deref(),
     };

@@ -6,13 +6,14 @@
 mod rate;
 mod streams;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use tidings_protocol::TenantId;
 
-use crate::config::LimitsConfig;
+use crate::config::Config;
 use rate::Rates;
 pub use streams::{Place, StreamCounts};
 
@@ -79,12 +80,18 @@ pub struct Limits {
 impl Limits {
     /// Limits as configured, with nothing taken.
     #[must_use]
-    pub fn new(config: &LimitsConfig) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let publish_rates = config.tenants.iter();
+        let publish_rates =
+            publish_rates.filter_map(|(tenant, own)| Some((*tenant, own.publish_rate?)));
+        let streams = streams::Streams::new(config);
+        let config = &config.limits;
         Self {
-            streams: streams::Streams::new(config),
+            streams,
             mints: Rates::new(MINTS_PER_ADDRESS, config.mints_per_address, MINUTE),
             failures: Rates::new(FAILURES_PER_ADDRESS, config.failures_per_address, MINUTE),
-            publishes: Rates::new(PUBLISH_RATE, config.publish_rate, SECOND),
+            publishes: Rates::new(PUBLISH_RATE, config.publish_rate, SECOND)
+                .with_own(publish_rates.collect()),
         }
     }
 
@@ -97,6 +104,12 @@ impl Limits {
         address: IpAddr,
     ) -> Result<Place, LimitReached> {
         self.streams.reserve(tenant, user, counted_address(address))
+    }
+
+    /// How many streams each tenant's users have open, of those who have any.
+    #[must_use]
+    pub fn tenant_streams(&self) -> HashMap<TenantId, u64> {
+        self.streams.of_tenants()
     }
 
     /// What is open now.

@@ -26,6 +26,8 @@ pub(super) struct Rates<K> {
     which: &'static str,
     /// The credit of a full bucket, 0 for no limit.
     limit: u64,
+    /// The same for keys with a limit of their own.
+    own: HashMap<K, u64>,
     window: Duration,
     buckets: Mutex<Buckets<K>>,
 }
@@ -56,6 +58,7 @@ impl<K: Hash + Eq> Rates<K> {
         Self {
             which,
             limit,
+            own: HashMap::new(),
             window,
             buckets: Mutex::new(Buckets {
                 by_key: HashMap::new(),
@@ -65,18 +68,28 @@ impl<K: Hash + Eq> Rates<K> {
         }
     }
 
+    /// Keys with a limit of their own.
+    pub(super) fn with_own(self, own: HashMap<K, u64>) -> Self {
+        Self { own, ..self }
+    }
+
+    fn limit_of(&self, key: &K) -> u64 {
+        self.own.get(key).copied().unwrap_or(self.limit)
+    }
+
     /// Charges `cost` where there is credit for one, and otherwise says when there will be.
     pub(super) fn take(&self, key: K, cost: u32) -> Result<(), LimitReached> {
-        if self.limit == 0 {
+        let limit = self.limit_of(&key);
+        if limit == 0 {
             return Ok(());
         }
         let now = Instant::now();
         let mut buckets = self.buckets.lock();
         let credit = match buckets.by_key.get(&key) {
-            Some(bucket) => self.credit(*bucket, now),
-            None => self.limit as f64,
+            Some(bucket) => self.credit(limit, *bucket, now),
+            None => limit as f64,
         };
-        self.enough(credit)?;
+        self.enough(limit, credit)?;
         let bucket = Bucket {
             credit: credit - f64::from(cost),
             at: now,
@@ -95,45 +108,46 @@ impl<K: Hash + Eq> Rates<K> {
 
     /// Whether there is credit, without charging any.
     pub(super) fn check(&self, key: &K) -> Result<(), LimitReached> {
-        if self.limit == 0 {
+        let limit = self.limit_of(key);
+        if limit == 0 {
             return Ok(());
         }
         let now = Instant::now();
         let buckets = self.buckets.lock();
         match buckets.by_key.get(key) {
-            Some(bucket) => self.enough(self.credit(*bucket, now)),
+            Some(bucket) => self.enough(limit, self.credit(limit, *bucket, now)),
             None => Ok(()),
         }
     }
 
     /// What the bucket has by now.
-    fn credit(&self, bucket: Bucket, now: Instant) -> f64 {
+    fn credit(&self, limit: u64, bucket: Bucket, now: Instant) -> f64 {
         let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
-        (bucket.credit + passed * self.per_second()).min(self.limit as f64)
+        (bucket.credit + passed * self.per_second(limit)).min(limit as f64)
     }
 
-    fn per_second(&self) -> f64 {
-        self.limit as f64 / self.window.as_secs_f64()
+    fn per_second(&self, limit: u64) -> f64 {
+        limit as f64 / self.window.as_secs_f64()
     }
 
-    fn enough(&self, credit: f64) -> Result<(), LimitReached> {
+    fn enough(&self, limit: u64, credit: f64) -> Result<(), LimitReached> {
         if credit >= ONE {
             return Ok(());
         }
         Err(LimitReached {
             which: self.which,
-            limit: self.limit,
-            retry_after: Duration::from_secs_f64((1.0 - credit) / self.per_second()),
+            limit,
+            retry_after: Duration::from_secs_f64((1.0 - credit) / self.per_second(limit)),
         })
     }
 
     /// Forgets full buckets. It runs again only when there are twice as many as remained, so that each
     /// insertion pays a constant share of it, and at most once a second, also when all places are taken.
     fn sweep(&self, buckets: &mut Buckets<K>, now: Instant) {
-        let full = self.limit as f64;
-        buckets
-            .by_key
-            .retain(|_, bucket| self.credit(*bucket, now) < full);
+        buckets.by_key.retain(|key, bucket| {
+            let limit = self.limit_of(key);
+            self.credit(limit, *bucket, now) < limit as f64
+        });
         buckets.sweep_after = Some(now + Duration::from_secs(1));
         buckets.sweep_at = (2 * buckets.by_key.len()).clamp(LEAST_SWEEP, MOST_BUCKETS);
     }

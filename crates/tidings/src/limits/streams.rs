@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tidings_protocol::TenantId;
 
 use super::{LimitReached, STREAMS, STREAMS_PER_ADDRESS, STREAMS_PER_TENANT, STREAMS_PER_USER};
-use crate::config::LimitsConfig;
+use crate::config::Config;
 
 /// When a refused stream may be asked for again: nobody knows when another ends, so this only spaces
 /// the attempts.
@@ -37,6 +37,8 @@ pub(super) struct Streams {
 struct Shared {
     streams: u64,
     per_tenant: u64,
+    /// Of tenants with a limit of their own.
+    own: HashMap<TenantId, u64>,
     per_user: u64,
     per_address: u64,
     /// One lock for all counts, since a reservation takes all of them or none.
@@ -86,11 +88,16 @@ impl fmt::Debug for Place {
 const _: () = assert!(size_of::<Place>() <= 64);
 
 impl Streams {
-    pub(super) fn new(config: &LimitsConfig) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
+        let own = config.tenants.iter();
+        let own = own.filter_map(|(tenant, own)| Some((*tenant, own.streams?)));
+        let own = own.collect();
+        let config = &config.limits;
         Self {
             shared: Arc::new(Shared {
                 streams: config.streams,
                 per_tenant: config.streams_per_tenant,
+                own,
                 per_user: config.streams_per_user,
                 per_address: config.streams_per_address,
                 counts: Mutex::default(),
@@ -124,6 +131,14 @@ impl Streams {
         })
     }
 
+    pub(super) fn of_tenants(&self) -> HashMap<TenantId, u64> {
+        let counts = self.shared.counts.lock();
+        let tenants = counts.tenants.iter();
+        tenants
+            .filter_map(|(tenant, of_tenant)| Some(((*tenant)?, of_tenant.streams)))
+            .collect()
+    }
+
     pub(super) fn counts(&self) -> StreamCounts {
         let counts = self.shared.counts.lock();
         StreamCounts {
@@ -145,7 +160,9 @@ impl Shared {
         let of_tenant = counts.tenants.get(&tenant);
         let of_user = of_tenant.and_then(|of_tenant| of_tenant.users.get(user));
         // Super admins without a tenant do not share one.
-        let per_tenant = if tenant.is_some() { self.per_tenant } else { 0 };
+        let per_tenant = tenant.map_or(0, |tenant| {
+            self.own.get(&tenant).copied().unwrap_or(self.per_tenant)
+        });
         let taken = [
             (STREAMS, self.streams, counts.streams),
             (

@@ -13,7 +13,7 @@ fn limits(flags: &[(&str, u64)]) -> Limits {
         .map(|(key, limit)| (format!("limits.{key}"), limit.to_string()))
         .collect();
     let settings = Settings::gather(&[], None, &[], &flags).unwrap();
-    Limits::new(&resolve(settings).unwrap().config.limits)
+    Limits::new(&resolve(settings).unwrap().config)
 }
 
 fn address(last: u8) -> IpAddr {

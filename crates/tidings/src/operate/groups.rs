@@ -39,6 +39,11 @@ pub struct GroupChanges {
 }
 
 impl GroupChanges {
+    /// Keeps changes away until it is dropped.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.one_at_a_time.lock().await
+    }
+
     /// Waits for the changes that have begun.
     pub async fn finish(&self) {
         self.tasks.close();
@@ -69,6 +74,8 @@ enum Failure {
     TooMany(usize),
     /// There is no such group.
     Unknown,
+    /// The tenant was purged meanwhile.
+    Gone,
     Registry(RegistryError),
 }
 
@@ -107,6 +114,7 @@ async fn change(
             format!("the tenant has its {limit} device groups; remove one (limits.device_groups)"),
         ),
         Failure::Unknown => unknown(name),
+        Failure::Gone => Refusal::gone(),
         Failure::Registry(error) => {
             tracing::error!(%error, "a device group can't be changed");
             Refusal::unavailable(
@@ -119,6 +127,10 @@ async fn change(
 
 /// Stores a change. Whether the group has other members than before.
 fn store(app: &App, tenant: TenantId, name: &str, change: &Change) -> Result<bool, Failure> {
+    // A purge removes groups in its turn, so that none is stored behind it.
+    if app.registry.purged().contains(tenant) {
+        return Err(Failure::Gone);
+    }
     let groups = app.registry.groups();
     let stored = match change {
         Change::Put(devices) => {

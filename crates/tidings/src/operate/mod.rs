@@ -2,11 +2,13 @@
 //!
 //! - [`streams`]: the open streams, listed and ended.
 //! - [`groups`]: device groups, and the end of the streams that a changed one bounds.
+//! - [`tenants`]: what there is of each tenant, and the purge of one.
 //!
 //! Who may call is [`crate::auth::Operator`]'s to say.
 
 pub mod groups;
 pub mod streams;
+pub mod tenants;
 
 use tidings_protocol::TenantId;
 

@@ -123,6 +123,9 @@ impl<'a> Attempt<'a> {
         app.limits.failures_exceeded(self.address)?;
         let identity = self.look_up(&parameters).await?;
         let sees_all = self.check_tenant(&parameters, &identity).await?;
+        if let Some(tenant) = parameters.tenant {
+            app.check_living(tenant)?;
+        }
         if identity.expires_at <= unix_seconds(SystemTime::now()) {
             return Err(Refusal::unauthorized(
                 "the access token behind this stream has expired",
@@ -132,15 +135,17 @@ impl<'a> Attempt<'a> {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
         let shown_tenant = if sees_all { None } else { parameters.tenant };
-        let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view);
+        let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view)?;
         let view = rules.view(&app.types);
         // What is acknowledged after the client has seen the head is behind this tail.
         let tail = app.window.tail();
         let start = start::resolve(&app.log, view.scope(), &parameters.start, tail)
             .map_err(|error| log_unavailable(&error))?;
+        // A super admin's streams are no tenant's, whatever its access token says.
+        let counted_for = identity.tenant.filter(|_| !identity.super_admin);
         let place = app
             .limits
-            .reserve(identity.tenant, &identity.user, self.address)?;
+            .reserve(counted_for, &identity.user, self.address)?;
         // From here on a request that is cancelled gives its place back by dropping it.
         self.take(&parameters.credential).await?;
 
@@ -270,12 +275,17 @@ impl<'a> Attempt<'a> {
 impl Attempt<'_> {
     /// What the engine asks again when it takes the stream over.
     fn recheck(&self, ticket: &Ticket) -> Option<Recheck> {
-        let (tenant, name) = ticket.rules.group()?;
+        let tenant = ticket.rules.tenant()?;
+        let group = ticket.rules.group().map(|(_, name)| name);
         let members = ticket.rules.group_members().cloned();
         let registry = Arc::clone(&self.app.registry);
         Some(Recheck::new(move || {
-            (!still_the_same(&registry, tenant, &name, members.as_ref()))
-                .then_some(ClosingReason::ViewChanged)
+            if registry.purged().contains(tenant) {
+                return Some(ClosingReason::Deleted);
+            }
+            let changed = group
+                .is_some_and(|name| !still_the_same(&registry, tenant, &name, members.as_ref()));
+            changed.then_some(ClosingReason::ViewChanged)
         }))
     }
 }

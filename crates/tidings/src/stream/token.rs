@@ -45,6 +45,9 @@ pub async fn mint(
         .access_tokens
         .verify(&token, unix_seconds(SystemTime::now()))
         .inspect_err(|_| app.limits.failure_recorded(address))?;
+    if let Some(tenant) = identity.tenant.filter(|_| !identity.super_admin) {
+        app.check_living(tenant)?;
+    }
     app.limits.mint_allowed(address)?;
     let token = app.stream_tokens.mint(identity).await.map_err(|_| {
         Refusal::unavailable(
