@@ -409,15 +409,29 @@ impl<'a> Iterator for Events<'a> {
             let length = self.take(2)?;
             Some(u16::from_le_bytes([length[0], length[1]]))
         };
-        let event_type = self.take_text(type_length.into())?;
-        let device = self.take_text(device_length.into())?;
+        // The texts stand side by side and are looked at together: checking that a text is one costs
+        // about the same for few bytes as for many.
+        let lengths = [
+            usize::from(type_length),
+            usize::from(device_length),
+            usize::from(kind_length),
+            usize::from(subject_length.unwrap_or(0)),
+        ];
+        let mut texts = self.take_text(lengths.iter().sum())?;
+        let mut text = |length| {
+            let (taken, rest) = texts.split_at_checked(length)?;
+            texts = rest;
+            Some(taken)
+        };
+        let event_type = text(lengths[0])?;
+        let device = text(lengths[1])?;
         let subject = match subject_length {
             None => None,
-            Some(length) => {
-                let kind = self.take_text(kind_length.into())?;
+            Some(_) => {
+                let kind = text(lengths[2])?;
                 Some(Subject {
                     kind: if kind.is_empty() { event_type } else { kind },
-                    key: self.take_text(length.into())?,
+                    key: text(lengths[3])?,
                     ends: bits & SUBJECT_ENDS != 0,
                 })
             }

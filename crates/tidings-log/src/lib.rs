@@ -36,6 +36,7 @@ mod meta;
 mod options;
 mod queue;
 mod read;
+mod read_buffer;
 mod reading;
 mod recovery;
 mod repair;

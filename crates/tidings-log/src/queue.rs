@@ -3,13 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tidings_protocol::TenantId;
 
 use crate::event::NewEvent;
 use crate::format::{event_bytes, frame_bytes};
 use crate::log::Answer;
 use crate::{AppendError, Busy};
+
+/// A group of so many bodies or more says that the next will be as large.
+const CROWD: usize = 4;
+/// How often the writer lets others go first before a group.
+const GATHERING_TURNS: usize = 4;
 
 /// A body on its way to the writer.
 pub(crate) struct Submission {
@@ -60,6 +65,8 @@ struct Inner {
     bytes: u64,
     nudged: bool,
     closing: bool,
+    /// How many bodies were handed out last.
+    last_taken: usize,
     /// What further submissions are answered.
     stopped: Option<AppendError>,
 }
@@ -73,6 +80,7 @@ impl Queue {
                 bytes: 0,
                 nudged: false,
                 closing: false,
+                last_taken: 0,
                 stopped: None,
             }),
             signal: Condvar::new(),
@@ -108,6 +116,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         loop {
             if !inner.waiting.is_empty() {
+                self.let_gather(&mut inner);
                 return Work::Bodies(inner.take(group_bytes));
             }
             if inner.closing {
@@ -125,6 +134,22 @@ impl Queue {
                         return Work::Idle;
                     }
                 }
+            }
+        }
+    }
+
+    /// Under load, lets those who are about to submit come first where they share a processor with
+    /// the writer: a group is worth a sync, and the first body to arrive would often go alone. Costs
+    /// nothing where nobody else wants the processor.
+    fn let_gather(&self, inner: &mut MutexGuard<'_, Inner>) {
+        for _ in 0..GATHERING_TURNS {
+            let waiting = inner.waiting.len();
+            if inner.last_taken < CROWD || waiting >= inner.last_taken {
+                return;
+            }
+            MutexGuard::unlocked(inner, std::thread::yield_now);
+            if inner.waiting.len() == waiting {
+                return;
             }
         }
     }
@@ -159,6 +184,7 @@ impl Inner {
     fn take(&mut self, bytes: u64) -> Vec<Submission> {
         let mut taken = Vec::new();
         let mut total = 0;
+        self.last_taken = self.waiting.len();
         while let Some(submission) = self.waiting.pop_front() {
             total += submission.bytes;
             self.bytes -= submission.cost();

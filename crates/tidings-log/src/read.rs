@@ -10,6 +10,7 @@ use crate::ReadError;
 use crate::event::{EventRef, Expired, Lost, ReadEnd, ReadLimit, Resume, Scope};
 use crate::format::FrameKind;
 use crate::horizon::walk;
+use crate::read_buffer::ReadBuffer;
 use crate::reading::{Fault, Reading, Visit, index_fault};
 use crate::segment::Segment;
 use crate::view::{Shared, Snapshot};
@@ -89,7 +90,7 @@ impl Shared {
             position: start,
             events: 0,
             bytes: 0,
-            buffer: Vec::new(),
+            buffer: ReadBuffer::of_thread(),
             buffer_start: 0,
         };
         let done = match reading.run() {

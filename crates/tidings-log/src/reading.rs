@@ -11,6 +11,7 @@ use crate::event::{EventRef, ReadLimit, Scope};
 use crate::format::{Events, FRAME_HEADER, FrameHeader, FrameKind};
 use crate::index::FramePlace;
 use crate::index_file;
+use crate::read_buffer::ReadBuffer;
 use crate::segment::Segment;
 use crate::storage::StorageFile;
 use crate::view::{Shared, Snapshot};
@@ -94,7 +95,7 @@ pub(crate) struct Reading<'r> {
     pub(crate) position: Position,
     pub(crate) events: usize,
     pub(crate) bytes: usize,
-    pub(crate) buffer: Vec<u8>,
+    pub(crate) buffer: ReadBuffer,
     /// What part of the present segment's file the buffer holds.
     pub(crate) buffer_start: u64,
 }
@@ -260,13 +261,11 @@ impl Reading<'_> {
         self.buffer_start = offset;
         for length in [length.max(needed), needed] {
             let length = usize::try_from(length).expect("less than a segment");
-            self.buffer.resize(length, 0);
-            match file.read_at(&mut self.buffer, offset) {
-                Ok(read) => return self.buffer.truncate(read),
+            match self.buffer.fill(length, |room| file.read_at(room, offset)) {
+                Ok(()) => return,
                 Err(error) => tracing::error!(offset, length, %error, "reading a segment"),
             }
         }
-        self.buffer.clear();
     }
 
     /// The header of the frame at an offset, before `end`.

@@ -12,6 +12,7 @@
 pub mod api;
 pub mod cursor;
 pub mod event;
+pub mod operate;
 pub mod problem;
 pub mod sse;
 pub mod tenant;

@@ -14,6 +14,7 @@ use crate::engine::Engines;
 use crate::error::Refusal;
 use crate::fanout::{TypeTable, Window};
 use crate::limits::Limits;
+use crate::registry::Registry;
 
 /// How many pages of the history are read at once.
 pub const HISTORY_READERS: usize = 4;
@@ -38,6 +39,8 @@ pub struct App {
     pub stream_tokens: StreamTokens,
     /// API keys of publishers.
     pub publisher_keys: PublisherKeys,
+    /// Purged tenants and device groups.
+    pub registry: Registry,
     /// Counts and rates.
     pub limits: Limits,
     /// Permits to read pages of the history.

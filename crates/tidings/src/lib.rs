@@ -15,7 +15,7 @@
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
 //!
-//! To the side: [`config`], [`auth`], [`limits`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`], [`descriptors`].
+//! To the side: [`config`], [`auth`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`], [`descriptors`].
 
 pub mod admin;
 pub mod agent;
@@ -36,6 +36,7 @@ pub mod limits;
 pub mod logging;
 pub mod openapi;
 pub mod pages;
+pub mod registry;
 pub mod routes;
 pub mod server;
 pub mod shutdown;

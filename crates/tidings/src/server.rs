@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
 use crate::limits::Limits;
+use crate::registry::{Registry, RegistryError};
 use crate::{admin, connection, descriptors, routes};
 
 /// The server could not start.
@@ -29,6 +30,9 @@ pub enum StartError {
     /// The log could not be opened.
     #[error("{0}")]
     Log(#[from] OpenError),
+    /// The small durable facts beside the log can't be read.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
     /// An address could not be had.
     #[error("{key} = {address} can't be used: {source}")]
     Listen {
@@ -232,6 +236,8 @@ fn assemble(
         Arc::clone(&followers),
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
+    // The log's lock makes the folder this process's own.
+    let registry = Registry::open(&config.log.path)?;
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
     let _ = epoch.set(log.epoch());
@@ -250,6 +256,7 @@ fn assemble(
         stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config.limits),
+        registry,
         history_readers: Semaphore::new(HISTORY_READERS),
         draining: AtomicBool::new(false),
         config,
@@ -283,6 +290,10 @@ fn engine_options(config: &Config) -> EngineOptions {
     }
 }
 
+/// How many connections are accepted before the others have their turn. In a crowd, requests under
+/// way come before new ones, which wait in the kernel; otherwise a publish would wait for thousands.
+const ACCEPTS_IN_A_TURN: u32 = 16;
+
 /// Accepts connections and serves each in a task of its own.
 async fn accept(
     app: Arc<App>,
@@ -292,7 +303,13 @@ async fn accept(
     refusing: CancellationToken,
     stopping: CancellationToken,
 ) {
+    let mut accepted_in_turn = 0;
     loop {
+        if accepted_in_turn == ACCEPTS_IN_A_TURN {
+            accepted_in_turn = 0;
+            tokio::task::yield_now().await;
+        }
+        accepted_in_turn += 1;
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = refusing.cancelled() => return,

@@ -15,6 +15,7 @@ use tidings_protocol::{DeviceId, EventType, TenantId};
 
 use super::claims::{self, Claims, bounded_text, malformed, seconds};
 use super::identity::Identity;
+use super::verified::{Digest, VerifiedTokens};
 use super::verifying_key::VerifyingKeys;
 use super::{NoRandomness, random_text};
 use crate::config::{AuthConfig, ClaimNames, ConfigError};
@@ -128,6 +129,7 @@ pub struct AccessTokens {
     audience: Option<String>,
     leeway: i64,
     super_admin_role: Arc<str>,
+    verified: VerifiedTokens,
 }
 
 /// The part of a JOSE header that decides anything. What else it says (`kid`, `jwk`, `x5c`, …) is not used:
@@ -155,6 +157,7 @@ impl AccessTokens {
             audience: jwt.audience.clone(),
             leeway: i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1),
             super_admin_role: config.super_admin_role.as_str().into(),
+            verified: VerifiedTokens::default(),
         })
     }
 
@@ -166,10 +169,20 @@ impl AccessTokens {
 
     /// The user whom `jwt` speaks of, at `now` in Unix seconds.
     pub fn verify(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
+        let digest = Digest::of(jwt);
+        if let Some(identity) = self.verified.find(&digest) {
+            return if identity.expired(now) {
+                Err(AccessTokenError::Expired)
+            } else {
+                Ok(identity)
+            };
+        }
         let claims = self.verified_claims(jwt)?;
         self.check_times(&claims, now)?;
         self.check_origin(&claims)?;
-        self.identity(&claims)
+        let identity = self.identity(&claims)?;
+        self.verified.remember(digest, &identity);
+        Ok(identity)
     }
 
     /// The claims of a token that one of the keys signed.

@@ -35,14 +35,17 @@ pub struct Identity {
 impl Identity {
     /// The only devices whose events may be seen, or `None` for all.
     ///
-    /// The view is the union of the `devices` claim and the devices of the group. A group that does not
-    /// exist has none, and no group exists yet, so a group alone leaves nothing to be seen.
+    /// The view is the union of the `devices` claim and of `group`, the members of the claimed group. A
+    /// group that does not exist has none, so that alone it leaves nothing to be seen. Without the claim
+    /// `group` counts for nothing.
     #[must_use]
-    pub fn allowed_devices(&self) -> Option<Arc<[DeviceId]>> {
+    pub fn allowed_devices(&self, group: &[DeviceId]) -> Option<Arc<[DeviceId]>> {
         match (&self.devices, &self.device_group) {
             (None, None) => None,
-            (Some(devices), _) => Some(Arc::clone(devices)),
-            (None, Some(_)) => Some(Arc::from([])),
+            (Some(devices), None) => Some(Arc::clone(devices)),
+            (Some(devices), Some(_)) if group.is_empty() => Some(Arc::clone(devices)),
+            (Some(devices), Some(_)) => Some(devices.iter().chain(group).cloned().collect()),
+            (None, Some(_)) => Some(group.into()),
         }
     }
 
@@ -104,8 +107,17 @@ mod tests {
     }
 
     fn allowed(devices: Option<&[&str]>, group: Option<&str>) -> Option<Vec<String>> {
+        allowed_with(devices, group, &[])
+    }
+
+    fn allowed_with(
+        devices: Option<&[&str]>,
+        group: Option<&str>,
+        members: &[&str],
+    ) -> Option<Vec<String>> {
+        let members: Vec<DeviceId> = members.iter().map(|id| id.parse().unwrap()).collect();
         identity(devices, group)
-            .allowed_devices()
+            .allowed_devices(&members)
             .map(|devices| devices.iter().map(ToString::to_string).collect())
     }
 
@@ -119,6 +131,21 @@ mod tests {
             allowed(Some(&["r1"]), Some("core")),
             Some(vec!["r1".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_group_adds_its_members_only_where_it_is_claimed() {
+        let both = Some(vec!["r1".to_owned(), "r2".to_owned()]);
+        assert_eq!(allowed_with(Some(&["r1"]), Some("core"), &["r2"]), both);
+        assert_eq!(
+            allowed_with(None, Some("core"), &["r2"]),
+            Some(vec!["r2".to_owned()])
+        );
+        assert_eq!(
+            allowed_with(Some(&["r1"]), None, &["r2"]),
+            Some(vec!["r1".to_owned()])
+        );
+        assert_eq!(allowed_with(None, None, &["r2"]), None);
     }
 
     #[test]

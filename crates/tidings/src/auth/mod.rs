@@ -13,6 +13,7 @@ mod claims;
 pub mod identity;
 pub mod publisher_key;
 pub mod stream_token;
+mod verified;
 mod verifying_key;
 
 use std::fmt::Write as _;

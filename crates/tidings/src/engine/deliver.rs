@@ -240,6 +240,10 @@ impl Stream {
         let start = if cut == 0 { 0 } else { due.pieces[cut - 1].end };
         let whole = if taken > start {
             self.unsent.append(&due.bytes[taken..due.pieces[cut].end]);
+            self.whole = match cut {
+                0 => self.cursor,
+                _ => due.pieces[cut - 1].position,
+            };
             cut + 1
         } else {
             cut

@@ -91,6 +91,8 @@ impl Thread {
             told_stale: false,
             queued: false,
             cursor: open.after,
+            began: open.after,
+            whole: Position::MAX,
             told: open.after,
             coding: open.coding,
             checksum: RunningChecksum::default(),
@@ -145,7 +147,7 @@ impl Thread {
             (Some(end), _) => self.remove(slot, end),
             (None, _) if writable && stream.blocked => {
                 stream.blocked = false;
-                self.pull(slot);
+                self.queue_turn(slot);
             }
             (None, _) => {}
         }

@@ -3,6 +3,7 @@
 //! Nothing here grows without bound: opens are limited, a tail move and a health change are one
 //! note however often they happen, and each stream has at most one note of its own.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ use tidings_log::Health;
 use tidings_protocol::api::ClosingReason;
 
 use super::catch_up::Caught;
+use super::census::Inquiry;
 use super::ticket::OpenStream;
 
 /// The token of the mailbox's waker; streams count up from zero and never reach it.
@@ -21,6 +23,9 @@ pub(super) const WAKER: Token = Token(usize::MAX);
 
 /// How many streams may wait to be taken over.
 const MAX_WAITING_OPENS: usize = 8192;
+
+/// How many streams are taken over at once: those that are live do not wait for all of a crowd.
+const OPENS_IN_A_SLICE: usize = 64;
 
 /// What an engine is told to do.
 #[derive(Debug)]
@@ -36,13 +41,17 @@ pub(super) enum Command {
 /// What lies in the mailbox.
 #[derive(Debug, Default)]
 pub(super) struct Mail {
-    pub(super) opens: Vec<OpenStream>,
+    pub(super) opens: VecDeque<OpenStream>,
     /// Streams whose body can take bytes again, or is gone: their slots.
     pub(super) ready: Vec<usize>,
     /// What the catch-up pool has read. At most one for each scope that an engine reads.
     pub(super) caught: Vec<Caught>,
     /// A few from start to stop: health changes keep the latest.
     pub(super) commands: Vec<Command>,
+    /// What operators ask; there are only so many permits for them.
+    pub(super) inquiries: Vec<Inquiry>,
+    /// More lies in the mailbox. Only ever set of mail that was taken.
+    pub(super) more: bool,
 }
 
 /// An engine's mailbox.
@@ -53,6 +62,8 @@ pub(super) struct Mailbox {
     woken: AtomicBool,
     waker: Waker,
     streams: AtomicUsize,
+    /// The thread has ended. Set and looked at under the lock of `mail`.
+    ended: AtomicBool,
 }
 
 impl Mailbox {
@@ -65,6 +76,7 @@ impl Mailbox {
             woken: AtomicBool::new(false),
             waker,
             streams: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
         });
         Ok((mailbox, poll))
     }
@@ -75,7 +87,7 @@ impl Mailbox {
         if mail.opens.len() >= MAX_WAITING_OPENS {
             return Err(Box::new(stream));
         }
-        mail.opens.push(stream);
+        mail.opens.push_back(stream);
         drop(mail);
         self.wake();
         Ok(())
@@ -107,6 +119,24 @@ impl Mailbox {
         self.wake();
     }
 
+    /// Passes an inquiry on. Of a thread that has ended it is dropped, which tells who asked.
+    pub(super) fn ask(&self, inquiry: Inquiry) {
+        let mut mail = self.mail.lock();
+        if self.ended.load(Ordering::Relaxed) {
+            return;
+        }
+        mail.inquiries.push(inquiry);
+        drop(mail);
+        self.wake();
+    }
+
+    /// The thread takes no more mail: nobody is to wait for its answers.
+    pub(super) fn end(&self) {
+        let mut mail = self.mail.lock();
+        self.ended.store(true, Ordering::Relaxed);
+        mail.inquiries.clear();
+    }
+
     fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel)
             && let Err(error) = self.waker.wake()
@@ -115,11 +145,22 @@ impl Mailbox {
         }
     }
 
-    /// Takes what has arrived. Called by the engine thread only.
+    /// Takes what has arrived, of many opens the first few. Called by the engine thread only.
     pub(super) fn take(&self) -> Mail {
         // Cleared before the mail is taken: what arrives afterwards wakes the thread again.
         self.woken.store(false, Ordering::Release);
-        std::mem::take(&mut *self.mail.lock())
+        let mut mail = self.mail.lock();
+        if mail.opens.len() <= OPENS_IN_A_SLICE {
+            return std::mem::take(&mut *mail);
+        }
+        // What was said behind the opens waits with the rest of them, so that it holds for all.
+        Mail {
+            opens: mail.opens.drain(..OPENS_IN_A_SLICE).collect(),
+            ready: std::mem::take(&mut mail.ready),
+            caught: std::mem::take(&mut mail.caught),
+            more: true,
+            ..Mail::default()
+        }
     }
 
     pub(super) fn set_stream_count(&self, count: usize) {

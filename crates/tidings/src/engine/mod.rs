@@ -10,12 +10,14 @@
 //! - [`coding`]: compression, done once for all streams of a view.
 //! - [`deliver`]: what is written to streams that follow the tail, [`pull`]: to those behind it.
 //! - [`catch_up`]: the small pool that reads the log for the latter.
+//! - [`census`]: listing and closing streams for operators, in slices.
 //! - [`lifecycle`]: opening, heartbeats, the several ends; [`wheel`]: when they are due.
 //!
 //! A stream that falls behind keeps a cursor, not a queue: when its sink takes bytes again, it
 //! reads on from the window or the log.
 
 mod catch_up;
+mod census;
 pub mod coding;
 mod deliver;
 mod index;
@@ -37,12 +39,21 @@ use tidings_log::{Health, Log};
 use tidings_protocol::api::ClosingReason;
 
 pub use catch_up::CatchUpPool;
+pub use census::{StreamFilter, StreamRecord};
 pub use coding::Coding;
 pub use sink::{StreamBody, body};
 pub use ticket::{ConnectionId, OpenStream, StreamSink, Ticket};
 
 use crate::fanout::{Follower, TypeTable, Window};
+use census::Inquiry;
 use mailbox::{Command, Mailbox};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How many listings the engines work at together; others wait for their turn.
+const LISTINGS: usize = 4;
+
+/// How many closings the engines work at together.
+const CLOSINGS: usize = 64;
 
 /// How engines treat their streams.
 #[derive(Clone, Debug)]
@@ -63,6 +74,8 @@ pub struct EngineOptions {
 pub struct Engines {
     threads: Vec<EngineThread>,
     next: AtomicUsize,
+    listings: Arc<Semaphore>,
+    closings: Arc<Semaphore>,
 }
 
 struct EngineThread {
@@ -106,6 +119,8 @@ impl Engines {
         Ok(Self {
             threads,
             next: AtomicUsize::new(0),
+            listings: Arc::new(Semaphore::new(LISTINGS)),
+            closings: Arc::new(Semaphore::new(CLOSINGS)),
         })
     }
 
@@ -117,6 +132,56 @@ impl Engines {
             stream = *refused;
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// The first `limit` of the open streams that `filter` selects, ascending by name, from behind
+    /// `after`.
+    pub async fn list(
+        &self,
+        filter: &StreamFilter,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> Vec<StreamRecord> {
+        let permit = permit(&self.listings).await;
+        let answers: Vec<_> = self
+            .threads
+            .iter()
+            .map(|thread| {
+                let (inquiry, answer) =
+                    Inquiry::list(filter.clone(), after, limit, Arc::clone(&permit));
+                thread.mailbox.ask(inquiry);
+                answer
+            })
+            .collect();
+        let mut records = Vec::new();
+        for answer in answers {
+            // A thread that has ended has no streams.
+            records.extend(answer.await.unwrap_or_default());
+        }
+        records.sort_unstable_by_key(|record| record.connection);
+        records.truncate(limit);
+        records
+    }
+
+    /// Closes the open streams that `filter` selects and gives how many they were. When it returns,
+    /// none of them is given anything any more. What happens is not undone by dropping the future, but
+    /// nothing may have begun then.
+    pub async fn close_streams(&self, filter: &StreamFilter, reason: ClosingReason) -> usize {
+        let permit = permit(&self.closings).await;
+        let answers: Vec<_> = self
+            .threads
+            .iter()
+            .map(|thread| {
+                let (inquiry, answer) = Inquiry::close(filter.clone(), reason, Arc::clone(&permit));
+                thread.mailbox.ask(inquiry);
+                answer
+            })
+            .collect();
+        let mut closed = 0;
+        for answer in answers {
+            closed += answer.await.unwrap_or_default();
+        }
+        closed
     }
 
     /// Tells every stream to go elsewhere and closes it.
@@ -151,6 +216,11 @@ impl Engines {
             thread.mailbox.command(command());
         }
     }
+}
+
+async fn permit(semaphore: &Arc<Semaphore>) -> Arc<OwnedSemaphorePermit> {
+    let permit = Arc::clone(semaphore).acquire_owned().await;
+    Arc::new(permit.expect("it is never closed"))
 }
 
 impl Follower for Engines {

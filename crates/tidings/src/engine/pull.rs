@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tidings_log::{Expired, Scope};
 use tidings_protocol::api::{Gap, GapReason};
@@ -27,6 +28,9 @@ const TURN: usize = 256 * 1024;
 
 /// The same for a compressed stream, in bytes before compression, which takes its time.
 const CODED_TURN: usize = 64 * 1024;
+
+/// How long turns are taken before the tail is looked at again.
+const SLICE: Duration = Duration::from_millis(1);
 
 /// How many runs of events go into one write.
 const MAX_PARTS: usize = 64;
@@ -86,9 +90,14 @@ impl Chunk {
 }
 
 impl Thread {
-    /// Gives each stream that has more to read its turn.
+    /// Gives streams that have more to read their turns, as many as fit into a slice of time: those
+    /// that are live do not wait for all that catch up.
     pub(super) fn take_turns(&mut self) {
+        let begun = Instant::now();
         for _ in 0..self.turns.len() {
+            if begun.elapsed() >= SLICE {
+                break;
+            }
             let Some(slot) = self.turns.pop_front() else {
                 break;
             };
@@ -103,7 +112,7 @@ impl Thread {
         }
     }
 
-    fn queue_turn(&mut self, slot: usize) {
+    pub(super) fn queue_turn(&mut self, slot: usize) {
         let stream = &mut self.streams[slot];
         if !stream.queued {
             stream.queued = true;
@@ -291,7 +300,7 @@ impl Thread {
                 self.chunks.insert(scope, chunk);
                 for slot in ready {
                     self.streams[slot as usize].stage = Stage::Behind;
-                    self.pull(slot as usize);
+                    self.queue_turn(slot as usize);
                 }
             }
             Err(error) => {

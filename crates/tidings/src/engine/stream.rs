@@ -41,6 +41,10 @@ pub(super) struct Stream {
     /// Everything of its view up to here has been given to the sink or lies in `unsent`. While the
     /// stream is live, the engine's position is meant instead and this one rests.
     pub(super) cursor: Position,
+    /// It began after this position.
+    pub(super) began: Position,
+    /// While events wait in `unsent`: the last position before them.
+    pub(super) whole: Position,
     /// It was told of everything that retention has removed up to here.
     pub(super) announced: Position,
     /// The last position that its client knows by an `id:`.
@@ -147,6 +151,9 @@ impl Stream {
             Written::Failed(_) => 0,
         };
         self.unsent.advance(taken);
+        if self.unsent.is_empty() {
+            self.whole = Position::MAX;
+        }
         written
     }
 
@@ -167,6 +174,16 @@ impl Stream {
         let mut end = Vec::new();
         coding::write_end(self.coding, self.checksum, &mut end);
         self.unsent.append(&end);
+    }
+
+    /// The position that all of its view was given to the sink up to, where live streams have been
+    /// given everything up to `position`.
+    pub(super) fn given(&self, position: Position) -> Position {
+        let reached = match self.stage {
+            Stage::Live => position,
+            Stage::Behind | Stage::Waiting | Stage::Closing(_) => self.cursor,
+        };
+        reached.min(self.whole)
     }
 
     /// Whether it can be given more at once.

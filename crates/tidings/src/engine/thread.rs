@@ -13,6 +13,7 @@ use tidings_protocol::{Epoch, Position};
 
 use super::EngineOptions;
 use super::catch_up::CatchUpPool;
+use super::census::Inquiries;
 use super::coding::Coder;
 use super::deliver::Scratch;
 use super::index::{GroupId, Index};
@@ -47,11 +48,15 @@ pub(super) struct Thread {
     /// The streams that the pool reads for, by scope. A scope with an entry has a request under way.
     pub(super) waiting: HashMap<Scope, Vec<u32>>,
     pub(super) chunks: Chunks,
+    /// What operators have asked and is not answered yet.
+    pub(super) inquiries: Inquiries,
     /// Why the log can't be appended to, if it can't: the data of a `stale` event.
     pub(super) stale: Option<String>,
     /// Every stream is to end for this reason.
     pub(super) closing: Option<ClosingReason>,
     pub(super) now: Tick,
+    /// The mailbox held more than was taken.
+    more_mail: bool,
     started: Instant,
     stop: Option<Instant>,
     /// Kept from one wake-up to the next, so that a delivery allocates nothing.
@@ -87,11 +92,13 @@ impl Thread {
             turns: VecDeque::new(),
             waiting: HashMap::new(),
             chunks: Chunks::default(),
+            inquiries: Inquiries::new(),
             stale: None,
             closing: None,
             now: START,
             started: Instant::now(),
             stop: None,
+            more_mail: false,
             blocks: Vec::new(),
             touched: Vec::new(),
             scratch: Scratch::default(),
@@ -103,6 +110,11 @@ impl Thread {
 
     /// Works until told to stop.
     pub(super) fn run(mut self) {
+        self.work();
+        self.mailbox.end();
+    }
+
+    fn work(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
@@ -120,6 +132,7 @@ impl Thread {
             }
             self.follow();
             self.take_turns();
+            self.work_off_inquiries();
             self.work_off_wheel();
             self.mailbox.set_stream_count(self.streams.len());
             if self.is_done() {
@@ -130,7 +143,8 @@ impl Thread {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self) -> Option<Duration> {
-        if !self.turns.is_empty() || self.position < self.window.tail() {
+        let busy = self.more_mail || !self.turns.is_empty() || !self.inquiries.is_empty();
+        if busy || self.position < self.window.tail() {
             Some(Duration::ZERO)
         } else if self.streams.is_empty() && self.stop.is_none() {
             None
@@ -141,6 +155,7 @@ impl Thread {
 
     fn read_mail(&mut self) {
         let mail = self.mailbox.take();
+        self.more_mail = mail.more;
         if !mail.opens.is_empty() || !mail.commands.is_empty() {
             // A stream begins at a tail that this thread may not have handed out yet; and what was
             // acknowledged before the streams are closed, or hear that the log is full, comes first.
@@ -157,6 +172,8 @@ impl Thread {
         for slot in mail.ready {
             self.socket_ready(slot, true, true);
         }
+        // Behind the opens: an inquiry meets every stream that came before it.
+        self.inquiries.extend(mail.inquiries);
         for command in mail.commands {
             match command {
                 Command::CloseAll(reason) => self.close_all(reason),
@@ -223,8 +240,11 @@ mod tests {
 
     use super::*;
     use crate::auth::Identity;
-    use crate::engine::{Coding, ConnectionId, OpenStream, StreamSink, Ticket};
-    use crate::fanout::{BlockBuilder, TypeTable, View, ViewRequest};
+    use crate::engine::census::Inquiry;
+    use crate::engine::{
+        Coding, ConnectionId, OpenStream, StreamFilter, StreamRecord, StreamSink, Ticket,
+    };
+    use crate::fanout::{BlockBuilder, Rules, TypeTable, View, ViewRequest};
     use crate::limits::Limits;
 
     const STREAMS: usize = 50;
@@ -262,6 +282,13 @@ mod tests {
 
     /// Opens a stream of the tenant. Gives its other end.
     fn open(thread: &mut Thread, limits: &Limits) -> TcpStream {
+        let (stream, client) = authorised(thread, limits);
+        thread.open(stream);
+        client
+    }
+
+    /// A stream of the tenant that an engine can take over, and its other end.
+    fn authorised(thread: &Thread, limits: &Limits) -> (OpenStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
@@ -280,7 +307,7 @@ mod tests {
         });
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let types = TypeTable::default();
-        thread.open(OpenStream {
+        let stream = OpenStream {
             sink: StreamSink::Socket(socket),
             view: View::new(&identity, Some(tenant()), &ViewRequest::default(), &types),
             after: thread.position,
@@ -291,12 +318,19 @@ mod tests {
             ticket: Ticket {
                 connection: ConnectionId::random(),
                 place: Some(limits.reserve(Some(tenant()), "u", address).unwrap()),
+                rules: Rules::new(
+                    Arc::clone(&identity),
+                    Some(tenant()),
+                    None,
+                    ViewRequest::default(),
+                ),
                 identity,
                 tenant: Some(tenant()),
                 address,
+                opened_at: 0,
             },
-        });
-        client
+        };
+        (stream, client)
     }
 
     /// What one event costs on its way from the window to every socket. `scripts/test` counts the
@@ -304,12 +338,7 @@ mod tests {
     #[test]
     fn the_hot_path_delivers_every_event_to_every_stream() {
         let (mut thread, _folder) = engine();
-        let limits = Limits::new(
-            &crate::config::load(&crate::config::Sources::default())
-                .unwrap()
-                .config
-                .limits,
-        );
+        let limits = no_limits();
         let clients: Vec<TcpStream> = (0..STREAMS).map(|_| open(&mut thread, &limits)).collect();
         let types = TypeTable::default();
         let mut expected = Vec::new();
@@ -337,6 +366,138 @@ mod tests {
             let mut received = vec![0; expected.len()];
             client.read_exact(&mut received).unwrap();
             assert!(received == expected);
+        }
+    }
+
+    fn ask_list(
+        thread: &mut Thread,
+        filter: StreamFilter,
+        after: Option<ConnectionId>,
+        limit: usize,
+    ) -> tokio::sync::oneshot::Receiver<Vec<StreamRecord>> {
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = Arc::new(permits.try_acquire_owned().unwrap());
+        let (inquiry, answer) = Inquiry::list(filter, after, limit, permit);
+        thread.inquiries.push_back(inquiry);
+        answer
+    }
+
+    /// More streams than one slice takes, with names in no order.
+    fn crowd(thread: &mut Thread, limits: &Limits, count: usize) -> Vec<TcpStream> {
+        (0..count).map(|_| open(thread, limits)).collect()
+    }
+
+    fn no_limits() -> Limits {
+        let config = crate::config::load(&crate::config::Sources::default());
+        Limits::new(&config.unwrap().config.limits)
+    }
+
+    #[test]
+    fn a_listing_goes_in_slices_and_its_pages_are_all_streams_once() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let _clients = crowd(&mut thread, &limits, 700);
+        let mut answer = ask_list(&mut thread, StreamFilter::default(), None, 700);
+        thread.work_off_inquiries();
+        assert!(answer.try_recv().is_err(), "one slice is not all");
+        while !thread.inquiries.is_empty() {
+            thread.work_off_inquiries();
+        }
+        let all: Vec<ConnectionId> = answer
+            .try_recv()
+            .unwrap()
+            .iter()
+            .map(|record| record.connection)
+            .collect();
+        assert_eq!(all.len(), 700);
+        assert!(all.is_sorted());
+        let mut paged = Vec::new();
+        loop {
+            let filter = StreamFilter::default();
+            let mut answer = ask_list(&mut thread, filter, paged.last().copied(), 99);
+            while !thread.inquiries.is_empty() {
+                thread.work_off_inquiries();
+            }
+            let page = answer.try_recv().unwrap();
+            if page.is_empty() {
+                break;
+            }
+            paged.extend(page.iter().map(|record| record.connection));
+        }
+        assert_eq!(paged, all);
+    }
+
+    #[test]
+    fn closing_goes_in_slices_and_meets_every_stream_that_was_there() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let clients = crowd(&mut thread, &limits, 150);
+        let permits = Arc::new(tokio::sync::Semaphore::new(1));
+        let permit = Arc::new(permits.try_acquire_owned().unwrap());
+        let filter = StreamFilter {
+            user: Some("u".into()),
+            ..StreamFilter::default()
+        };
+        let (inquiry, mut answer) = Inquiry::close(filter, ClosingReason::Disconnected, permit);
+        thread.inquiries.push_back(inquiry);
+        thread.work_off_inquiries();
+        assert!(answer.try_recv().is_err(), "one slice is not all");
+        while !thread.inquiries.is_empty() {
+            thread.work_off_inquiries();
+        }
+        assert_eq!(answer.try_recv(), Ok(150));
+        for mut client in clients {
+            let mut received = String::new();
+            client.read_to_string(&mut received).unwrap();
+            assert!(
+                received.contains("\"reason\":\"disconnected\""),
+                "{received}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_listing_that_nobody_waits_for_is_given_up() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let _clients = crowd(&mut thread, &limits, 700);
+        drop(ask_list(&mut thread, StreamFilter::default(), None, 700));
+        thread.work_off_inquiries();
+        assert!(thread.inquiries.is_empty());
+    }
+
+    /// Ten thousand streams that came back at once were all taken over, and given what they had missed,
+    /// before the tail was looked at again: others' events were late by as long as that took.
+    #[test]
+    fn a_crowd_is_taken_over_in_slices_and_what_was_said_behind_it_holds_for_all() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            let (stream, client) = authorised(&thread, &limits);
+            thread.mailbox.open(stream).unwrap();
+            clients.push(client);
+        }
+        let command = Command::CloseAll(ClosingReason::Draining);
+        thread.mailbox.command(command);
+        thread.read_mail();
+        assert!(
+            (1..200).contains(&thread.streams.len()),
+            "one slice is not all"
+        );
+        assert!(thread.closing.is_none(), "the others would not hear of it");
+        assert_eq!(
+            thread.patience(),
+            Some(Duration::ZERO),
+            "it comes again by itself"
+        );
+        while thread.more_mail {
+            thread.read_mail();
+        }
+        for mut client in clients {
+            let mut received = String::new();
+            client.read_to_string(&mut received).unwrap();
+            assert!(received.contains("\"reason\":\"draining\""), "{received}");
         }
     }
 }

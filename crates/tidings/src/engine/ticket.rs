@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, TcpStream};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use tidings_protocol::{Position, TenantId};
@@ -9,7 +10,7 @@ use tidings_protocol::{Position, TenantId};
 use super::coding::Coding;
 use super::sink::BodySink;
 use crate::auth::Identity;
-use crate::fanout::View;
+use crate::fanout::{Rules, View};
 use crate::limits::Place;
 
 /// Names one stream to its client, in logs and to operators: `sse-` and 12 hex digits.
@@ -30,6 +31,26 @@ impl fmt::Display for ConnectionId {
     }
 }
 
+/// The text names no stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a connection id is sse- and 12 lower-case hex digits, such as sse-1f0c9a7be210")]
+pub struct InvalidConnectionId;
+
+impl FromStr for ConnectionId {
+    type Err = InvalidConnectionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("sse-").ok_or(InvalidConnectionId)?;
+        let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if digits.len() != 12 || !digits.bytes().all(plain) {
+            return Err(InvalidConnectionId);
+        }
+        u64::from_str_radix(digits, 16)
+            .map(Self)
+            .map_err(|_| InvalidConnectionId)
+    }
+}
+
 /// Whose stream it is; dropping it frees the stream's place within the limits.
 #[derive(Debug)]
 pub struct Ticket {
@@ -37,10 +58,14 @@ pub struct Ticket {
     pub connection: ConnectionId,
     /// Whose access token opened it.
     pub identity: Arc<Identity>,
+    /// What bounds its view.
+    pub rules: Rules,
     /// The tenant in the path; `None` for `GET /events/stream`.
     pub tenant: Option<TenantId>,
     /// Where the request came from.
     pub address: IpAddr,
+    /// When it was opened, in microseconds since the Unix epoch.
+    pub opened_at: i64,
     /// The stream's place within the limits, until its end is reported.
     pub place: Option<Place>,
 }
@@ -74,4 +99,32 @@ pub struct OpenStream {
     pub preamble: Vec<u8>,
     /// Whose it is.
     pub ticket: Ticket,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_connection_id_round_trips_and_nothing_else_is_one() {
+        for _ in 0..100 {
+            let id = ConnectionId::random();
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in [
+            "",
+            "sse-",
+            "sse-1f0c9a7be21",
+            "sse-1f0c9a7be2100",
+            "sse-1F0C9A7BE210",
+            "sse-+f0c9a7be210",
+            "1f0c9a7be210",
+        ] {
+            assert_eq!(
+                text.parse::<ConnectionId>(),
+                Err(InvalidConnectionId),
+                "{text}"
+            );
+        }
+    }
 }

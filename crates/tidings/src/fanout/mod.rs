@@ -2,6 +2,7 @@
 //!
 //! - [`types`]: event type names as small numbers.
 //! - [`view`]: what a stream may see. The one place that decides it, on every path.
+//! - [`rules`]: what bounds a view, to explain its verdicts.
 //! - [`block`]: consecutive events in their wire form, with what is needed to select among them.
 //! - [`window`]: the newest blocks, bounded by bytes.
 //!
@@ -9,6 +10,7 @@
 //! engines, which are only told that there is more and fetch it themselves.
 
 pub mod block;
+pub mod rules;
 pub mod types;
 pub mod view;
 pub mod window;
@@ -19,6 +21,7 @@ use tidings_log::{EventRef, Health, Listener};
 use tidings_protocol::Epoch;
 
 pub use block::{Block, BlockBuilder};
+pub use rules::Rules;
 pub use types::{TypeId, TypeSet, TypeTable};
 pub use view::{View, ViewRequest};
 pub use window::Window;

@@ -4,6 +4,8 @@
 //! request asked for. [`View::allows`] is the only judge of whether an event belongs to a view; live
 //! delivery, replay and history all ask it.
 
+use std::collections::HashSet;
+
 use tidings_log::{EventRef, Scope};
 use tidings_protocol::event::REMOVED;
 use tidings_protocol::{DeviceId, TenantId};
@@ -64,12 +66,25 @@ impl<'a> EventFacts<'a> {
 }
 
 impl View {
-    /// The view of `identity` on `tenant` (`None`: on all tenants), narrowed by `request`.
+    /// The view of `identity` on `tenant` (`None`: on all tenants), narrowed by `request`, where the
+    /// device group of the identity, if it names one, does not exist.
     ///
     /// The caller has checked that the identity may watch the tenant, or all of them.
     #[must_use]
     pub fn new(
         identity: &Identity,
+        tenant: Option<TenantId>,
+        request: &ViewRequest,
+        types: &TypeTable,
+    ) -> Self {
+        Self::with_group(identity, &[], tenant, request, types)
+    }
+
+    /// The same where `group` holds the members of the identity's device group.
+    #[must_use]
+    pub fn with_group(
+        identity: &Identity,
+        group: &[DeviceId],
         tenant: Option<TenantId>,
         request: &ViewRequest,
         types: &TypeTable,
@@ -86,14 +101,13 @@ impl View {
             (Some(claimed), Some(asked)) => Some(claimed.intersection(&asked)),
             (claimed, asked) => claimed.or(asked),
         };
-        let devices = match (identity.allowed_devices(), request.devices.as_deref()) {
-            (Some(claimed), Some(asked)) => Some(
-                asked
-                    .iter()
-                    .filter(|device| claimed.contains(device))
-                    .cloned()
-                    .collect(),
-            ),
+        let devices = match (identity.allowed_devices(group), request.devices.as_deref()) {
+            (Some(claimed), Some(asked)) => {
+                // A group can be large, and so can what is asked for.
+                let claimed: HashSet<&DeviceId> = claimed.iter().collect();
+                let both = asked.iter().filter(|device| claimed.contains(device));
+                Some(both.cloned().collect())
+            }
             (Some(claimed), None) => Some(claimed.to_vec()),
             (None, Some(asked)) => Some(asked.to_vec()),
             (None, None) => None,

@@ -66,6 +66,8 @@ pub fn read(
     terms: &Terms<'_>,
     limits: &LimitsConfig,
 ) -> Result<Body, Refusal> {
+    // Once for all: the reader of each event need not look again.
+    let body = std::str::from_utf8(body).map_err(|error| not_text(body, error.valid_up_to()))?;
     let mut read = Body {
         events: Vec::new(),
         lines: Vec::new(),
@@ -73,10 +75,17 @@ pub fn read(
     match layout {
         Layout::One => read.push(body, 1, terms, limits)?,
         Layout::Lines => {
-            for (line, text) in (1..).zip(body.split(|&byte| byte == b'\n')) {
+            let count = memchr::memchr_iter(b'\n', body.as_bytes()).count() + 1;
+            read.events.reserve(count.min(limits.body_lines));
+            read.lines.reserve(count.min(limits.body_lines));
+            let mut start = 0;
+            let breaks = memchr::memchr_iter(b'\n', body.as_bytes());
+            for (line, end) in (1..).zip(breaks.chain([body.len()])) {
+                let text = &body[start..end];
                 if !text.trim_ascii().is_empty() {
                     read.push(text, line, terms, limits)?;
                 }
+                start = end + 1;
             }
         }
     }
@@ -89,7 +98,7 @@ pub fn read(
 impl Body {
     fn push(
         &mut self,
-        text: &[u8],
+        text: &str,
         line: u64,
         terms: &Terms<'_>,
         limits: &LimitsConfig,
@@ -107,6 +116,13 @@ impl Body {
         self.lines.push(line);
         Ok(())
     }
+}
+
+/// JSON is exchanged in UTF-8 (RFC 8259, section 8.1).
+fn not_text(body: &[u8], valid: usize) -> Refusal {
+    let line = memchr::memchr_iter(b'\n', &body[..valid]).count() as u64 + 1;
+    let detail = "not JSON: the text is not UTF-8";
+    Refusal::new(StatusCode::BAD_REQUEST, detail).at_line(line)
 }
 
 fn refuse(error: &InvalidEvent, line: u64) -> Refusal {

@@ -10,7 +10,7 @@ use tidings_log::{IdempotencyKey, NewEvent};
 use tidings_protocol::event::InvalidEventType;
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
-use super::payload;
+use super::{json_text, payload};
 use crate::time;
 
 /// Longest key, in bytes.
@@ -95,8 +95,8 @@ impl<'de> Deserialize<'de> for Envelope<'de> {
 /// # Errors
 ///
 /// Names the first field that is wrong.
-pub fn read(text: &[u8], line: u64, terms: &Terms<'_>) -> Result<NewEvent, InvalidEvent> {
-    let envelope: Envelope<'_> = serde_json::from_slice(text).map_err(|error| InvalidEvent {
+pub fn read(text: &str, line: u64, terms: &Terms<'_>) -> Result<NewEvent, InvalidEvent> {
+    let envelope: Envelope<'_> = serde_json::from_str(text).map_err(|error| InvalidEvent {
         syntax: !error.is_data(),
         field: None,
         detail: if error.is_data() {
@@ -195,15 +195,11 @@ fn text_of<'a>(
     value: Option<&'a RawValue>,
     field: &str,
 ) -> Result<Option<Cow<'a, str>>, InvalidEvent> {
-    #[derive(serde::Deserialize)]
-    #[serde(transparent)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     let Some(value) = value.filter(|value| value.get() != "null") else {
         return Ok(None);
     };
-    let text: Text<'a> =
-        serde_json::from_str(value.get()).map_err(|_| wrong(field, "must be a string"))?;
-    Ok(Some(text.0))
+    let text = json_text::read(value).ok_or_else(|| wrong(field, "must be a string"))?;
+    Ok(Some(text))
 }
 
 /// Hashes of who published under which key, and of what: two publishes are the same where both

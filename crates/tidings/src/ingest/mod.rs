@@ -3,11 +3,13 @@
 //! - [`publisher`]: who publishes, and what they may.
 //! - [`body`]: the body's lines.
 //! - [`envelope`]: one event of it, checked field by field.
+//! - [`json_text`]: its strings.
 //! - [`payload`]: its `data`, made to name its tenant and device.
 //! - [`publish`]: the handler: admits the body, gives it to the log and answers when it is durable.
 
 pub mod body;
 pub mod envelope;
+pub mod json_text;
 pub mod payload;
 pub mod publish;
 pub mod publisher;

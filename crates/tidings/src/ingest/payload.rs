@@ -5,11 +5,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write as _;
 
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 use tidings_protocol::event::InvalidDeviceId;
 use tidings_protocol::{DeviceId, TenantId};
+
+use super::json_text;
 
 /// What a payload says of itself.
 #[derive(Debug, Default)]
@@ -17,8 +21,8 @@ struct Identity<'a> {
     empty: bool,
     /// The raw values of every `tenant_id` member: JSON lets a name come twice, and readers differ
     /// in which one they take.
-    tenants: Vec<&'a RawValue>,
-    devices: Vec<&'a RawValue>,
+    tenants: SmallVec<[&'a RawValue; 1]>,
+    devices: SmallVec<[&'a RawValue; 1]>,
 }
 
 /// A payload can't be published.
@@ -101,10 +105,8 @@ pub fn admit(
 }
 
 fn check_tenant(identity: &Identity<'_>, tenant: TenantId) -> Result<(), InvalidPayload> {
-    let agrees = |value: &&RawValue| {
-        serde_json::from_str::<Cow<'_, str>>(value.get())
-            .is_ok_and(|named| named.parse() == Ok(tenant))
-    };
+    let agrees =
+        |value: &&RawValue| json_text::read(value).is_some_and(|named| named.parse() == Ok(tenant));
     if identity.tenants.iter().all(agrees) {
         return Ok(());
     }
@@ -119,28 +121,33 @@ fn check_device(
     identity: &Identity<'_>,
     envelope: Option<DeviceId>,
 ) -> Result<Option<DeviceId>, InvalidPayload> {
-    let mut named = Vec::with_capacity(identity.devices.len());
+    let mut expected = envelope.map(Some);
     for value in &identity.devices {
-        let text: Option<Cow<'_, str>> = serde_json::from_str(value.get())
-            .map_err(|_| invalid("data.device_id", "must be a string"))?;
-        let device: Option<DeviceId> = text
-            .map(|text| text.parse())
-            .transpose()
-            .map_err(|error: InvalidDeviceId| invalid("data.device_id", &error.to_string()))?;
-        named.push(device);
+        // `null` says that there is no device, which is another thing than not to say.
+        let named = match value.get() {
+            "null" => None,
+            _ => Some(
+                json_text::read(value)
+                    .ok_or_else(|| invalid("data.device_id", "must be a string"))?,
+            ),
+        };
+        match &expected {
+            Some(expected) if expected.as_ref().map(DeviceId::as_str) == named.as_deref() => {}
+            Some(_) => {
+                return Err(invalid(
+                    "data.device_id",
+                    "must be the event's device_id, or be left out",
+                ));
+            }
+            None => {
+                let device = named.map(|named| named.parse()).transpose();
+                expected = Some(device.map_err(|error: InvalidDeviceId| {
+                    invalid("data.device_id", &error.to_string())
+                })?);
+            }
+        }
     }
-    // `null` says that there is no device, which is another thing than not to say.
-    let expected = match envelope {
-        Some(device) => Some(device),
-        None => named.first().cloned().flatten(),
-    };
-    if named.iter().all(|device| *device == expected) {
-        return Ok(expected);
-    }
-    Err(invalid(
-        "data.device_id",
-        "must be the event's device_id, or be left out",
-    ))
+    Ok(expected.flatten())
 }
 
 fn invalid(field: &'static str, detail: &str) -> InvalidPayload {
@@ -163,7 +170,7 @@ fn store(
         if bytes.len() > 1 {
             bytes.push(b',');
         }
-        bytes.extend_from_slice(format!("\"{name}\":\"{value}\"").as_bytes());
+        write!(bytes, "\"{name}\":\"{value}\"").expect("a Vec takes all");
     };
     if missing_tenant {
         put("tenant_id", &tenant);
@@ -178,7 +185,7 @@ fn store(
         .trim_start()
         .strip_prefix('{')
         .expect("an object was read from it");
-    if rest.contains(['\n', '\r']) {
+    if memchr::memchr2(b'\n', b'\r', rest.as_bytes()).is_some() {
         minify(rest, &mut bytes);
     } else {
         bytes.extend_from_slice(rest.as_bytes());

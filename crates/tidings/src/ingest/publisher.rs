@@ -98,7 +98,7 @@ impl Author {
                 .as_ref()
                 .map(|types| types.iter().cloned().collect()),
             devices: identity
-                .allowed_devices()
+                .allowed_devices(&[])
                 .map(|devices| devices.iter().cloned().collect()),
         })
     }

@@ -18,8 +18,8 @@ use crate::connection::HandOver;
 use crate::cors;
 use crate::engine::{self, Coding, ConnectionId, OpenStream, StreamSink, Ticket, coding};
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
-use crate::fanout::View;
-use crate::time::unix_seconds;
+use crate::fanout::{Rules, View};
+use crate::time::{unix_microseconds, unix_seconds};
 
 /// The header that names a stream to its client.
 pub const CONNECTION_ID: &str = "x-connection-id";
@@ -130,7 +130,8 @@ impl<'a> Attempt<'a> {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
         let shown_tenant = if sees_all { None } else { parameters.tenant };
-        let view = View::new(&identity, shown_tenant, &parameters.view, &app.types);
+        let rules = Rules::new(Arc::clone(&identity), shown_tenant, None, parameters.view);
+        let view = rules.view(&app.types);
         // What is acknowledged after the client has seen the head is behind this tail.
         let tail = app.window.tail();
         let start = start::resolve(&app.log, view.scope(), &parameters.start, tail)
@@ -145,8 +146,10 @@ impl<'a> Attempt<'a> {
         let ticket = Ticket {
             connection,
             identity,
+            rules,
             tenant: parameters.tenant,
             address: self.address,
+            opened_at: unix_microseconds(SystemTime::now()),
             place: Some(place),
         };
         let granted = self.grant(&request.headers, view, &start, ticket);

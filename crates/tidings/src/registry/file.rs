@@ -1,0 +1,227 @@
+//! The file: opened, made whole or not at all, written one transaction at a time.
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use redb::{
+    Database, Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+    Value, WriteTransaction,
+};
+
+use super::{FILE_NAME, RegistryError, groups, purged};
+
+/// The version of the tables.
+const VERSION: u64 = 1;
+const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
+/// The store's own cache; what it holds is small and read once.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// The one file of the registry. Who holds the lock is the only writer.
+pub(super) struct RegistryFile {
+    path: PathBuf,
+    /// Empty after an error: redb refuses further work then, and is opened anew.
+    database: Mutex<Option<Database>>,
+}
+
+impl RegistryFile {
+    pub(super) fn open(folder: &Path) -> Result<Self, RegistryError> {
+        let path = folder.join(FILE_NAME);
+        let exists = path.try_exists().map_err(|error| RegistryError::Open {
+            path: path.clone(),
+            what: error.to_string(),
+        })?;
+        if !exists {
+            let made = make(&path, |write| {
+                write.open_table(groups::TABLE)?;
+                write.open_table(purged::TABLE)?;
+                Ok(())
+            });
+            made.map_err(|error| open_error(&path, &error))?;
+        }
+        // redb answers damage with an error where it checks, and panics where it trusts.
+        let opened = catch_unwind(AssertUnwindSafe(|| open_checked(&path)));
+        let database = match opened {
+            Ok(opened) => opened.map_err(|error| open_error(&path, &error))?,
+            Err(_) => {
+                return Err(RegistryError::Damaged {
+                    path,
+                    what: "the store can't make sense of it".to_owned(),
+                });
+            }
+        };
+        let file = Self {
+            path,
+            database: Mutex::new(Some(database)),
+        };
+        let found = file.read(|read| {
+            let version = read.open_table(STATE)?.get("version")?;
+            Ok(version.map_or(0, |version| version.value()))
+        })?;
+        match found {
+            VERSION => Ok(file),
+            0 => Err(file.damaged("it names no format")),
+            _ => Err(RegistryError::Newer {
+                path: file.path,
+                found,
+                supported: VERSION,
+            }),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn damaged(&self, what: impl Into<String>) -> RegistryError {
+        RegistryError::Damaged {
+            path: self.path.clone(),
+            what: what.into(),
+        }
+    }
+
+    /// Looks at the file; used while it is opened.
+    pub(super) fn read<T>(
+        &self,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, RegistryError> {
+        let slot = self.database.lock();
+        let read = || {
+            look(
+                &slot
+                    .as_ref()
+                    .ok_or(redb::Error::DatabaseClosed)?
+                    .begin_read()?,
+            )
+        };
+        read().map_err(|error| open_error(&self.path, &error))
+    }
+
+    /// Makes a change durable, then calls `done` before any other change can be made, so that memory takes over
+    /// changes in the order in which the disk has.
+    pub(super) fn write(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+        done: impl FnOnce(),
+    ) -> Result<(), RegistryError> {
+        let mut slot = self.database.lock();
+        let written = write(&self.path, &mut slot, change);
+        written.map_err(|error| self.write_error(&error))?;
+        done();
+        Ok(())
+    }
+
+    /// Copies what there is into a new file that takes the place of this one.
+    pub(super) fn rewrite(&self) -> Result<(), RegistryError> {
+        let mut slot = self.database.lock();
+        let database = match slot.take() {
+            Some(database) => Ok(database),
+            None => reopen(&self.path),
+        };
+        let copied = database.and_then(|database| {
+            let read = database.begin_read()?;
+            make(&self.path, |write| {
+                copy(&read, write, groups::TABLE)?;
+                copy(&read, write, purged::TABLE)
+            })
+        });
+        copied.map_err(|error| self.write_error(&error))?;
+        // Where this fails the next write tries again.
+        *slot = reopen(&self.path).ok();
+        Ok(())
+    }
+
+    fn write_error(&self, error: &redb::Error) -> RegistryError {
+        RegistryError::Write {
+            path: self.path.clone(),
+            what: error.to_string(),
+        }
+    }
+}
+
+fn write(
+    path: &Path,
+    slot: &mut Option<Database>,
+    change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let database = match slot.take() {
+        Some(database) => database,
+        None => reopen(path)?,
+    };
+    let write = database.begin_write()?;
+    change(&write)?;
+    write.commit()?;
+    *slot = Some(database);
+    Ok(())
+}
+
+fn copy<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<'_, K, V>,
+) -> Result<(), redb::Error> {
+    let mut copied = to.open_table(table)?;
+    for entry in from.open_table(table)?.iter()? {
+        let (key, value) = entry?;
+        copied.insert(key.value(), value.value())?;
+    }
+    Ok(())
+}
+
+fn reopen(path: &Path) -> Result<Database, redb::Error> {
+    Ok(Database::builder().set_cache_size(CACHE_BYTES).open(path)?)
+}
+
+fn open_checked(path: &Path) -> Result<Database, redb::Error> {
+    Ok(Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .set_check_integrity_on_open(true)
+        .open(path)?)
+}
+
+/// Makes a file that is there whole or not at all, in the place of the one that may be there.
+fn make(
+    path: &Path,
+    fill: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    let fresh = path.with_extension("redb.new");
+    match std::fs::remove_file(&fresh) {
+        // A crash has left it half written.
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create(&fresh)?;
+    let write = database.begin_write()?;
+    write.open_table(STATE)?.insert("version", VERSION)?;
+    fill(&write)?;
+    write.commit()?;
+    drop(database);
+    File::open(&fresh)?.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+fn open_error(path: &Path, error: &redb::Error) -> RegistryError {
+    let path = path.to_owned();
+    let what = error.to_string();
+    match error {
+        redb::Error::Io(io) if !is_damage(io) => RegistryError::Open { path, what },
+        redb::Error::DatabaseAlreadyOpen => RegistryError::Open { path, what },
+        _ => RegistryError::Damaged { path, what },
+    }
+}
+
+/// A file that is too short, or is none of redb's, comes as an error of the operating system's kind.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
+}

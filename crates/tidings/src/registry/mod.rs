@@ -1,0 +1,127 @@
+//! The server's small durable facts: which tenants were purged, and which devices make up which group.
+//!
+//! One file of redb beside the log, `registry.redb` (`file`), and for each kind of fact a module that owns one
+//! table of it. Everything is held in memory too, since it is asked on every request and seldom changed: what is
+//! asked never waits for the disk; what is changed is durable before the change can be seen.
+//!
+//! Changes wait for the disk: call them where blocking is allowed.
+
+mod file;
+mod groups;
+mod purged;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use groups::{DeviceGroup, DeviceGroups};
+pub use purged::{Purge, PurgedTenants};
+
+use file::RegistryFile;
+
+/// The name of the file in the log's folder.
+pub const FILE_NAME: &str = "registry.redb";
+
+/// The registry's file can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// It can't be opened or made.
+    #[error("{} can't be opened: {what}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the store says.
+        what: String,
+    },
+    /// It holds something that this version did not write.
+    #[error(
+        "{} is damaged: {what}. It holds the device groups and which tenants were purged, so the server does not \
+         start without it. Restore it from a backup; or move it away to begin with none, in which case groups must \
+         be put again",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the store says.
+        what: String,
+    },
+    /// It was written by a newer version of this program.
+    #[error(
+        "{} has format {found}; this version reads formats up to {supported}: use a newer version of Tidings",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// The newest format that this version can read.
+        supported: u64,
+    },
+    /// A change could not be made durable; nothing has changed.
+    #[error("{} can't be written: {what}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system or the store says.
+        what: String,
+    },
+}
+
+/// The small durable facts of one server.
+pub struct Registry {
+    file: Arc<RegistryFile>,
+    groups: DeviceGroups,
+    purged: PurgedTenants,
+}
+
+impl Registry {
+    /// Opens the registry in a folder, or makes it. The folder must exist and be this process's own: the log's
+    /// lock sees to that.
+    ///
+    /// # Errors
+    ///
+    /// When the file is damaged, is another version's, or the system refuses.
+    pub fn open(folder: &Path) -> Result<Self, RegistryError> {
+        let file = Arc::new(RegistryFile::open(folder)?);
+        Ok(Self {
+            groups: DeviceGroups::load(&file)?,
+            purged: PurgedTenants::load(&file)?,
+            file,
+        })
+    }
+
+    /// The device groups.
+    #[must_use]
+    pub fn groups(&self) -> &DeviceGroups {
+        &self.groups
+    }
+
+    /// The purged tenants.
+    #[must_use]
+    pub fn purged(&self) -> &PurgedTenants {
+        &self.purged
+    }
+
+    /// Writes the file anew, so that nothing of what was removed stands on the disk any more: the store only
+    /// marks the room of removed entries as free.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses; the present file stays as it is.
+    pub fn wipe_removed(&self) -> Result<(), RegistryError> {
+        self.file.rewrite()
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Registry")
+            .field("path", &self.file.path())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
