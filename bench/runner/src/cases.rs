@@ -66,7 +66,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order of the results.
-pub(crate) const SCENARIOS: [Scenario; 14] = [
+pub(crate) const SCENARIOS: [Scenario; 15] = [
     Scenario {
         name: "cpu-per-delivery",
         about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
@@ -126,6 +126,11 @@ pub(crate) const SCENARIOS: [Scenario; 14] = [
         name: "fleet",
         about: "One tenant whose streams each watch one device, three a device; 500 events/s in both cases. On the floor, which can't filter, a device is a tenant of its own. CPU per delivery includes publishing.",
         cases: fleet,
+    },
+    Scenario {
+        name: "bounds",
+        about: "1,000 streams of one tenant at 50 events/s, all of which pass: without bounds, with the stream's own filters by type and device, with claims that list types and fifty devices, and with a claim that names a group of fifty devices. The floor knows no bounds and does the same in every case.",
+        cases: bounds,
     },
     Scenario {
         name: "publish",
@@ -345,6 +350,21 @@ fn fleet(wish: &Wish) -> Vec<Case> {
         )
     };
     vec![one(1), one(wish.scaled(3_333))]
+}
+
+fn bounds(wish: &Wish) -> Vec<Case> {
+    let seconds = wish.seconds(4.0);
+    let streams = wish.scaled(1_000);
+    let one = |name: &str, bound: &str| {
+        let load = format!("{bound} steady --streams {streams} --rate 50 --seconds {seconds}");
+        case(name.to_owned(), &OURS, &words(&load))
+    };
+    vec![
+        one("no bounds", ""),
+        one("filters", "--bound filters"),
+        one("claims", "--bound claims"),
+        one("a group claim", "--bound group"),
+    ]
 }
 
 fn publish(wish: &Wish) -> Vec<Case> {
