@@ -27,6 +27,7 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(history::history, ingest::publish::publish))
         .routes(routes!(operate::streams::list))
         .routes(routes!(operate::streams::disconnect))
+        .routes(routes!(operate::audience::audience))
         .routes(routes!(operate::groups::list))
         .routes(routes!(
             operate::groups::get,
