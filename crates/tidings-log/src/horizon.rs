@@ -99,6 +99,14 @@ impl Horizons {
         }
     }
 
+    /// What age has taken where nothing is too old.
+    pub(crate) fn ageless(&self) -> Ages {
+        Ages {
+            all: Age::default(),
+            own: vec![Age::default(); self.own.len()],
+        }
+    }
+
     /// The last position that is too old for a tenant.
     pub(crate) fn of(&self, ages: &Ages, tenant: TenantId) -> Position {
         let own = self.tenants.get(&tenant).map(|class| ages.own[*class]);

@@ -127,7 +127,6 @@ pub(crate) struct Summary {
     pub(crate) first_time: i64,
     pub(crate) last_time: i64,
     pub(crate) first_run: i64,
-    /// Of the last frame that holds events, or held a purged tenant's.
     pub(crate) last_run: i64,
     /// Where the last frame ends.
     pub(crate) end: u64,
@@ -148,11 +147,6 @@ impl Summary {
         self.end = offset + header.frame_bytes();
         self.reached = self.reached.max(header.last());
         self.next = self.next.max(header.next_position());
-        if matches!(header.kind, FrameKind::Events | FrameKind::Blank) {
-            // What was purged keeps its age: a segment of nothing else would else be removed at once, and
-            // readers told that retention has taken something.
-            self.last_run = header.run_time;
-        }
         if header.kind != FrameKind::Events {
             return;
         }
@@ -163,7 +157,9 @@ impl Summary {
         }
         self.events += u64::from(header.count);
         self.last = header.last();
+        // A pair: what a start knows of time is the last event's.
         self.last_time = header.appended_at;
+        self.last_run = header.run_time;
     }
 }
 

@@ -26,7 +26,7 @@ use crate::workshop::Workshop;
 use crate::writer::Writer;
 use crate::{
     AppendError, Appended, Busy, EventRef, Health, LogOptions, NewEvent, OpenError, ReadEnd,
-    ReadError, ReadLimit, Resume, Scope, TenantUsage, Usage, upkeep,
+    ReadError, ReadLimit, Resume, Scope, State, StateError, TenantUsage, Usage, state, upkeep,
 };
 
 /// Told what became durable. Called on the writer thread: what it does, publishers wait for.
@@ -50,8 +50,14 @@ pub struct Log {
 
 struct Handle {
     shared: Arc<Shared>,
-    /// The writer and the upkeep thread, until the log is closed.
-    threads: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
+    /// Until the log is closed.
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    writer: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+    state: JoinHandle<()>,
 }
 
 impl Log {
@@ -70,17 +76,17 @@ impl Log {
         listener: Box<dyn Listener>,
     ) -> Result<Self, OpenError> {
         let lock = lock(&*storage, &options.path, &options.owner)?;
-        let (meta, state) = open_or_create(&storage, &options.path, clock.now().wall)?;
+        let (meta, known) = open_or_create(&storage, &options.path, clock.now().wall)?;
         let files = Files::new(storage, options.cache_bytes);
-        let recovered = recover(&files, &options.path, &state)?;
-        let clock = RunClock::open(
+        let recovered = recover(&files, &options.path, &known)?;
+        let clock = Arc::new(RunClock::open(
             clock,
             options.retention_micros(),
             options.guiding_retention(),
             recovered.known,
-            state.cutoff,
-        );
-        let keys = remembered_keys(&options, &files, &recovered, &clock, &state.purged)
+            known.cutoff,
+        ));
+        let keys = remembered_keys(&options, &files, &recovered, &clock, &known.purged)
             .map_err(io_error("reading the keys of the last events"))?;
         let Recovered {
             segments,
@@ -94,18 +100,19 @@ impl Log {
             ..
         } = recovered;
         let shared = Arc::new(Shared {
-            epoch: Epoch(state.epoch),
+            epoch: Epoch(known.epoch),
             files,
             meta,
+            state: State::new(&options, Arc::clone(&clock)),
             clock,
-            view: RwLock::new(View::opened(segments, tail, lost, &state)),
+            view: RwLock::new(View::opened(segments, tail, lost, &known)),
             horizons: Horizons::new(&options),
             hints: Hints::new(),
             queue: Queue::new(options.queue_bytes),
             workshop: Workshop::new(next_number),
             caps: TenantCaps::new(&options),
             retention: Mutex::new(()),
-            purging: Mutex::new(Purging::begun(&state.purged)),
+            purging: Mutex::new(Purging::begun(&known.purged)),
             purges: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
             options,
@@ -120,7 +127,7 @@ impl Log {
         if shared.is_purging() {
             shared.workshop.purge();
         }
-        let last_time = last_time.unwrap_or(state.removed_at);
+        let last_time = last_time.unwrap_or(known.removed_at);
         let writer = Writer::new(
             Arc::clone(&shared),
             listener,
@@ -129,15 +136,25 @@ impl Log {
             next_position,
             last_time,
         );
-        Self::start(shared, writer)
+        Self::start(shared, writer, tail)
     }
 
-    fn start(shared: Arc<Shared>, mut writer: Writer) -> Result<Self, OpenError> {
+    fn start(
+        shared: Arc<Shared>,
+        mut writer: Writer,
+        opened_tail: Position,
+    ) -> Result<Self, OpenError> {
+        let for_state = Arc::clone(&shared);
+        let state = thread::Builder::new()
+            .name("log-state".to_owned())
+            .spawn(move || state::run(&for_state, opened_tail))
+            .map_err(io_error("starting the state's thread"))?;
         let for_upkeep = Arc::clone(&shared);
         let upkeep = thread::Builder::new()
             .name("log-upkeep".to_owned())
             .spawn(move || upkeep::run(&for_upkeep))
-            .map_err(io_error("starting the upkeep thread"))?;
+            .map_err(io_error("starting the upkeep thread"))
+            .inspect_err(|_| shared.state.stop())?;
         writer.begin();
         let writer = thread::Builder::new()
             .name("log-writer".to_owned())
@@ -147,13 +164,18 @@ impl Log {
             Ok(writer) => writer,
             Err(error) => {
                 shared.workshop.stop();
+                shared.state.stop();
                 return Err(error);
             }
         };
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
-                threads: Mutex::new(Some((writer, upkeep))),
+                threads: Mutex::new(Some(Threads {
+                    writer,
+                    upkeep,
+                    state,
+                })),
             }),
         })
     }
@@ -219,6 +241,13 @@ impl Log {
         self.shared().read(scope, after, limit, visit)
     }
 
+    /// The last event of each living subject. After the log was closed it can still be asked, and
+    /// does not change any more.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.shared().state
+    }
+
     /// How well the log is.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -254,7 +283,8 @@ impl Log {
                 // Without an answer the writer has ended meanwhile.
                 Ok(()) => {
                     if let Ok(outcome) = answered.recv() {
-                        return outcome;
+                        outcome?;
+                        return self.purge_state(tenant);
                     }
                 }
                 Err(AppendError::Closed) => return Err(AppendError::Closed),
@@ -262,9 +292,22 @@ impl Log {
                 Err(_) => {
                     self.shared().hide(tenant)?;
                     self.shared().workshop.purge();
-                    return Ok(());
+                    return self.purge_state(tenant);
                 }
             }
+        }
+    }
+
+    /// Takes a purged tenant's subjects from the state.
+    fn purge_state(&self, tenant: TenantId) -> Result<(), AppendError> {
+        match self.shared().state.forget_tenants(&[tenant]) {
+            // Gone from memory; the upkeep thread sees to the disk.
+            Ok(()) | Err(StateError::Unwritten(_)) => Ok(()),
+            Err(StateError::Stopped(reason)) => {
+                tracing::error!(%tenant, reason, "the state of a purged tenant can't be taken away");
+                Ok(())
+            }
+            Err(error @ StateError::NotReady { .. }) => Err(AppendError::Failed(error.to_string())),
         }
     }
 
@@ -316,25 +359,28 @@ impl std::fmt::Debug for Log {
 
 impl Handle {
     fn shut_down(&self) {
-        let Some((writer, upkeep)) = self.threads.lock().take() else {
+        let Some(threads) = self.threads.lock().take() else {
             return;
         };
         self.shared.queue.close();
         // The last clone can be dropped by an answer, on the writer thread itself, which can't wait
         // for its own end: then another thread does.
-        if thread::current().id() == writer.thread().id() {
+        if thread::current().id() == threads.writer.thread().id() {
             let shared = Arc::clone(&self.shared);
-            thread::spawn(move || wind_up(&shared, writer, upkeep));
+            thread::spawn(move || wind_up(&shared, threads));
         } else {
-            wind_up(&self.shared, writer, upkeep);
+            wind_up(&self.shared, threads);
         }
     }
 }
 
-fn wind_up(shared: &Shared, writer: JoinHandle<()>, upkeep: JoinHandle<()>) {
-    let _ = writer.join();
+fn wind_up(shared: &Shared, threads: Threads) {
+    let _ = threads.writer.join();
     shared.workshop.stop();
-    let _ = upkeep.join();
+    let _ = threads.upkeep.join();
+    // Last, since retention waits for it.
+    shared.state.stop();
+    let _ = threads.state.join();
     shared.note_time();
     if let Some(unused) = shared.workshop.take_unused() {
         upkeep::discard(&shared.files, unused.number);

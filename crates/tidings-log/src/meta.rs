@@ -2,23 +2,24 @@
 //! together with its segments, and how far time was known.
 //!
 //! Table `state`: `epoch`; `created` and `removed_at` (wall clock); `removed_through` (the last
-//! position of the last unlinked segment); `wall` and `run` (a pair of times that belong together,
+//! position of the last unlinked segment); `taken_through` (the last of them that was somebody's event:
+//! of a purged tenant nobody is told); `wall` and `run` (a pair of times that belong together,
 //! [`KnownTime`]); `cutoff` (the greatest run time below which frames had expired). Table
 //! `removed`: for a tenant's 16 bytes its last position among the unlinked ones. Table `purged`: for a
 //! purged tenant's 16 bytes 0 while its events may still be on the disk, then 1; never removed, since its id
 //! is never used again.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tidings_protocol::{Position, TenantId};
 
 use crate::clock::KnownTime;
+use crate::database;
 use crate::format::META;
-use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
+use crate::storage::{OpenMode, Storage};
 
 const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
 const REMOVED: TableDefinition<'_, [u8; 16], u64> = TableDefinition::new("removed");
@@ -33,6 +34,7 @@ const CACHE_BYTES: usize = 4 << 20;
 pub(crate) struct MetaState {
     pub(crate) epoch: u64,
     pub(crate) removed_through: Position,
+    pub(crate) taken_through: Position,
     pub(crate) removed_at: i64,
     pub(crate) known: Option<KnownTime>,
     pub(crate) cutoff: i64,
@@ -45,6 +47,7 @@ pub(crate) struct MetaState {
 #[derive(Debug)]
 pub(crate) struct Removal {
     pub(crate) through: Position,
+    pub(crate) taken: Position,
     pub(crate) at: i64,
     pub(crate) tenants: Vec<(TenantId, Position)>,
 }
@@ -60,7 +63,7 @@ impl Meta {
     pub(crate) fn create(storage: &dyn Storage, epoch: u64, now: i64) -> Result<(), redb::Error> {
         let fresh = format!("{META}.new");
         let file = storage.open(&fresh, OpenMode::Create)?;
-        let database = open_database(file)?;
+        let database = database::open(file, CACHE_BYTES)?;
         let write = database.begin_write()?;
         {
             let mut state = write.open_table(STATE)?;
@@ -76,7 +79,7 @@ impl Meta {
     }
 
     pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<(Self, MetaState), redb::Error> {
-        let database = open_database(storage.open(META, OpenMode::Write)?)?;
+        let database = database::open(storage.open(META, OpenMode::Write)?, CACHE_BYTES)?;
         let state = load(&database)?;
         let meta = Self {
             storage,
@@ -90,6 +93,7 @@ impl Meta {
         self.write(|write| {
             let mut state = write.open_table(STATE)?;
             state.insert("removed_through", removal.through)?;
+            state.insert("taken_through", removal.taken)?;
             state.insert("removed_at", removal.at.cast_unsigned())?;
             let mut removed = write.open_table(REMOVED)?;
             for (tenant, position) in &removal.tenants {
@@ -140,7 +144,7 @@ impl Meta {
         let mut slot = self.database.lock();
         let database = match slot.take() {
             Some(database) => database,
-            None => open_database(self.storage.open(META, OpenMode::Write)?)?,
+            None => database::open(self.storage.open(META, OpenMode::Write)?, CACHE_BYTES)?,
         };
         let write = database.begin_write()?;
         change(&write)?;
@@ -153,12 +157,6 @@ impl Meta {
     pub(crate) fn close(&self) {
         self.database.lock().take();
     }
-}
-
-fn open_database(file: Arc<dyn StorageFile>) -> Result<Database, redb::Error> {
-    Ok(Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(Backend { file })?)
 }
 
 fn load(database: &Database) -> Result<MetaState, redb::Error> {
@@ -189,42 +187,17 @@ fn load(database: &Database) -> Result<MetaState, redb::Error> {
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.into()),
     }
+    let removed_through = number("removed_through")?.unwrap_or(0);
     Ok(MetaState {
         epoch: number("epoch")?
             .ok_or_else(|| redb::Error::Corrupted("it names no epoch".to_owned()))?,
         purged,
-        removed_through: number("removed_through")?.unwrap_or(0),
+        removed_through,
+        // What an older program wrote knows of no purge.
+        taken_through: number("taken_through")?.unwrap_or(removed_through),
         removed_at: time("removed_at")?.unwrap_or(i64::MIN),
         known,
         cutoff: time("cutoff")?.unwrap_or(i64::MIN),
         removed,
     })
-}
-
-/// Lets redb work on the log's own storage, so that the faults of tests reach it too.
-#[derive(Debug)]
-struct Backend {
-    file: Arc<dyn StorageFile>,
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        read_exact_at(&*self.file, out, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_at(data, offset)
-    }
 }

@@ -46,6 +46,8 @@ enum Step {
     More,
     /// The writer must first seal the active segment.
     Wait,
+    /// It goes on at the next interval.
+    Later,
     /// Nothing is left.
     Done,
 }
@@ -112,7 +114,7 @@ impl Shared {
                 self.queue.nudge();
                 false
             }
-            Ok(Step::Done) => false,
+            Ok(Step::Later | Step::Done) => false,
             Err(error) => {
                 tracing::error!(
                     error,
@@ -163,6 +165,15 @@ impl Shared {
 
     /// No segment holds the tenants of the pass any more.
     fn finish_pass(&self, tenants: &HashSet<TenantId>) -> Result<Step, String> {
+        let health = self.state.health();
+        if !health.ready && health.error.is_none() {
+            // Whoever prepares segments must not wait for it.
+            return Ok(Step::Later);
+        }
+        let forgotten: Vec<TenantId> = tenants.iter().copied().collect();
+        self.state
+            .wipe_tenants(&forgotten)
+            .map_err(|error| error.to_string())?;
         self.remove_set_aside().map_err(|error| error.to_string())?;
         // A reader may have opened a file just before another took its place.
         self.files.close();

@@ -78,7 +78,7 @@ impl Shared {
     }
 
     /// Removes the oldest segment while it is sealed and unwanted, by what it holds and the bytes of all
-    /// segments.
+    /// segments, and the state needs nothing of it any more.
     fn remove_while(&self, unwanted: impl Fn(&Segment, u64) -> bool) -> Result<(), String> {
         let mut removed = false;
         loop {
@@ -86,6 +86,10 @@ impl Shared {
                 break;
             };
             if !oldest.is_sealed() || !unwanted(&oldest, self.segment_bytes()) {
+                break;
+            }
+            let covered = self.state.covers(oldest.summary().reached);
+            if !covered.map_err(|error| error.to_string())? {
                 break;
             }
             self.remove(&oldest)?;
@@ -107,17 +111,28 @@ impl Shared {
                 .and_then(|()| segment.directory(&self.files))
         });
         let directory = directory.map_err(|error| error.to_string())?;
-        let (through, at) = {
+        let (through, taken, at) = {
             let view = self.view.read();
             let at = if summary.events == 0 {
                 view.removed_at
             } else {
                 summary.last_time
             };
-            (view.removed_through.max(summary.reached), at)
+            // Of what is blank nobody is told; what is damaged may have been anybody's.
+            let taken = if segment.blemishes().0.is_empty() {
+                summary.last
+            } else {
+                summary.reached
+            };
+            (
+                view.removed_through.max(summary.reached),
+                view.taken_through.max(taken),
+                at,
+            )
         };
         let removal = Removal {
             through,
+            taken,
             at,
             tenants: directory
                 .into_iter()
@@ -131,6 +146,7 @@ impl Shared {
             let mut view = self.view.write();
             view.segments = Arc::new(view.segments[1..].to_vec());
             view.removed_through = removal.through;
+            view.taken_through = removal.taken;
             view.removed_at = removal.at;
             view.removed.extend(removal.tenants);
             let lost = view.lost.iter().filter(|lost| lost.last > removal.through);

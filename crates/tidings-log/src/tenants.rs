@@ -25,9 +25,7 @@ impl Shared {
             for segment in snapshot.segments.iter() {
                 let directory = segment.directory(&self.files);
                 for entry in directory.map_err(|error| index_fault(segment, error))? {
-                    let hidden = self
-                        .hidden(&snapshot.ages, entry.tenant)
-                        .max(snapshot.horizon);
+                    let hidden = self.hidden(snapshot, entry.tenant).max(snapshot.horizon);
                     self.count(segment, &entry, hidden, &mut usages)?;
                 }
             }
@@ -38,7 +36,7 @@ impl Shared {
     /// See [`Log::tenant`](crate::Log::tenant).
     pub(crate) fn tenant(&self, tenant: TenantId) -> Result<TenantUsage, ReadError> {
         self.counted(|snapshot| {
-            let hidden = self.hidden(&snapshot.ages, tenant).max(snapshot.horizon);
+            let hidden = self.hidden(snapshot, tenant).max(snapshot.horizon);
             let mut usages = HashMap::new();
             for segment in snapshot.segments.iter() {
                 let entry = segment

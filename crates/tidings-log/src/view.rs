@@ -15,6 +15,7 @@ use crate::purge::Purging;
 use crate::queue::Queue;
 use crate::reading::Hints;
 use crate::segment::{Files, Segment};
+use crate::state::State;
 use crate::tenant_caps::TenantCaps;
 use crate::workshop::Workshop;
 use crate::{Health, LogOptions};
@@ -25,7 +26,9 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     pub(crate) files: Files,
     pub(crate) meta: Meta,
-    pub(crate) clock: RunClock,
+    pub(crate) clock: Arc<RunClock>,
+    /// Folded on a thread of its own.
+    pub(crate) state: State,
     pub(crate) view: RwLock<View>,
     pub(crate) horizons: Horizons,
     /// Where reads of all tenants ended.
@@ -54,6 +57,8 @@ pub(crate) struct View {
     pub(crate) tail: Position,
     /// The last position of the last unlinked segment, and when it was appended.
     pub(crate) removed_through: Position,
+    /// The last of them that was somebody's event, and not a purged tenant's.
+    pub(crate) taken_through: Position,
     pub(crate) removed_at: i64,
     /// Each tenant's last position among the unlinked ones.
     pub(crate) removed: HashMap<TenantId, Position>,
@@ -82,6 +87,8 @@ pub(crate) struct Snapshot {
     /// The last position that retention has taken from anybody: by age, by bytes or by a cap.
     pub(crate) taken_through: Position,
     pub(crate) ages: Ages,
+    /// What is too old or too much is shown all the same.
+    pub(crate) with_old: bool,
     pub(crate) removed_at: i64,
 }
 
@@ -97,6 +104,7 @@ impl View {
             segments: Arc::new(segments),
             tail,
             removed_through: state.removed_through,
+            taken_through: state.taken_through,
             removed_at: state.removed_at,
             removed: state.removed.clone(),
             trimmed: HashMap::new(),
@@ -134,17 +142,48 @@ impl Shared {
             hidden_through,
             taken_through: ages
                 .taken()
-                .max(view.removed_through)
+                .max(view.taken_through)
                 .max(view.trimmed_through),
             removed_at: view.removed_at,
             ages,
+            with_old: false,
+        }
+    }
+
+    /// The view of who reads whatever is on disk, also what is hidden from readers because it expired or
+    /// exceeds a tenant's cap; but nothing of a purged tenant.
+    pub(crate) fn whole_snapshot(&self) -> Snapshot {
+        let view = self.view.read();
+        Snapshot {
+            segments: Arc::clone(&view.segments),
+            tail: view.tail,
+            lost: Arc::clone(&view.lost),
+            horizon: view.removed_through,
+            scope_horizon: view.removed_through,
+            hidden_through: if view.purged.is_empty() {
+                0
+            } else {
+                Position::MAX
+            },
+            taken_through: view.taken_through,
+            ages: self.horizons.ageless(),
+            with_old: true,
+            removed_at: view.removed_at,
         }
     }
 
     /// The last position of which a tenant's events are not shown: for their age, the tenant's cap, or
-    /// because it was purged, also since the snapshot that `ages` are of.
-    pub(crate) fn hidden(&self, ages: &Ages, tenant: TenantId) -> Position {
-        self.hidden_from(&self.view.read(), ages, tenant)
+    /// because it was purged, also since the snapshot was taken.
+    pub(crate) fn hidden(&self, snapshot: &Snapshot, tenant: TenantId) -> Position {
+        let view = self.view.read();
+        if snapshot.with_old {
+            return if view.purged.contains(&tenant) {
+                Position::MAX
+            } else {
+                0
+            };
+        }
+        self.hidden_from(&view, &snapshot.ages, tenant)
     }
 
     fn hidden_from(&self, view: &View, ages: &Ages, tenant: TenantId) -> Position {

@@ -29,6 +29,7 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::streams::disconnect))
         .routes(routes!(operate::tenants::list))
         .routes(routes!(operate::tenants::purge))
+        .routes(routes!(operate::audience::audience))
         .routes(routes!(operate::groups::list))
         .routes(routes!(
             operate::groups::get,

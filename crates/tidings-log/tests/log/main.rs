@@ -8,5 +8,7 @@ mod reading;
 mod recovery;
 mod retention;
 mod simulated;
+mod state;
+mod state_history;
 mod support;
 mod tenants;

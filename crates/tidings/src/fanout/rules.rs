@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tidings_log::Scope;
 use tidings_protocol::operate::StreamView;
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
@@ -73,6 +74,12 @@ impl Rules {
     #[must_use]
     pub fn tenant(&self) -> Option<TenantId> {
         self.tenant
+    }
+
+    /// Which part of the log the view reads.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.tenant.map_or(Scope::All, Scope::Tenant)
     }
 
     /// The device group that bounds the view, if one does: of which tenant, and its name.

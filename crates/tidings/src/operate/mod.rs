@@ -1,11 +1,13 @@
 //! Operators' calls: what is open, who was shown what, who may see which devices.
 //!
+//! - [`audience`]: which streams were shown an event, and what kept it from the others.
 //! - [`streams`]: the open streams, listed and ended.
 //! - [`groups`]: device groups, and the end of the streams that a changed one bounds.
 //! - [`tenants`]: what there is of each tenant, and the purge of one.
 //!
 //! Who may call is [`crate::auth::Operator`]'s to say.
 
+pub mod audience;
 pub mod groups;
 pub mod streams;
 pub mod tenants;
