@@ -1,10 +1,11 @@
 //! A purged tenant is gone: at once to every reader, soon from every file, and for good.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tidings_log::{AppendError, Resume, Scope, verify_with};
 
-use crate::support::{Bench, NO_LIMIT, bulky, event, keyed, tenant};
+use crate::support::{Bench, NO_LIMIT, bulky, event, keyed, of_subject, tenant};
 
 /// What stands in each of the purged tenant's events and in nobody else's.
 const MARK: &str = "nobody-may-find-this";
@@ -81,6 +82,51 @@ fn a_purged_tenant_is_hidden_at_once_and_soon_gone_from_every_file() {
         bench.kill_and_restart();
     }
     assert_eq!(findings(&mut bench), Vec::<String>::new());
+}
+
+/// The story: the store only marks the room of what was removed as free, so a purged tenant's subjects stood
+/// in `state.redb` until something else happened to be written there.
+#[test]
+fn the_state_of_a_purged_tenant_is_gone_at_once_and_soon_from_its_file() {
+    let mut bench = Bench::new();
+    let subject = |key: &str, text: &str| vec![of_subject("device_status", key, text)];
+    for number in 0..50 {
+        let key = format!("{MARK}-{number}");
+        bench.append(tenant(1), subject(&key, MARK)).unwrap();
+        bench
+            .append(tenant(2), subject(&key.replace(MARK, "r"), "stays"))
+            .unwrap();
+    }
+    bench.log().state().checkpoint().unwrap();
+    assert!(bench.storage.find("state.redb", MARK.as_bytes()).is_some());
+    bench.log().purge(tenant(1)).unwrap();
+    assert_eq!(bench.log().state().tenants(), [(tenant(2), 50)]);
+    bench.wait_for_purge(tenant(1));
+    assert_eq!(files_with_mark(&bench), Vec::<String>::new());
+    for _ in 0..2 {
+        assert_eq!(bench.state_texts(Scope::All), vec!["stays"; 50]);
+        bench.kill_and_restart();
+    }
+    // Built anew from what is retained, it finds nothing of the tenant.
+    bench.close();
+    bench.storage.delete("state.redb");
+    bench.open();
+    assert_eq!(bench.state_texts(Scope::All), vec!["stays"; 50]);
+}
+
+#[test]
+fn a_segment_of_a_purged_tenant_alone_is_no_gap_to_anybody_when_it_goes() {
+    let mut bench = Bench::with(|options| options.retention = Duration::from_secs(600));
+    bench.append(tenant(1), vec![event(MARK)]).unwrap();
+    bench.log().purge(tenant(1)).unwrap();
+    bench.wait_for_purge(tenant(1));
+    bench.append(tenant(2), vec![event("stays")]).unwrap();
+    bench.log().run_upkeep();
+    for _ in 0..2 {
+        assert_eq!(bench.log().resume_point(Scope::All, 0), Resume::Exact);
+        assert_eq!(bench.texts(Scope::All), ["stays"]);
+        bench.restart();
+    }
 }
 
 #[test]
