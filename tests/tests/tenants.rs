@@ -360,6 +360,40 @@ fn a_purge_that_the_process_does_not_live_to_finish_is_finished_by_the_next() {
 }
 
 #[test]
+fn the_command_lists_tenants_and_purges_one() {
+    let tenant = new_tenant();
+    let setting = format!("{{ \"{tenant}\" = {{ name = \"North\", retention = \"2d\" }} }}");
+    let server = Setup::new().set("TIDINGS_TENANTS", &setting).start();
+    server.publish(&tenant, &status("r1", 1));
+    let (url, root) = (format!("http://{}", server.address), server.super_admin());
+    let command = |arguments: &[&str]| {
+        let environment = [
+            ("TIDINGS_URL", url.as_str()),
+            ("TIDINGS_TOKEN", root.as_str()),
+        ];
+        run(arguments, &environment, &server.folder())
+    };
+    let listed = command(&["tenants"]);
+    assert!(listed.status.success(), "{}", listed.said);
+    let line = listed.said.lines().find(|line| line.starts_with(&tenant));
+    let cells: Vec<&str> = line.expect("the tenant").split_whitespace().collect();
+    assert_eq!((cells[1], cells[2]), ("North", "1"), "{}", listed.said);
+    assert!(cells.contains(&"2d"), "{}", listed.said);
+
+    let other = command(&["tenants", "purge", &tenant, "--confirm", &new_tenant()]);
+    assert!(!other.status.success());
+    assert!(other.said.contains("422"), "{}", other.said);
+    server.publish(&tenant, &status("r1", 2));
+    let purged = command(&["tenants", "purge", &tenant, "--confirm", &tenant]);
+    assert!(purged.status.success(), "{}", purged.said);
+    let json = command(&["tenants", "--json"]);
+    let info: Value = serde_json::from_str(&json.said).expect("one object");
+    assert_eq!(info["id"], tenant.as_str());
+    assert_eq!(info["purged"]["by"], "root-1");
+    assert_gone(&server, &tenant, None);
+}
+
+#[test]
 fn a_key_of_a_purged_tenant_is_another_tenants_to_use() {
     let server = Server::start();
     let (gone, other) = (new_tenant(), new_tenant());

@@ -1,7 +1,9 @@
-//! Operators' calls: open streams, the audience of an event, device groups.
+//! Operators' calls: open streams, the audience of an event, tenants, device groups.
 
 use hyper::Method;
-use tidings_protocol::operate::{Audience, DeviceGroup, DeviceGroupList, StreamList};
+use tidings_protocol::operate::{
+    Audience, DeviceGroup, DeviceGroupList, StreamList, TenantList, TenantPurge,
+};
 use tidings_protocol::{DeviceId, TenantId};
 
 use crate::client::{ANSWER_TIMEOUT, Client, JSON};
@@ -72,6 +74,42 @@ impl Client {
             .with("after", after)
             .with("limit", limit.as_deref());
         self.ask_for(Method::GET, target, None).await
+    }
+
+    /// One page of the tenants, of which a tenant's operator is told its own only: `GET /tenants`. `after` is
+    /// the `next` of the page before.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 403 where the access token is no operator's.
+    pub async fn tenants(
+        &self,
+        after: Option<&str>,
+        limit: Option<u16>,
+    ) -> Result<TenantList, ClientError> {
+        let limit = limit.map(|limit| limit.to_string());
+        let target = Target::new("/tenants")
+            .with("after", after)
+            .with("limit", limit.as_deref());
+        self.ask_for(Method::GET, target, None).await
+    }
+
+    /// Purges a tenant, for good: `DELETE /tenants/{tenant_id}`. `confirm` is the same id once more. When it
+    /// answers, the tenant is refused and hidden on every path; its events are gone from the disk a while
+    /// later, which [`Client::tenants`] tells.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 403 where the access token is no super admin's, 410 where the tenant was
+    /// purged before, 422 where `confirm` is another id.
+    pub async fn purge_tenant(
+        &self,
+        tenant: TenantId,
+        confirm: TenantId,
+    ) -> Result<TenantPurge, ClientError> {
+        let target =
+            Target::new(format!("/tenants/{tenant}")).with("confirm", Some(&confirm.to_string()));
+        self.ask_for(Method::DELETE, target, None).await
     }
 
     /// A tenant's device groups, by name: `GET /tenants/{tenant_id}/device-groups`.

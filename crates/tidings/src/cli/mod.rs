@@ -15,6 +15,7 @@ mod streams;
 mod summary;
 mod table;
 mod tail;
+mod tenants;
 mod token;
 mod values;
 
@@ -59,6 +60,8 @@ enum Command {
     Streams(streams::StreamsCommand),
     /// Tell who was shown an event, and what kept it from the others
     Audience(audience::AudienceArgs),
+    /// List the tenants and what is retained of each, or purge one
+    Tenants(tenants::TenantsCommand),
     /// Keep device groups, which access tokens can name
     Groups(groups::GroupsCommand),
     /// Mint an access token for development
@@ -148,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Tail(args) => tail::run(args),
         Command::Streams(command) => streams::run(command),
         Command::Audience(args) => audience::run(&args),
+        Command::Tenants(command) => tenants::run(command),
         Command::Groups(command) => groups::run(command),
         Command::Token(args) => token::run(args),
         Command::Key(args) => key::run(args),
