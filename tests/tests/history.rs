@@ -129,6 +129,47 @@ fn types_devices_and_times_bound_it() {
 }
 
 #[test]
+fn a_span_of_time_is_what_begins_at_its_start_and_ends_before_its_end_on_every_page() {
+    let server = Server::start();
+    let (tenant, other) = (new_tenant(), new_tenant());
+    for number in 0..30 {
+        server.publish(&tenant, &status("r1", number));
+        server.publish(&other, &status("r1", 100 + number));
+    }
+    let all = server.history(&tenant, "");
+    let time = |number: usize| {
+        all["events"][number]["time"]
+            .as_str()
+            .expect("a time")
+            .to_owned()
+    };
+    // Events of one instant stand on the same side.
+    let first_at = |number: usize| -> u64 {
+        let first = (0..=number).find(|&earlier| time(earlier) == time(number));
+        u64::try_from(first.expect("itself at least")).expect("small")
+    };
+    let (from, to) = (first_at(8), first_at(21));
+    let span = format!("since={}&until={}", encode(&time(8)), encode(&time(21)));
+    let expected: Vec<u64> = (from..to).collect();
+    assert_eq!(
+        numbers(&server.history(&tenant, &format!("?{span}"))),
+        expected
+    );
+    let mut paged = Vec::new();
+    let mut page = server.history(&tenant, &format!("?{span}&limit=5"));
+    while !numbers(&page).is_empty() {
+        assert!(numbers(&page).len() <= 5);
+        paged.extend(numbers(&page));
+        let after = page["next"].as_str().expect("a cursor").to_owned();
+        let until = encode(&time(21));
+        page = server.history(&tenant, &format!("?after={after}&until={until}&limit=5"));
+    }
+    assert_eq!(paged, expected);
+    let empty = format!("?since={}&until={}", encode(&time(21)), encode(&time(8)));
+    assert_eq!(numbers(&server.history(&tenant, &empty)), Vec::<u64>::new());
+}
+
+#[test]
 fn a_parameter_that_is_wrong_is_named() {
     let server = Server::start();
     let tenant = new_tenant();

@@ -29,9 +29,7 @@ struct Inner {
     /// Checkpoints that were asked for, and how many of them were tried.
     requested: u64,
     served: u64,
-    to_forget: Vec<TenantId>,
-    /// What was taken away is to leave the disk too.
-    to_wipe: bool,
+    oblivion: Oblivion,
     /// Why the last checkpoint or read failed.
     error: Option<String>,
     /// The thread waits for the tail to move.
@@ -39,6 +37,14 @@ struct Inner {
     stop: bool,
     /// Why the thread has ended.
     ended: Option<String>,
+}
+
+/// Whose subjects are to go.
+#[derive(Debug, Default)]
+pub(super) struct Oblivion {
+    pub(super) tenants: Vec<TenantId>,
+    /// What was taken away is to leave the disk too.
+    pub(super) wipe: bool,
 }
 
 /// What the thread is to do next.
@@ -51,8 +57,7 @@ pub(super) enum Task {
     /// Forget these tenants, fold what is durable now, make it durable, and say so with the ticket.
     Serve {
         ticket: u64,
-        forget: Vec<TenantId>,
-        wipe: bool,
+        oblivion: Oblivion,
     },
     Stop,
 }
@@ -79,8 +84,7 @@ impl Control {
             if inner.requested > inner.served && standing.ready {
                 return Task::Serve {
                     ticket: inner.requested,
-                    forget: std::mem::take(&mut inner.to_forget),
-                    wipe: std::mem::take(&mut inner.to_wipe),
+                    oblivion: std::mem::take(&mut inner.oblivion),
                 };
             }
             let now = Instant::now();
@@ -200,8 +204,8 @@ impl Control {
 
     fn request(&self, forget: &[TenantId], wipe: bool) -> Result<(), StateError> {
         let mut inner = self.inner.lock();
-        inner.to_forget.extend_from_slice(forget);
-        inner.to_wipe |= wipe;
+        inner.oblivion.tenants.extend_from_slice(forget);
+        inner.oblivion.wipe |= wipe;
         inner.requested += 1;
         let ticket = inner.requested;
         self.for_thread.notify_one();

@@ -130,12 +130,9 @@ impl<'s> Folding<'s> {
                     let outcome = self.checkpoint();
                     control.has_tried(outcome, None);
                 }
-                Task::Serve {
-                    ticket,
-                    forget,
-                    wipe,
-                } => {
-                    self.forget(forget);
+                Task::Serve { ticket, oblivion } => {
+                    let wipe = oblivion.wipe;
+                    self.forget(oblivion.tenants);
                     let mut outcome = self.fold_all().and_then(|()| self.checkpoint());
                     if wipe {
                         outcome = outcome.and_then(|checkpointed| {

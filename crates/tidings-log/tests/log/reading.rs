@@ -204,6 +204,35 @@ fn what_is_stored_comes_back_as_it_was_given() {
     assert_eq!(seen, 2);
 }
 
+/// By the steps beside each segment, not by a scan: what it costs does not grow with the log.
+#[test]
+fn the_position_before_a_time_is_found_by_reading_a_few_pages() {
+    let mut bench = Bench::with(|options| options.max_bytes = 64 << 20);
+    let mut times = Vec::new();
+    for number in 0..3_000 {
+        bench.clock.pass(1_000);
+        let body = vec![event(&format!("{number} {}", "x".repeat(3_000)))];
+        bench.append(tenant(1), body).unwrap();
+        times.push(bench.clock.wall());
+    }
+    // With the index on the disk, and nothing of it in memory.
+    bench.restart();
+    let log: usize = bench
+        .storage
+        .segments()
+        .iter()
+        .map(|name| bench.storage.content(name).len())
+        .sum();
+    assert!(log > 8 << 20, "{log} bytes");
+    for place in [0, 1_499, 2_999] {
+        let before = bench.storage.bytes_read();
+        let found = bench.log().position_before(times[place]).unwrap();
+        assert_eq!(found, place as u64);
+        let read = bench.storage.bytes_read() - before;
+        assert!(read <= 256 << 10, "{read} bytes of {log}");
+    }
+}
+
 #[test]
 fn the_position_before_a_time_is_found() {
     let mut bench = Bench::with(|options| options.max_bytes = 2 << 20);

@@ -42,6 +42,7 @@ struct Node {
 
 #[derive(Default)]
 struct Disk {
+    bytes_read: usize,
     nodes: HashMap<u64, Node>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
@@ -240,6 +241,11 @@ impl SimulatedStorage {
 
     pub(crate) fn journal(&self) -> Vec<Operation> {
         self.disk().journal.clone()
+    }
+
+    /// How many bytes were asked for, of any file, so far.
+    pub(crate) fn bytes_read(&self) -> usize {
+        self.disk().bytes_read
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -481,7 +487,8 @@ impl StorageFile for SimulatedFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let disk = self.storage.living()?;
+        let mut disk = self.storage.living()?;
+        disk.bytes_read += buffer.len();
         let offset = usize::try_from(offset).unwrap();
         let content = &disk.nodes[&self.node].content;
         let read = content.len().saturating_sub(offset).min(buffer.len());

@@ -136,6 +136,12 @@ impl Settings {
     #[must_use]
     pub fn locate(&self, mut error: ConfigError) -> ConfigError {
         let name = error.key.split('[').next().unwrap_or_default();
+        // What lies within a key that is made of tables belongs to that key.
+        let table = KEYS.iter().find(|key| {
+            let rest = name.strip_prefix(key.name);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        });
+        let name = table.map_or(name, |key| key.name);
         if error.source.is_none() {
             error.source = self
                 .source(name)

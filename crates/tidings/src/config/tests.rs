@@ -467,6 +467,51 @@ fn values_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn what_is_set_for_a_tenant_holds_for_it_and_the_rest_is_as_for_all() {
+    let good = format!(
+        "[log]\nretention = \"7d\"\n[tenants.\"{TENANT}\"]\nname = \"North\"\nretention = \"0\"\nstreams = 3\n"
+    );
+    let config = file(&good).config();
+    let tenant = TENANT.parse().unwrap();
+    let settings = config.tenant(tenant);
+    assert_eq!(settings.name, Some("North"));
+    assert_eq!(settings.retention, Duration::ZERO);
+    assert_eq!((settings.streams, settings.publish_rate), (3, 0));
+    assert_eq!(settings.event_bytes, config.limits.event_bytes);
+    let other = config.tenant(TENANT.replace('1', "2").parse().unwrap());
+    assert_eq!(other.name, None);
+    assert_eq!(other.retention, config.log.retention);
+    assert_eq!(other.streams, config.limits.streams_per_tenant);
+    for (from, to, error) in [
+        (
+            "streams = 3",
+            "stream = 3",
+            format!(
+                "tenants.{TENANT}.stream (tidings.toml:6): there is no such key; did you mean streams?"
+            ),
+        ),
+        (
+            "streams = 3",
+            "streams = -3",
+            format!("tenants.{TENANT}.streams (tidings.toml:6): this is a whole number"),
+        ),
+        (
+            "streams = 3",
+            "event_bytes = \"17MiB\"",
+            format!("tenants.{TENANT}.event_bytes (tidings.toml:6): an event can't be larger"),
+        ),
+        (
+            TENANT,
+            "north",
+            "tenants.north (tidings.toml:3): ".to_owned(),
+        ),
+    ] {
+        let told = file(&good.replace(from, to)).errors();
+        assert!(told.contains(&error), "{told}\n{error}");
+    }
+}
+
+#[test]
 fn publishers_are_read_whole_or_refused_by_field_and_line() {
     let hash = "ab".repeat(32);
     let good = format!(
