@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
 use crate::limits::Limits;
+use crate::operate::groups::GroupChanges;
 use crate::registry::{Registry, RegistryError};
 use crate::{admin, connection, descriptors, routes};
 
@@ -206,6 +207,13 @@ impl Server {
         if tokio::time::timeout(left, self.tasks.wait()).await.is_err() {
             tracing::warn!(connections = self.tasks.len(), "connections were cut off");
         }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, self.app.group_changes.finish())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a change of a device group did not end in time");
+        }
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
@@ -237,7 +245,7 @@ fn assemble(
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Registry::open(&config.log.path)?;
+    let registry = Arc::new(Registry::open(&config.log.path)?);
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
     let _ = epoch.set(log.epoch());
@@ -257,6 +265,7 @@ fn assemble(
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config.limits),
         registry,
+        group_changes: GroupChanges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
         draining: AtomicBool::new(false),
         config,
@@ -287,6 +296,7 @@ fn engine_options(config: &Config) -> EngineOptions {
         stall_timeout: config.stream.stall_timeout,
         retry: config.stream.retry,
         send_buffer: config.stream.send_buffer,
+        ended_streams: config.stream.ended_streams,
     }
 }
 

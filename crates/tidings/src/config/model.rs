@@ -170,6 +170,9 @@ section! {
         /// How streams may be compressed, best first, of `zstd` and `gzip`; each gets the one that its
         /// `Accept-Encoding` likes best. Empty: not at all. It saves bandwidth for processor time.
         compression: Vec<Coding> = kinds::CODINGS, "[]";
+        /// How many streams that have ended are remembered, at most for a day, so that the audience of an
+        /// event can be told.
+        ended_streams: usize = kinds::count::<0, 1_000_000>(), "10000";
         /// How much of the newest part of the log is kept in memory for all streams together.
         window_bytes: usize = kinds::size::<1_048_576, 68_719_476_736>(), "64MiB";
     }
@@ -202,6 +205,10 @@ section! {
         event_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "1MiB";
         /// The most events in one body.
         body_lines: usize = kinds::count::<1, 10_000_000>(), "100000";
+        /// The most device groups of one tenant.
+        device_groups: usize = kinds::count::<1, 100_000>(), "1000";
+        /// The most devices in one device group.
+        devices_per_group: usize = kinds::count::<1, 100_000>(), "10000";
     }
 }
 

@@ -1,8 +1,9 @@
 //! What operators ask of the engines: which streams are open, and that some be closed.
 //!
 //! An inquiry looks at every stream of a thread, so it is worked off in slices between which events
-//! are delivered. The streams that are open when it arrives are met; one that opens meanwhile may be
-//! missed, so whoever closes streams over a changed rule has the rule checked when a stream opens, too.
+//! are delivered. The streams that the thread has when it begins are met; one that it takes over
+//! meanwhile may be missed, so whoever closes streams over a changed rule has the rule checked when a
+//! stream is taken over, too ([`Recheck`](super::Recheck)).
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -16,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::stream::{Stage, Stream};
 use super::thread::Thread;
-use super::ticket::{ConnectionId, Ticket};
+use super::ticket::ConnectionId;
 use crate::fanout::{Rules, View};
 
 /// How many slots one slice looks at.
@@ -43,17 +44,17 @@ pub struct StreamFilter {
 }
 
 impl StreamFilter {
-    /// Whether a stream that shows `scope` is meant.
+    /// Whether a stream of this name and with these bounds is meant.
     #[must_use]
-    pub fn selects(&self, scope: Scope, ticket: &Ticket) -> bool {
-        let identity = &ticket.identity;
-        let of_tenant = match (self.tenant, scope) {
+    pub fn selects(&self, connection: ConnectionId, rules: &Rules) -> bool {
+        let identity = rules.identity();
+        let of_tenant = match (self.tenant, rules.scope()) {
             (None, _) => true,
             (Some(meant), Scope::Tenant(shown)) => meant == shown,
             (Some(_), Scope::All) => self.or_all_tenants,
         };
         of_tenant
-            && self.connection.is_none_or(|id| id == ticket.connection)
+            && self.connection.is_none_or(|id| id == connection)
             && self.user.as_ref().is_none_or(|user| *user == identity.user)
             && (self.device_group.is_none() || self.device_group == identity.device_group)
             && !(self.without_super_admins && identity.super_admin)
@@ -222,9 +223,9 @@ impl Thread {
             let Some(stream) = self.streams.get(slot) else {
                 continue;
             };
-            let scope = self.index.view(stream.group).scope();
+            let ticket = &stream.ticket;
             if matches!(stream.stage, Stage::Closing(_))
-                || !inquiry.filter.selects(scope, &stream.ticket)
+                || !inquiry.filter.selects(ticket.connection, &ticket.rules)
             {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! How streams open, idle and end.
 
 use std::io::{self, Read as _};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use mio::{Interest, Token};
 use tidings_log::ReadError;
@@ -9,13 +9,15 @@ use tidings_protocol::api::{Closing, ClosingReason};
 use tidings_protocol::{Cursor, Position, sse};
 
 use super::coding::RunningChecksum;
+use super::ended::EndedStream;
 use super::index::slot as slot_of;
 use super::sink::Sink;
 use super::stream::{Stage, Stream, Unsent, Written};
 use super::thread::{Thread, ticks};
-use super::ticket::{OpenStream, StreamSink};
+use super::ticket::{OpenStream, Recheck, StreamSink};
 use super::wheel::Tick;
 use crate::stream::preamble;
+use crate::time::unix_microseconds;
 
 /// How long a closing stream waits for its peer to take the last bytes and hang up.
 const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -74,6 +76,7 @@ impl Thread {
                 Sink::Body(body)
             }
         };
+        let ended = open.recheck.and_then(Recheck::ask);
         let (group, place) = self.index.insert(open.view, open.coding, slot_of(slot));
         let heartbeat = ticks(self.options.heartbeat).max(1);
         // The first heartbeat comes after half to one interval, so that streams that were opened
@@ -111,6 +114,11 @@ impl Thread {
         let expires = self.tick_of(self.streams[slot].ticket.identity.expires_at);
         self.streams[slot].expires = expires;
         self.schedule(slot, expires.min(self.now + heartbeat - head_start));
+        if let Some(reason) = ended {
+            // Before it is given anything.
+            self.close(slot, reason);
+            return;
+        }
         self.tell_health(slot);
         if self.streams.contains(slot) {
             self.pull(slot);
@@ -338,7 +346,10 @@ impl Thread {
         }
         let authority_ended = matches!(
             reason,
-            ClosingReason::Expired | ClosingReason::Revoked | ClosingReason::Deleted
+            ClosingReason::Expired
+                | ClosingReason::Revoked
+                | ClosingReason::Deleted
+                | ClosingReason::ViewChanged
         );
         if stream.blocked && (authority_ended || reason == ClosingReason::Stalled) {
             // What the kernel still holds must not reach a peer whose authority is over, and must
@@ -437,6 +448,16 @@ impl Thread {
             reason = end.as_str(),
             "stream_closed"
         );
+        self.ended.add(EndedStream {
+            connection: ticket.connection,
+            rules: ticket.rules.clone(),
+            address: ticket.address,
+            opened_at: ticket.opened_at,
+            closed_at: unix_microseconds(SystemTime::now()),
+            because: end.as_str(),
+            after: stream.began,
+            given: stream.given(self.position),
+        });
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tidings_log::Scope;
 use tidings_protocol::operate::StreamView;
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
@@ -69,6 +70,25 @@ impl Rules {
         &self.identity
     }
 
+    /// Which part of the log the view reads.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.tenant.map_or(Scope::All, Scope::Tenant)
+    }
+
+    /// The device group that bounds the view, if one does: of which tenant, and its name.
+    #[must_use]
+    pub fn group(&self) -> Option<(TenantId, Arc<str>)> {
+        let name = self.identity.device_group.as_ref()?;
+        Some((self.tenant?, Arc::clone(name)))
+    }
+
+    /// The members that the group was found with, if it was found.
+    #[must_use]
+    pub fn group_members(&self) -> Option<&Arc<[DeviceId]>> {
+        self.group.as_ref()
+    }
+
     /// What the bounds come to.
     #[must_use]
     pub fn view(&self, types: &TypeTable) -> View {
@@ -116,6 +136,18 @@ impl Rules {
         device_filter
             .is_some_and(|devices| !names(devices))
             .then_some(Withheld::DeviceFilter)
+    }
+
+    /// About how many bytes the bounds take in memory, apart from the members of a group, which the
+    /// group's streams share; and about as many when they are written down.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let asked = self.asked.as_deref().map_or(0, |asked| {
+            let types = asked.types.iter().flatten().map(|kind| 32 + kind.len());
+            let devices = asked.devices.iter().flatten();
+            types.sum::<usize>() + devices.map(|id| 32 + id.as_str().len()).sum::<usize>()
+        });
+        self.identity.weight() + asked
     }
 
     /// The bounds as operators read them.

@@ -8,6 +8,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use tidings_protocol::api::ClosingReason;
 
 use super::preamble;
 use super::request::{Credential, StreamRequest};
@@ -16,9 +17,10 @@ use crate::app::App;
 use crate::auth::Identity;
 use crate::connection::HandOver;
 use crate::cors;
-use crate::engine::{self, Coding, ConnectionId, OpenStream, StreamSink, Ticket, coding};
+use crate::engine::{self, Coding, ConnectionId, OpenStream, Recheck, StreamSink, Ticket, coding};
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
-use crate::fanout::{Rules, View};
+use crate::fanout::View;
+use crate::operate::groups::still_the_same;
 use crate::time::{unix_microseconds, unix_seconds};
 
 /// The header that names a stream to its client.
@@ -130,7 +132,7 @@ impl<'a> Attempt<'a> {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
         let shown_tenant = if sees_all { None } else { parameters.tenant };
-        let rules = Rules::new(Arc::clone(&identity), shown_tenant, None, parameters.view);
+        let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view);
         let view = rules.view(&app.types);
         // What is acknowledged after the client has seen the head is behind this tail.
         let tail = app.window.tail();
@@ -258,9 +260,23 @@ impl<'a> Attempt<'a> {
             coding,
             head: Vec::new(),
             preamble,
+            recheck: self.recheck(&ticket),
             ticket,
         };
         Granted { stream, headers }
+    }
+}
+
+impl Attempt<'_> {
+    /// What the engine asks again when it takes the stream over.
+    fn recheck(&self, ticket: &Ticket) -> Option<Recheck> {
+        let (tenant, name) = ticket.rules.group()?;
+        let members = ticket.rules.group_members().cloned();
+        let registry = Arc::clone(&self.app.registry);
+        Some(Recheck::new(move || {
+            (!still_the_same(&registry, tenant, &name, members.as_ref()))
+                .then_some(ClosingReason::ViewChanged)
+        }))
     }
 }
 
