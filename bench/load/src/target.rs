@@ -18,6 +18,8 @@ pub enum Dialect {
     Floor,
     /// nginx with Nchan, configured as `peers/nchan.conf.in` has it.
     Nchan,
+    /// Pushpin, configured as `peers/pushpin.conf.in` has it.
+    Pushpin,
 }
 
 /// How streams of Tidings are authorised; the others ask for nothing.
@@ -29,12 +31,29 @@ pub enum Authority {
     Bearer,
 }
 
+/// What bounds the streams of a scenario, beside their tenant. Every bound lets the lane's events pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Bound {
+    /// The stream's own filters by type and device.
+    Filters,
+    /// Claims of the access token: a list of types and one of fifty devices.
+    Claims,
+    /// A claim that names a group of fifty devices.
+    Group,
+}
+
+/// The name of the group of [`Bound::Group`].
+const GROUP: &str = "bench";
+
 /// The server under load.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
     /// Its address.
     #[arg(long)]
     pub address: SocketAddrV4,
+    /// Where it takes what is published, where that is another address.
+    #[arg(long)]
+    pub publish_address: Option<SocketAddrV4>,
     /// Which server it is.
     #[arg(long, value_enum)]
     pub dialect: Dialect,
@@ -50,6 +69,9 @@ pub struct Target {
     /// Bytes of an event's payload.
     #[arg(long, default_value_t = 250)]
     pub payload_bytes: usize,
+    /// What bounds the streams, beside their tenant.
+    #[arg(long, value_enum)]
+    pub bound: Option<Bound>,
 }
 
 /// Writes the requests that a target understands.
@@ -105,16 +127,57 @@ impl Speaker {
         self.target.dialect == Dialect::Tidings && self.target.authority == Authority::Token
     }
 
+    /// How many streams may be opened at a time: behind Pushpin each is a request to an application
+    /// too, and of too many some fail.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        match self.target.dialect {
+            Dialect::Pushpin => 16,
+            Dialect::Tidings | Dialect::Floor | Dialect::Nchan => usize::MAX,
+        }
+    }
+
     /// Whether devices are filtered by the server; where not, a lane has a tenant of its own.
     #[must_use]
     pub fn filters(&self) -> bool {
         self.target.dialect == Dialect::Tidings
     }
 
+    /// The access token of one user of a lane's tenant, with the scenario's bounds.
+    fn access_token(&self, user: usize, lane: &Lane) -> String {
+        let user = format!("user-{user}");
+        match self.target.bound {
+            None | Some(Bound::Filters) => self.signer.viewer(&user, &lane.tenant),
+            Some(Bound::Claims) => {
+                let bounds = format!(
+                    "\"types\":[\"device_status\",\"alert_fired\"],\"devices\":{}",
+                    devices(lane)
+                );
+                self.signer.bounded(&user, &lane.tenant, &bounds)
+            }
+            Some(Bound::Group) => {
+                let bounds = format!("\"device_group\":\"{GROUP}\"");
+                self.signer.bounded(&user, &lane.tenant, &bounds)
+            }
+        }
+    }
+
+    /// The request that makes the group of [`Bound::Group`] for a lane's tenant.
+    #[must_use]
+    pub fn make_group(&self, lane: &Lane) -> Vec<u8> {
+        let body = format!("{{\"devices\":{}}}", devices(lane));
+        let (tenant, publisher) = (&lane.tenant, &self.publisher);
+        format!(
+            "PUT /tenants/{tenant}/device-groups/{GROUP} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {publisher}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+
     /// `POST /auth/sse-token` for one user of a lane's tenant.
     #[must_use]
     pub fn mint(&self, user: usize, lane: &Lane) -> Vec<u8> {
-        let access = self.signer.viewer(&format!("user-{user}"), &lane.tenant);
+        let access = self.access_token(user, lane);
         format!(
             "POST /auth/sse-token HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {access}\r\nContent-Length: 0\r\n\r\n"
         )
@@ -137,8 +200,13 @@ impl Speaker {
             let _ = write!(request, "{separator}token={token}");
             separator = '&';
         }
-        if wish.filtered {
+        let filters = self.filters() && self.target.bound == Some(Bound::Filters);
+        if wish.filtered || filters {
             let _ = write!(request, "{separator}device_id={}", lane.device);
+            separator = '&';
+        }
+        if filters {
+            let _ = write!(request, "{separator}types=device_status,alert_fired");
         }
         let _ = write!(
             request,
@@ -148,7 +216,7 @@ impl Speaker {
             let access = if wish.everything {
                 self.publisher.clone()
             } else {
-                self.signer.viewer(&format!("user-{user}"), tenant)
+                self.access_token(user, lane)
             };
             let _ = write!(request, "Authorization: Bearer {access}\r\n");
         }
@@ -166,6 +234,9 @@ impl Speaker {
     #[must_use]
     pub fn publish(&self, lane: &mut Lane, count: usize, now: u64) -> Vec<u8> {
         let bytes = self.target.payload_bytes;
+        if self.target.dialect == Dialect::Pushpin {
+            return publish_to_pushpin(lane, count, bytes, now);
+        }
         let mut body = Vec::with_capacity(count * (bytes + 100));
         for index in 0..count {
             if index > 0 {
@@ -206,4 +277,36 @@ impl Speaker {
         request.extend_from_slice(&body);
         request
     }
+}
+
+/// Pushpin sends what it is given: the publisher writes the lines of the event.
+/// Fifty devices as a JSON array, the lane's among them.
+fn devices(lane: &Lane) -> String {
+    let mut list = format!("[\"{}\"", lane.device);
+    for number in 1..50 {
+        list.push_str(&format!(",\"other-{number:06}\""));
+    }
+    list.push(']');
+    list
+}
+
+fn publish_to_pushpin(lane: &mut Lane, count: usize, bytes: usize, now: u64) -> Vec<u8> {
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut data = Vec::with_capacity(bytes);
+        lane.write_data(&mut data, bytes, now);
+        let data = String::from_utf8_lossy(&data);
+        let id = lane.published;
+        let content = format!("id: {id}\nevent: device_status\ndata: {data}\n\n");
+        items.push(serde_json::json!({
+            "channel": lane.tenant,
+            "formats": {"http-stream": {"content": content}}
+        }));
+    }
+    let body = serde_json::json!({ "items": items }).to_string();
+    format!(
+        "POST /publish/ HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }

@@ -66,7 +66,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order of the results.
-pub(crate) const SCENARIOS: [Scenario; 13] = [
+pub(crate) const SCENARIOS: [Scenario; 15] = [
     Scenario {
         name: "cpu-per-delivery",
         about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
@@ -81,6 +81,11 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
         name: "streams",
         about: "The same over the number of streams, at no more than 50,000 deliveries/s.",
         cases: streams,
+    },
+    Scenario {
+        name: "peers",
+        about: "The same at 5,000 deliveries/s, which every server keeps up with: Pushpin does not with the 50,000/s of the scenarios above, nor with a burst, and would be measured by what it drops.",
+        cases: peers,
     },
     Scenario {
         name: "burst",
@@ -123,6 +128,11 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
         cases: fleet,
     },
     Scenario {
+        name: "bounds",
+        about: "1,000 streams of one tenant at 50 events/s, all of which pass: without bounds, with the stream's own filters by type and device, with claims that list types and fifty devices, and with a claim that names a group of fifty devices. The floor knows no bounds and does the same in every case.",
+        cases: bounds,
+    },
+    Scenario {
         name: "publish",
         about: "Durable publishing without any stream, beside a bare append and sync of the same bytes without network (append).",
         cases: publish,
@@ -135,6 +145,7 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
 ];
 
 const ALL: [Kind; 3] = [Kind::Floor, Kind::Tidings, Kind::Nchan];
+const WITH_PUSHPIN: [Kind; 4] = [Kind::Floor, Kind::Tidings, Kind::Nchan, Kind::Pushpin];
 const OURS: [Kind; 2] = [Kind::Floor, Kind::Tidings];
 
 fn case(name: String, servers: &[Kind], load: &[String]) -> Case {
@@ -191,6 +202,21 @@ fn streams(wish: &Wish) -> Vec<Case> {
         .collect()
 }
 
+/// As [`steady`], at a tenth of its deliveries a second.
+fn peers(wish: &Wish) -> Vec<Case> {
+    let seconds = wish.seconds(5.0);
+    let one = |streams: usize| {
+        let rate = rate(streams * 10);
+        let load = format!("steady --streams {streams} --rate {rate} --seconds {seconds}");
+        case(
+            format!("{streams} streams, {rate:.1} events/s"),
+            &WITH_PUSHPIN,
+            &words(&load),
+        )
+    };
+    wish.streams(&[100, 1_000]).into_iter().map(one).collect()
+}
+
 fn burst(wish: &Wish) -> Vec<Case> {
     let streams = wish.streams(&[1_000]);
     let events = wish.scaled(10_000);
@@ -240,7 +266,7 @@ fn idle(wish: &Wish) -> Vec<Case> {
         wish.seconds(5.0),
         if wish.quick { 1 } else { 10 }
     ));
-    let mut idle = case(format!("up to {most} streams"), &ALL, &load);
+    let mut idle = case(format!("up to {most} streams"), &WITH_PUSHPIN, &load);
     idle.setup.heartbeat = Some(Duration::from_secs(1));
     vec![idle]
 }
@@ -324,6 +350,21 @@ fn fleet(wish: &Wish) -> Vec<Case> {
         )
     };
     vec![one(1), one(wish.scaled(3_333))]
+}
+
+fn bounds(wish: &Wish) -> Vec<Case> {
+    let seconds = wish.seconds(4.0);
+    let streams = wish.scaled(1_000);
+    let one = |name: &str, bound: &str| {
+        let load = format!("{bound} steady --streams {streams} --rate 50 --seconds {seconds}");
+        case(name.to_owned(), &OURS, &words(&load))
+    };
+    vec![
+        one("no bounds", ""),
+        one("filters", "--bound filters"),
+        one("claims", "--bound claims"),
+        one("a group claim", "--bound group"),
+    ]
 }
 
 fn publish(wish: &Wish) -> Vec<Case> {

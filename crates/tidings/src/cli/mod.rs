@@ -1,15 +1,19 @@
 //! The command line: what each command is called and takes, and one file for what each does.
 
 mod agent;
+mod audience;
 mod config;
 mod connect;
 mod demo;
 mod generate;
+mod groups;
 mod key;
 mod log;
 mod publish;
 mod serve;
+mod streams;
 mod summary;
+mod table;
 mod tail;
 mod token;
 mod values;
@@ -51,6 +55,12 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Follow a stream of events, as `tail -f` follows a file
     Tail(tail::TailArgs),
+    /// List the open streams, or disconnect some
+    Streams(streams::StreamsCommand),
+    /// Tell who was shown an event, and what kept it from the others
+    Audience(audience::AudienceArgs),
+    /// Keep device groups, which access tokens can name
+    Groups(groups::GroupsCommand),
     /// Mint an access token for development
     Token(token::TokenArgs),
     /// Make an API key for a publisher
@@ -136,6 +146,9 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::Streams(command) => streams::run(command),
+        Command::Audience(args) => audience::run(&args),
+        Command::Groups(command) => groups::run(command),
         Command::Token(args) => token::run(args),
         Command::Key(args) => key::run(args),
         Command::Config(args) => config::run(args),
