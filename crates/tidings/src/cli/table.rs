@@ -104,9 +104,9 @@ mod tests {
         );
         assert_eq!(
             text,
-            "NAME    COUNT  SINCE\n\
-             Büro        9  today\n\
-             a\u{fffd}[2J    1200  -\n"
+            "NAME   COUNT  SINCE\n\
+             Büro       9  today\n\
+             a\u{fffd}[2J   1200  -\n"
         );
     }
 
