@@ -279,17 +279,20 @@ impl Speaker {
     }
 }
 
-/// Pushpin sends what it is given: the publisher writes the lines of the event.
 /// Fifty devices as a JSON array, the lane's among them.
 fn devices(lane: &Lane) -> String {
+    use std::fmt::Write as _;
+
     let mut list = format!("[\"{}\"", lane.device);
     for number in 1..50 {
-        list.push_str(&format!(",\"other-{number:06}\""));
+        // Writing to a String can't fail.
+        let _ = write!(list, ",\"other-{number:06}\"");
     }
     list.push(']');
     list
 }
 
+/// Pushpin sends what it is given: the publisher writes the lines of the event.
 fn publish_to_pushpin(lane: &mut Lane, count: usize, bytes: usize, now: u64) -> Vec<u8> {
     let mut items = Vec::with_capacity(count);
     for _ in 0..count {
