@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::Engines;
 use crate::error::Refusal;
 use crate::fanout::{TypeTable, Window};
+use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::registry::Registry;
 
@@ -25,6 +26,8 @@ pub struct App {
     pub config: Config,
     /// The event types that there are here.
     pub known_types: Vec<EventType>,
+    /// What their events are the latest state of.
+    pub subjects: Subjects,
     /// The log.
     pub log: Log,
     /// Its newest part, encoded.

@@ -17,6 +17,7 @@ use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::config::{Config, ConfigError};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::registry::{Registry, RegistryError};
 use crate::{admin, connection, descriptors, routes};
@@ -252,6 +253,7 @@ fn assemble(
     let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
     engines.health_changed(&log.health());
     Ok(App {
+        subjects: Subjects::new(&config.subjects),
         known_types,
         stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),

@@ -16,7 +16,8 @@ use super::error::ConfigError;
 use super::key::section;
 use super::kinds;
 use super::publishers::PUBLISHERS;
-use super::values::{LogFormat, PublisherConfig};
+use super::subjects::{self, SUBJECTS};
+use super::values::{LogFormat, PublisherConfig, SubjectConfig};
 use crate::engine::Coding;
 
 section! {
@@ -32,6 +33,13 @@ section! {
         /// Event types of this deployment, beside the six built in (`device_status`, `alert_fired`,
         /// `alert_resolved`, `config_push`, `firmware_progress`, `metric_update`).
         event_types: Vec<EventType> = kinds::EVENT_TYPES, "[]";
+        /// What events are the latest state of, by event type: `[subjects.door_state]` with `fields`, the fields
+        /// of the payload that name the subject together (`["site", "door_id"]`; of `"door_id|device_id"` the
+        /// first that is there; `[]` for no subject). `kind` is the type under which the state keeps the subject,
+        /// the event's own if left out. A subject ends with an event that has one of `final_values` in
+        /// `final_field`, with every event of the type where `ends = true`, and after `max_age` without one. The
+        /// built-in types have rules, which a rule given here replaces; they are in the protocol.
+        subjects: Vec<SubjectConfig> = SUBJECTS, "{}";
     }
     sections {
         /// Who may do what.
@@ -270,6 +278,10 @@ impl Config {
             ));
         }
         errors.extend(self.auth.jwt.claims.clashes());
+        errors.extend(subjects::contradictions(
+            &self.subjects,
+            &self.known_types(),
+        ));
         errors
     }
 }

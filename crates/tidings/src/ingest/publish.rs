@@ -68,6 +68,7 @@ pub async fn publish(
     let terms = Terms {
         tenant,
         known_types: &app.known_types,
+        subjects: &app.subjects,
         publisher: &author.name,
         request_key: request_key.as_deref(),
     };
