@@ -4,6 +4,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::Health;
 use crate::folder::random;
 use crate::format::{FRAMES_BEGIN, SEGMENTS, SegmentHeader, index_name, log_name};
 use crate::index_file::{self, DiskIndex};
@@ -49,7 +50,12 @@ fn work(shared: &Shared, job: Job, time_noted: &mut i64) {
                     .map_err(|error| error.to_string())
             });
             if let Err(reason) = &outcome {
-                tracing::warn!(reason, bytes, "no new segment can be made");
+                // The writer says once that the log is full; each further attempt is no news.
+                if shared.view.read().health == Health::Healthy {
+                    tracing::warn!(reason, bytes, "no new segment can be made");
+                } else {
+                    tracing::debug!(reason, bytes, "no new segment can be made");
+                }
             }
             if let Some(superseded) = shared.workshop.prepared(outcome) {
                 discard(&shared.files, superseded.number);

@@ -71,7 +71,9 @@ impl Generations {
 
 impl std::fmt::Debug for VerifiedTokens {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("VerifiedTokens").finish_non_exhaustive()
+        formatter
+            .debug_struct("VerifiedTokens")
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,8 +90,11 @@ mod tests {
             expires_at: i64::MAX,
             issued_at: None,
             token_id: None,
-            devices: (devices > 0)
-                .then(|| (0..devices).map(|device| format!("r{device}").parse().unwrap()).collect()),
+            devices: (devices > 0).then(|| {
+                (0..devices)
+                    .map(|device| format!("r{device}").parse().unwrap())
+                    .collect()
+            }),
             types: None,
             device_group: None,
         }

@@ -282,6 +282,13 @@ mod tests {
 
     /// Opens a stream of the tenant. Gives its other end.
     fn open(thread: &mut Thread, limits: &Limits) -> TcpStream {
+        let (stream, client) = authorised(thread, limits);
+        thread.open(stream);
+        client
+    }
+
+    /// A stream of the tenant that an engine can take over, and its other end.
+    fn authorised(thread: &Thread, limits: &Limits) -> (OpenStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
@@ -300,7 +307,7 @@ mod tests {
         });
         let address = IpAddr::from(Ipv4Addr::LOCALHOST);
         let types = TypeTable::default();
-        thread.open(OpenStream {
+        let stream = OpenStream {
             sink: StreamSink::Socket(socket),
             view: View::new(&identity, Some(tenant()), &ViewRequest::default(), &types),
             after: thread.position,
@@ -322,8 +329,8 @@ mod tests {
                 address,
                 opened_at: 0,
             },
-        });
-        client
+        };
+        (stream, client)
     }
 
     /// What one event costs on its way from the window to every socket. `scripts/test` counts the
@@ -457,5 +464,40 @@ mod tests {
         drop(ask_list(&mut thread, StreamFilter::default(), None, 700));
         thread.work_off_inquiries();
         assert!(thread.inquiries.is_empty());
+    }
+
+    /// Ten thousand streams that came back at once were all taken over, and given what they had missed,
+    /// before the tail was looked at again: others' events were late by as long as that took.
+    #[test]
+    fn a_crowd_is_taken_over_in_slices_and_what_was_said_behind_it_holds_for_all() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            let (stream, client) = authorised(&thread, &limits);
+            thread.mailbox.open(stream).unwrap();
+            clients.push(client);
+        }
+        let command = Command::CloseAll(ClosingReason::Draining);
+        thread.mailbox.command(command);
+        thread.read_mail();
+        assert!(
+            (1..200).contains(&thread.streams.len()),
+            "one slice is not all"
+        );
+        assert!(thread.closing.is_none(), "the others would not hear of it");
+        assert_eq!(
+            thread.patience(),
+            Some(Duration::ZERO),
+            "it comes again by itself"
+        );
+        while thread.more_mail {
+            thread.read_mail();
+        }
+        for mut client in clients {
+            let mut received = String::new();
+            client.read_to_string(&mut received).unwrap();
+            assert!(received.contains("\"reason\":\"draining\""), "{received}");
+        }
     }
 }

@@ -164,6 +164,26 @@ fn a_restricting_claim_that_cannot_be_read_never_lifts_the_restriction() {
 }
 
 #[test]
+fn a_token_that_was_verified_before_is_over_at_its_exp_all_the_same() {
+    let tokens = tokens();
+    let token = signed(&usual());
+    let first = tokens.verify(&token, NOW).unwrap();
+    assert_eq!(tokens.verify(&token, NOW + 59), Ok(first));
+    assert_eq!(
+        tokens.verify(&token, NOW + 60),
+        Err(AccessTokenError::Expired)
+    );
+    // One that differs in its signature alone is another token.
+    let forged = format!("{}A", &token[..token.len() - 1]);
+    let forged = if forged == token {
+        format!("{}B", &token[..token.len() - 1])
+    } else {
+        forged
+    };
+    assert!(tokens.verify(&forged, NOW).is_err());
+}
+
+#[test]
 fn an_access_token_ends_exactly_at_its_exp_whatever_the_leeway() {
     let token = signed(&usual());
     assert!(tokens().verify(&token, NOW + 59).is_ok());
