@@ -10,7 +10,7 @@
 //!
 //! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection.
 //! - [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
-//!   [`pages`] and [`openapi`]: what people read; [`admin`]: health.
+//!   [`operate`]: operators' calls; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
@@ -35,6 +35,7 @@ pub mod ingest;
 pub mod limits;
 pub mod logging;
 pub mod openapi;
+pub mod operate;
 pub mod pages;
 pub mod registry;
 pub mod routes;

@@ -65,6 +65,22 @@ pub struct HistoryParameters {
     device_id: Option<String>,
 }
 
+/// The parameters of a listing of streams.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "only described here; operate::streams reads them")]
+pub struct StreamListParameters {
+    /// Only streams that show this tenant and no other.
+    tenant: Option<uuid::Uuid>,
+    /// Only streams of this user.
+    user: Option<String>,
+    /// The page begins behind this stream: the `next` of the page before.
+    after: Option<String>,
+    /// At most so many streams.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u32>,
+}
+
 /// Declares the refusals of an operation: each a status with what it means.
 macro_rules! refusals {
     ($(#[$doc:meta])* $name:ident { $($(#[$meaning:meta])* $status:literal $case:ident),* $(,)? }) => {
@@ -153,6 +169,30 @@ refusals! {
     }
 }
 
+refusals! {
+    /// Refusals of an operator's call.
+    OperatorRefusals {
+        /// No good access token.
+        401 Unauthorized,
+        /// The token is no operator's, or not for this tenant.
+        403 Forbidden,
+        /// A parameter is wrong; `parameter` names it.
+        422 Parameter,
+        /// A limit is reached; see Retry-After.
+        429 TooMany,
+        /// The server can't do this now; see Retry-After.
+        503 Unavailable,
+    }
+}
+
+refusals! {
+    /// What is named is not there.
+    NothingThere {
+        /// There is nothing of this name, or the caller may not know of it.
+        404 Unknown,
+    }
+}
+
 struct Security;
 
 impl Modify for Security {
@@ -185,6 +225,7 @@ impl Modify for Security {
     tags(
         (name = "streams", description = "Watching events as they happen"),
         (name = "events", description = "Publishing events and reading them back"),
+        (name = "operators", description = "Open streams, device groups and tenants"),
     )
 )]
 struct Base;

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::error::Refusal;
-use crate::{cors, history, ingest, openapi, pages, stream};
+use crate::{cors, history, ingest, openapi, operate, pages, stream};
 
 /// The API with its description: what every mount prefix carries.
 #[must_use]
@@ -25,6 +25,8 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(stream::open::tenant_stream))
         .routes(routes!(stream::open::all_tenants_stream))
         .routes(routes!(history::history, ingest::publish::publish))
+        .routes(routes!(operate::streams::list))
+        .routes(routes!(operate::streams::disconnect))
 }
 
 /// Everything that the public listener answers.
@@ -61,6 +63,8 @@ async fn method_not_allowed(request: Request) -> Response {
     let path = request.uri().path();
     let allow = if path.ends_with("/auth/sse-token") {
         "POST"
+    } else if path.contains("/streams/") {
+        "DELETE"
     } else if path.ends_with("/events") {
         "GET, HEAD, POST"
     } else {

@@ -4,13 +4,15 @@
 //! - [`access_token`]: from a JWT to an [`Identity`].
 //! - [`stream_token`]: the single-use secret that carries an [`Identity`] from `POST /auth/sse-token` to a stream.
 //! - [`publisher_key`]: API keys of publishers.
+//! - [`operator`]: who may operate, as an extractor for the handlers of operators' calls.
 //!
-//! No HTTP here: callers bring the text of a credential and get an answer. Errors and `Debug` output never
+//! No HTTP in the others: callers bring the text of a credential and get an answer. Errors and `Debug` output never
 //! hold a credential, whole or in part.
 
 pub mod access_token;
 mod claims;
 pub mod identity;
+pub mod operator;
 pub mod publisher_key;
 pub mod stream_token;
 mod verified;
@@ -20,6 +22,7 @@ use std::fmt::Write as _;
 
 pub use access_token::{AccessTokenError, AccessTokens, MintError, NewAccessToken};
 pub use identity::Identity;
+pub use operator::Operator;
 pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeys, UnknownPublisherKey};
 pub use stream_token::{StreamTokens, Unavailable};
 

@@ -42,7 +42,7 @@ pub use catch_up::CatchUpPool;
 pub use census::{StreamFilter, StreamRecord};
 pub use coding::Coding;
 pub use sink::{StreamBody, body};
-pub use ticket::{ConnectionId, OpenStream, StreamSink, Ticket};
+pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, StreamSink, Ticket};
 
 use crate::fanout::{Follower, TypeTable, Window};
 use census::Inquiry;

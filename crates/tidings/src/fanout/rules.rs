@@ -118,6 +118,18 @@ impl Rules {
             .then_some(Withheld::DeviceFilter)
     }
 
+    /// About how many bytes the bounds take in memory, apart from the members of a group, which the
+    /// group's streams share; and about as many when they are written down.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let asked = self.asked.as_deref().map_or(0, |asked| {
+            let types = asked.types.iter().flatten().map(|kind| 32 + kind.len());
+            let devices = asked.devices.iter().flatten();
+            types.sum::<usize>() + devices.map(|id| 32 + id.as_str().len()).sum::<usize>()
+        });
+        self.identity.weight() + asked
+    }
+
     /// The bounds as operators read them.
     #[must_use]
     pub fn described(&self) -> StreamView {

@@ -1,0 +1,188 @@
+//! Operators: who may look at and end streams, keep device groups, and look after tenants.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use tidings_protocol::TenantId;
+
+use super::Identity;
+use crate::app::App;
+use crate::engine::StreamFilter;
+use crate::error::{Refusal, WRONG_TENANT};
+use crate::stream::request::bearer;
+use crate::time::unix_seconds;
+
+/// One who may operate: a super admin, or one who has the operator's role in its own tenant. As an
+/// extractor it takes an access token in `Authorization: Bearer` only, never a cookie.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    identity: Identity,
+}
+
+impl Operator {
+    /// The operator that `identity` is, if it is one.
+    #[must_use]
+    pub fn of(identity: Identity, operator_role: &str) -> Option<Self> {
+        let operates =
+            identity.super_admin || (*identity.role == *operator_role && identity.tenant.is_some());
+        operates.then_some(Self { identity })
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The only tenant that it operates; `None` for a super admin, who operates all.
+    #[must_use]
+    pub fn only_tenant(&self) -> Option<TenantId> {
+        self.identity.tenant.filter(|_| !self.identity.super_admin)
+    }
+
+    /// Refuses a tenant that is not this operator's.
+    ///
+    /// # Errors
+    ///
+    /// 403.
+    pub fn check_tenant(&self, tenant: TenantId) -> Result<(), Refusal> {
+        match self.only_tenant() {
+            Some(own) if own != tenant => Err(Refusal::forbidden(WRONG_TENANT)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses who is not a super admin.
+    ///
+    /// # Errors
+    ///
+    /// 403.
+    pub fn require_super_admin(&self) -> Result<(), Refusal> {
+        if self.identity.super_admin {
+            Ok(())
+        } else {
+            Err(Refusal::forbidden("only a super admin may do this"))
+        }
+    }
+
+    /// Refuses who is limited to devices: what it may see must not be its own to change.
+    ///
+    /// # Errors
+    ///
+    /// 403.
+    pub fn require_all_devices(&self) -> Result<(), Refusal> {
+        if self.identity.devices.is_none() && self.identity.device_group.is_none() {
+            return Ok(());
+        }
+        Err(Refusal::forbidden(
+            "an access token that is limited to devices can't be used for this",
+        ))
+    }
+
+    /// Which streams it may know of: all, or those of its tenant that are not a super admin's.
+    #[must_use]
+    pub fn visible_streams(&self) -> StreamFilter {
+        StreamFilter {
+            tenant: self.only_tenant(),
+            without_super_admins: !self.identity.super_admin,
+            ..StreamFilter::default()
+        }
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Operator {
+    type Rejection = Refusal;
+
+    /// 401 without a good access token, 403 for who is no operator, 429 after too many bad ones.
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let peer = parts.extensions.get::<SocketAddr>();
+        let address = peer.map_or([0, 0, 0, 0].into(), SocketAddr::ip);
+        app.limits.failures_exceeded(address)?;
+        let token = bearer(&parts.headers).ok_or_else(|| {
+            Refusal::unauthorized("operating needs Authorization: Bearer with an access token")
+        })?;
+        let identity = app
+            .access_tokens
+            .verify(token, unix_seconds(SystemTime::now()))
+            .inspect_err(|_| app.limits.failure_recorded(address))?;
+        let roles = &app.config.auth;
+        Self::of(identity, &roles.operator_role).ok_or_else(|| {
+            Refusal::forbidden(format!(
+                "this is for operators: the roles {} and {}",
+                roles.super_admin_role, roles.operator_role
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(role: &str, tenant: Option<u8>) -> Identity {
+        Identity {
+            user: "ada".into(),
+            tenant: tenant.map(|number| TenantId::from_bytes([number; 16])),
+            role: role.into(),
+            super_admin: role == "super_admin",
+            expires_at: 100,
+            issued_at: None,
+            token_id: None,
+            devices: None,
+            types: None,
+            device_group: None,
+        }
+    }
+
+    #[test]
+    fn a_tenants_operator_operates_its_own_tenant_and_nothing_else() {
+        let operator = Operator::of(identity("tenant_operator", Some(1)), "tenant_operator");
+        let operator = operator.expect("an operator");
+        assert!(operator.check_tenant(TenantId::from_bytes([1; 16])).is_ok());
+        assert!(
+            operator
+                .check_tenant(TenantId::from_bytes([2; 16]))
+                .is_err()
+        );
+        assert!(operator.require_super_admin().is_err());
+        let visible = operator.visible_streams();
+        assert_eq!(visible.tenant, Some(TenantId::from_bytes([1; 16])));
+        assert!(visible.without_super_admins);
+    }
+
+    #[test]
+    fn a_super_admin_operates_every_tenant_also_with_one_of_its_own() {
+        for own in [None, Some(1)] {
+            let operator = Operator::of(identity("super_admin", own), "tenant_operator");
+            let operator = operator.expect("an operator");
+            assert!(operator.check_tenant(TenantId::from_bytes([2; 16])).is_ok());
+            assert!(operator.require_super_admin().is_ok());
+            assert_eq!(operator.visible_streams().tenant, None);
+        }
+    }
+
+    #[test]
+    fn others_are_no_operators() {
+        for role in ["viewer", "publisher", "Tenant_operator", ""] {
+            assert!(Operator::of(identity(role, Some(1)), "tenant_operator").is_none());
+        }
+    }
+
+    #[test]
+    fn who_is_limited_to_devices_is_told_from_who_is_not() {
+        let mut bounded = identity("tenant_operator", Some(1));
+        let requires = |identity: &Identity| {
+            let operator = Operator::of(identity.clone(), "tenant_operator");
+            operator.expect("an operator").require_all_devices().is_ok()
+        };
+        assert!(requires(&bounded));
+        bounded.device_group = Some("core".into());
+        assert!(!requires(&bounded));
+        bounded.device_group = None;
+        bounded.devices = Some(Arc::from([]));
+        assert!(!requires(&bounded));
+    }
+}

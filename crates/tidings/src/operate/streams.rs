@@ -1,0 +1,244 @@
+//! The open streams: `GET /streams`, `DELETE /streams/{connection_id}`.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use http::StatusCode;
+use tidings_log::{ReadError, ReadLimit};
+use tidings_protocol::Position;
+use tidings_protocol::api::ClosingReason;
+use tidings_protocol::operate::{StreamInfo, StreamList};
+
+use super::{PageRequest, fill_page, log_unreadable, reading, rfc3339_seconds, text_of};
+use crate::app::App;
+use crate::auth::Operator;
+use crate::engine::{ConnectionId, StreamFilter, StreamRecord};
+use crate::error::Refusal;
+use crate::fanout::view::EventFacts;
+use crate::stream::request::{Query, read_tenant};
+use crate::time::{rfc3339, unix_microseconds};
+
+/// How many events are looked at to count what one stream still has to be given.
+const LAG_EXAMINED: usize = 10_000;
+
+/// How many for all streams of a page together.
+const PAGE_EXAMINED: usize = 500_000;
+
+/// `GET /streams`.
+///
+/// # Errors
+///
+/// As the protocol has it.
+#[utoipa::path(
+    get,
+    path = "/streams",
+    tag = "operators",
+    summary = "List the open streams",
+    description = "A super admin sees all; a tenant's operator those of its tenant, but none of a super admin.",
+    params(crate::openapi::StreamListParameters),
+    responses(
+        (status = 200, description = "A page of the open streams.", body = StreamList),
+        crate::openapi::OperatorRefusals,
+    ),
+    security(("access_token" = []))
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    operator: Operator,
+    RawQuery(query): RawQuery,
+) -> Result<Json<StreamList>, Refusal> {
+    let query = Query::parse(query.as_deref())?;
+    let page = PageRequest::read(&query)?;
+    let mut filter = operator.visible_streams();
+    if let Some(tenant) = query.get("tenant").map(read_tenant).transpose()? {
+        operator.check_tenant(tenant)?;
+        filter.tenant = Some(tenant);
+    }
+    filter.user = query.get("user").map(Arc::from);
+    // One more than asked for tells whether there is another page.
+    let records = app.engines.list(&filter, page.after, page.limit + 1).await;
+    let listed = reading(&app, move |app| describe(app, records, page.limit)).await;
+    listed.map(Json).map_err(|error| log_unreadable(&error))
+}
+
+fn describe(app: &App, records: Vec<StreamRecord>, limit: usize) -> Result<StreamList, ReadError> {
+    let mut lags = Lags {
+        app,
+        tail: app.window.tail(),
+        now: unix_microseconds(SystemTime::now()),
+        left: PAGE_EXAMINED,
+        last: None,
+    };
+    let mut failed = None;
+    let (streams, next) = fill_page(
+        records,
+        limit,
+        |record| record.connection,
+        |record| {
+            let lag = lags.of(&record).unwrap_or_else(|error| {
+                failed = Some(error);
+                Lag::default()
+            });
+            let weight = 512 + record.rules.weight();
+            (describe_one(app, &record, lag), weight)
+        },
+    );
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(StreamList { streams, next }),
+    }
+}
+
+fn describe_one(app: &App, record: &StreamRecord, lag: Lag) -> StreamInfo {
+    let identity = record.rules.identity();
+    StreamInfo {
+        connection_id: record.connection.to_string(),
+        user_id: identity.user.to_string(),
+        tenant_id: text_of(identity.tenant),
+        role: identity.role.to_string(),
+        view: record.rules.described(),
+        cursor: app.cursor(record.given).to_string(),
+        lag_events: lag.events,
+        lag_exact: lag.exact,
+        lag_seconds: lag.seconds,
+        events: record.events,
+        bytes: record.bytes,
+        opened_at: rfc3339(record.opened_at),
+        expires_at: rfc3339_seconds(identity.expires_at),
+        remote_address: record.address.to_string(),
+    }
+}
+
+/// How far a stream is behind.
+#[derive(Clone, Copy, Debug)]
+struct Lag {
+    events: u64,
+    exact: bool,
+    seconds: f64,
+}
+
+impl Default for Lag {
+    fn default() -> Self {
+        Self {
+            events: 0,
+            exact: true,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Counts what streams still have to be given, for as long as that costs little.
+struct Lags<'a> {
+    app: &'a App,
+    tail: Position,
+    now: i64,
+    /// How many events may still be looked at.
+    left: usize,
+    /// The last that was counted: streams that stall together have much in common.
+    last: Option<(Arc<crate::fanout::View>, Position, Lag)>,
+}
+
+impl Lags<'_> {
+    fn of(&mut self, record: &StreamRecord) -> Result<Lag, ReadError> {
+        if record.given >= self.tail {
+            return Ok(Lag::default());
+        }
+        if let Some((view, given, lag)) = &self.last
+            && *given == record.given
+            && **view == *record.view
+        {
+            return Ok(*lag);
+        }
+        let lag = self.count(record)?;
+        self.last = Some((Arc::clone(&record.view), record.given, lag));
+        Ok(lag)
+    }
+
+    fn count(&mut self, record: &StreamRecord) -> Result<Lag, ReadError> {
+        let (mut events, mut oldest) = (0, None);
+        let mut after = record.given;
+        let mut budget = LAG_EXAMINED.min(self.left);
+        self.left -= budget;
+        while after < self.tail && budget > 0 {
+            let limit = ReadLimit {
+                events: budget,
+                bytes: 4 * 1024 * 1024,
+            };
+            let before = budget;
+            let scope = record.view.scope();
+            let end = self.app.log.read(scope, after, limit, &mut |event| {
+                budget = budget.saturating_sub(1);
+                let facts = EventFacts::of(&event, &self.app.types);
+                if event.position <= self.tail && record.view.allows(facts) {
+                    events += 1;
+                    oldest.get_or_insert(event.appended_at);
+                }
+            })?;
+            if end.examined_through <= after && budget == before {
+                break;
+            }
+            after = end.examined_through;
+        }
+        let seconds = oldest.map_or(0, |oldest: i64| (self.now - oldest).max(0));
+        Ok(Lag {
+            events,
+            exact: after >= self.tail,
+            seconds: seconds as f64 / 1e6,
+        })
+    }
+}
+
+/// `DELETE /streams/{connection_id}`.
+///
+/// # Errors
+///
+/// As the protocol has it.
+#[utoipa::path(
+    delete,
+    path = "/streams/{connection_id}",
+    tag = "operators",
+    summary = "End an open stream",
+    description = "Only disconnects: whoever has a valid access token may come back at once.",
+    params(("connection_id" = String, Path, description = "The stream's name.", example = "sse-1f0c9a7be210")),
+    responses(
+        (status = 204, description = "The stream is closed."),
+        crate::openapi::OperatorRefusals,
+        crate::openapi::NothingThere,
+    ),
+    security(("access_token" = []))
+)]
+pub async fn disconnect(
+    State(app): State<Arc<App>>,
+    operator: Operator,
+    Path(connection): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let connection: ConnectionId =
+        connection
+            .parse()
+            .map_err(|error: crate::engine::InvalidConnectionId| {
+                Refusal::parameter("connection_id", error.to_string())
+            })?;
+    let filter = StreamFilter {
+        connection: Some(connection),
+        ..operator.visible_streams()
+    };
+    let closed = app
+        .engines
+        .close_streams(&filter, ClosingReason::Disconnected)
+        .await;
+    if closed == 0 {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no open stream {connection}"),
+        ));
+    }
+    tracing::info!(
+        target: "tidings::operate",
+        connection_id = %connection,
+        operator = %operator.identity().user,
+        "stream_disconnected"
+    );
+    Ok(StatusCode::NO_CONTENT)
+}
