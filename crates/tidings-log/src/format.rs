@@ -7,6 +7,7 @@
 //! | `LOCK` | locked (`flock`) by the process that has the log; who that is, as text |
 //! | `FORMAT` | `tidings-log N\n`, N being [`VERSION`] |
 //! | `meta.redb` | the epoch, what retention has removed, how far time was known ([`crate::meta`]) |
+//! | `state.redb` | the last event of each living subject as of some position; beside it, where one was found damaged, `state.redb.damaged` ([`crate::state`]) |
 //! | `segments/NNNNNNNNNN.log` | the events; the numbers ascend without meaning anything else |
 //! | `segments/NNNNNNNNNN.index` | of a sealed segment; a cache of what a scan finds ([`crate::index_file`]) |
 //!
@@ -86,7 +87,8 @@
 //! 5. The salt is not known outside, so that no payload can look like a frame to a scan that
 //!    searches for the next one behind damaged bytes; and frames of another file or another offset
 //!    don't pass for this one's.
-//! 6. Unlinking goes from the oldest segment on, after `meta.redb` knows what goes with it.
+//! 6. Unlinking goes from the oldest segment on, after `meta.redb` knows what goes with it and
+//!    `state.redb` has what its events say.
 
 use tidings_protocol::{Position, TenantId};
 
@@ -98,6 +100,7 @@ pub(crate) const VERSION: u32 = 2;
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const FORMAT: &str = "FORMAT";
 pub(crate) const META: &str = "meta.redb";
+pub(crate) const STATE: &str = "state.redb";
 pub(crate) const SEGMENTS: &str = "segments";
 
 const SEGMENT_MAGIC: [u8; 8] = *b"tidlogsg";

@@ -11,6 +11,8 @@
 //!   `tenant_caps`), remembering it in a small database (`meta`).
 //! - [`Log::read`] finds frames by tenant or position (`read`, `reading`, `segment`, `cache`), on any thread, and
 //!   copes with damage (`repair`).
+//! - The state thread (`state`) folds the last event of each living subject from what is durable and
+//!   makes it durable itself; [`Log::state`] is asked for snapshots.
 //! - [`Log::open`] puts the log together from what a crash has left (`folder`, `recovery`, `scan`);
 //!   [`verify`] says what is wrong with a folder.
 //!
@@ -18,6 +20,7 @@
 
 mod cache;
 pub mod clock;
+mod database;
 mod error;
 mod event;
 mod folder;
@@ -40,6 +43,7 @@ mod repair;
 mod retention;
 mod scan;
 mod segment;
+mod state;
 pub mod storage;
 mod tenant_caps;
 mod upkeep;
@@ -55,4 +59,5 @@ pub use event::{
 };
 pub use log::{Answer, Listener, Log};
 pub use options::LogOptions;
+pub use state::{State, StateEntries, StateEntry, StateError, StateHealth, StateSnapshot};
 pub use verify::{Finding, VerifyError, VerifyReport, verify, verify_with};

@@ -22,7 +22,7 @@ use crate::workshop::Workshop;
 use crate::writer::Writer;
 use crate::{
     AppendError, Appended, Busy, EventRef, Health, LogOptions, NewEvent, OpenError, ReadEnd,
-    ReadError, ReadLimit, Resume, Scope, Usage, upkeep,
+    ReadError, ReadLimit, Resume, Scope, State, Usage, state, upkeep,
 };
 
 /// Told what became durable. Called on the writer thread: what it does, publishers wait for.
@@ -46,8 +46,14 @@ pub struct Log {
 
 struct Handle {
     shared: Arc<Shared>,
-    /// The writer and the upkeep thread, until the log is closed.
-    threads: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
+    /// Until the log is closed.
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    writer: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+    state: JoinHandle<()>,
 }
 
 impl Log {
@@ -66,15 +72,15 @@ impl Log {
         listener: Box<dyn Listener>,
     ) -> Result<Self, OpenError> {
         let lock = lock(&*storage, &options.path, &options.owner)?;
-        let (meta, state) = open_or_create(&storage, &options.path, clock.now().wall)?;
+        let (meta, known) = open_or_create(&storage, &options.path, clock.now().wall)?;
         let files = Files::new(storage, options.cache_bytes);
-        let recovered = recover(&files, &options.path, &state)?;
-        let clock = RunClock::open(
+        let recovered = recover(&files, &options.path, &known)?;
+        let clock = Arc::new(RunClock::open(
             clock,
             options.retention_micros(),
             recovered.known,
-            state.cutoff,
-        );
+            known.cutoff,
+        ));
         let keys = remembered_keys(&options, &files, &recovered, &clock)
             .map_err(io_error("reading the keys of the last events"))?;
         let Recovered {
@@ -89,16 +95,17 @@ impl Log {
             ..
         } = recovered;
         let shared = Arc::new(Shared {
-            epoch: Epoch(state.epoch),
+            epoch: Epoch(known.epoch),
             files,
             meta,
+            state: State::new(&options, Arc::clone(&clock)),
             clock,
             view: RwLock::new(View {
                 segments: Arc::new(segments),
                 tail,
-                removed_through: state.removed_through,
-                removed_at: state.removed_at,
-                removed: state.removed,
+                removed_through: known.removed_through,
+                removed_at: known.removed_at,
+                removed: known.removed,
                 trimmed: std::collections::HashMap::new(),
                 trimmed_through: 0,
                 lost: Arc::new(lost),
@@ -120,7 +127,7 @@ impl Log {
         for segment in unindexed {
             shared.workshop.seal(segment);
         }
-        let last_time = last_time.unwrap_or(state.removed_at);
+        let last_time = last_time.unwrap_or(known.removed_at);
         let writer = Writer::new(
             Arc::clone(&shared),
             listener,
@@ -129,15 +136,25 @@ impl Log {
             next_position,
             last_time,
         );
-        Self::start(shared, writer)
+        Self::start(shared, writer, tail)
     }
 
-    fn start(shared: Arc<Shared>, mut writer: Writer) -> Result<Self, OpenError> {
+    fn start(
+        shared: Arc<Shared>,
+        mut writer: Writer,
+        opened_tail: Position,
+    ) -> Result<Self, OpenError> {
+        let for_state = Arc::clone(&shared);
+        let state = thread::Builder::new()
+            .name("log-state".to_owned())
+            .spawn(move || state::run(&for_state, opened_tail))
+            .map_err(io_error("starting the state's thread"))?;
         let for_upkeep = Arc::clone(&shared);
         let upkeep = thread::Builder::new()
             .name("log-upkeep".to_owned())
             .spawn(move || upkeep::run(&for_upkeep))
-            .map_err(io_error("starting the upkeep thread"))?;
+            .map_err(io_error("starting the upkeep thread"))
+            .inspect_err(|_| shared.state.stop())?;
         writer.begin();
         let writer = thread::Builder::new()
             .name("log-writer".to_owned())
@@ -147,13 +164,18 @@ impl Log {
             Ok(writer) => writer,
             Err(error) => {
                 shared.workshop.stop();
+                shared.state.stop();
                 return Err(error);
             }
         };
         Ok(Self {
             handle: Arc::new(Handle {
                 shared,
-                threads: Mutex::new(Some((writer, upkeep))),
+                threads: Mutex::new(Some(Threads {
+                    writer,
+                    upkeep,
+                    state,
+                })),
             }),
         })
     }
@@ -219,6 +241,13 @@ impl Log {
         self.shared().read(scope, after, limit, visit)
     }
 
+    /// The last event of each living subject. After the log was closed it can still be asked, and
+    /// does not change any more.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.shared().state
+    }
+
     /// How well the log is.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -260,25 +289,28 @@ impl std::fmt::Debug for Log {
 
 impl Handle {
     fn shut_down(&self) {
-        let Some((writer, upkeep)) = self.threads.lock().take() else {
+        let Some(threads) = self.threads.lock().take() else {
             return;
         };
         self.shared.queue.close();
         // The last clone can be dropped by an answer, on the writer thread itself, which can't wait
         // for its own end: then another thread does.
-        if thread::current().id() == writer.thread().id() {
+        if thread::current().id() == threads.writer.thread().id() {
             let shared = Arc::clone(&self.shared);
-            thread::spawn(move || wind_up(&shared, writer, upkeep));
+            thread::spawn(move || wind_up(&shared, threads));
         } else {
-            wind_up(&self.shared, writer, upkeep);
+            wind_up(&self.shared, threads);
         }
     }
 }
 
-fn wind_up(shared: &Shared, writer: JoinHandle<()>, upkeep: JoinHandle<()>) {
-    let _ = writer.join();
+fn wind_up(shared: &Shared, threads: Threads) {
+    let _ = threads.writer.join();
     shared.workshop.stop();
-    let _ = upkeep.join();
+    let _ = threads.upkeep.join();
+    // Last, since retention waits for it.
+    shared.state.stop();
+    let _ = threads.state.join();
     shared.note_time();
     if let Some(unused) = shared.workshop.take_unused() {
         upkeep::discard(&shared.files, unused.number);

@@ -7,16 +7,16 @@
 //! `removed`: for a tenant's 16 bytes its last position among the unlinked ones.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tidings_protocol::{Position, TenantId};
 
 use crate::clock::KnownTime;
+use crate::database;
 use crate::format::META;
-use crate::storage::{OpenMode, Storage, StorageFile, read_exact_at};
+use crate::storage::{OpenMode, Storage};
 
 const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
 const REMOVED: TableDefinition<'_, [u8; 16], u64> = TableDefinition::new("removed");
@@ -54,7 +54,7 @@ impl Meta {
     pub(crate) fn create(storage: &dyn Storage, epoch: u64, now: i64) -> Result<(), redb::Error> {
         let fresh = format!("{META}.new");
         let file = storage.open(&fresh, OpenMode::Create)?;
-        let database = open_database(file)?;
+        let database = database::open(file, CACHE_BYTES)?;
         let write = database.begin_write()?;
         {
             let mut state = write.open_table(STATE)?;
@@ -70,7 +70,7 @@ impl Meta {
     }
 
     pub(crate) fn open(storage: Arc<dyn Storage>) -> Result<(Self, MetaState), redb::Error> {
-        let database = open_database(storage.open(META, OpenMode::Write)?)?;
+        let database = database::open(storage.open(META, OpenMode::Write)?, CACHE_BYTES)?;
         let state = load(&database)?;
         let meta = Self {
             storage,
@@ -111,7 +111,7 @@ impl Meta {
         let mut slot = self.database.lock();
         let database = match slot.take() {
             Some(database) => database,
-            None => open_database(self.storage.open(META, OpenMode::Write)?)?,
+            None => database::open(self.storage.open(META, OpenMode::Write)?, CACHE_BYTES)?,
         };
         let write = database.begin_write()?;
         change(&write)?;
@@ -124,12 +124,6 @@ impl Meta {
     pub(crate) fn close(&self) {
         self.database.lock().take();
     }
-}
-
-fn open_database(file: Arc<dyn StorageFile>) -> Result<Database, redb::Error> {
-    Ok(Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(Backend { file })?)
 }
 
 fn load(database: &Database) -> Result<MetaState, redb::Error> {
@@ -157,32 +151,4 @@ fn load(database: &Database) -> Result<MetaState, redb::Error> {
         cutoff: time("cutoff")?.unwrap_or(i64::MIN),
         removed,
     })
-}
-
-/// Lets redb work on the log's own storage, so that the faults of tests reach it too.
-#[derive(Debug)]
-struct Backend {
-    file: Arc<dyn StorageFile>,
-}
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        read_exact_at(&*self.file, out, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_at(data, offset)
-    }
 }

@@ -1,5 +1,6 @@
 //! How a log is to be kept.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,14 @@ pub struct LogOptions {
     pub cache_bytes: usize,
     /// How often retention runs, and how often a full disk is tried again.
     pub upkeep_interval: Duration,
+    /// At most so many subjects of one kind for each tenant, as far as
+    /// [`State::would_exceed`](crate::State::would_exceed) is asked before submitting.
+    pub state_subjects_per_kind: usize,
+    /// Subjects of these kinds are overdue
+    /// ([`State::overdue`](crate::State::overdue)) when nothing was said of them for so long.
+    pub state_max_age: BTreeMap<String, Duration>,
+    /// How often what has changed of the state is made durable.
+    pub state_checkpoint_interval: Duration,
 }
 
 impl LogOptions {
@@ -44,6 +53,9 @@ impl LogOptions {
             queue_bytes: 64 << 20,
             cache_bytes: 64 << 20,
             upkeep_interval: Duration::from_secs(1),
+            state_subjects_per_kind: 100_000,
+            state_max_age: BTreeMap::new(),
+            state_checkpoint_interval: Duration::from_secs(10),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::event::{EventRef, Expired, Lost, ReadEnd, ReadLimit, Resume, Scope};
 use crate::format::FrameKind;
 use crate::horizon::walk;
 use crate::read_buffer::ReadBuffer;
-use crate::reading::{Fault, Reading, index_fault};
+use crate::reading::{Fault, Reading, Visit, index_fault};
 use crate::segment::Segment;
 use crate::view::{Shared, Snapshot};
 
@@ -27,9 +27,31 @@ impl Shared {
         limit: ReadLimit,
         visit: &mut dyn FnMut(EventRef<'_>),
     ) -> Result<ReadEnd, ReadError> {
+        let visit = &mut |event: EventRef<'_>, _: i64| visit(event);
+        self.read_from(|| self.snapshot(scope), scope, after, limit, visit)
+    }
+
+    /// Visits every event on disk after a position, hidden ones as well, with its run time.
+    pub(crate) fn read_everything(
+        &self,
+        after: Position,
+        limit: ReadLimit,
+        visit: Visit<'_>,
+    ) -> Result<ReadEnd, ReadError> {
+        self.read_from(|| self.whole_snapshot(), Scope::All, after, limit, visit)
+    }
+
+    fn read_from(
+        &self,
+        snapshot: impl Fn() -> Snapshot,
+        scope: Scope,
+        after: Position,
+        limit: ReadLimit,
+        visit: Visit<'_>,
+    ) -> Result<ReadEnd, ReadError> {
         let io_error = |source| ReadError::Io { after, source };
         for _ in 0..ATTEMPTS {
-            match self.try_read(scope, after, limit, visit) {
+            match self.try_read(snapshot(), scope, after, limit, visit) {
                 Ok(end) => return Ok(end),
                 Err(Fault::Damaged(segment)) => {
                     self.repair(&segment).map_err(io_error)?;
@@ -47,12 +69,12 @@ impl Shared {
 
     fn try_read(
         &self,
+        snapshot: Snapshot,
         scope: Scope,
         after: Position,
         limit: ReadLimit,
-        visit: &mut dyn FnMut(EventRef<'_>),
+        visit: Visit<'_>,
     ) -> Result<ReadEnd, Fault> {
-        let snapshot = self.snapshot(scope);
         let expired = self.expired(&snapshot, scope, after)?;
         let start = after.max(snapshot.scope_horizon);
         let lost = snapshot.lost_after(start);

@@ -24,6 +24,10 @@ const SMALLEST_READ: u64 = 8 << 10;
 const LARGE_FRAME: usize = 128 << 10;
 /// Frames of a tenant that are looked up at once.
 const PLACES: usize = 1024;
+
+/// Called with each event and its run time.
+pub(crate) type Visit<'v> = &'v mut dyn FnMut(EventRef<'_>, i64);
+
 /// Why a read could not go on where it stood.
 pub(crate) enum Fault {
     /// The segment holds something else than its index says.
@@ -84,7 +88,7 @@ pub(crate) struct Reading<'r> {
     pub(crate) snapshot: Snapshot,
     pub(crate) scope: Scope,
     pub(crate) limit: ReadLimit,
-    pub(crate) visit: &'r mut dyn FnMut(EventRef<'_>),
+    pub(crate) visit: Visit<'r>,
     /// Nothing behind this is visited: a lost stretch comes next, or the tail.
     pub(crate) until: Position,
     /// The last position that was visited or found not to be of the scope.
@@ -356,7 +360,7 @@ impl Reading<'_> {
             let device_bytes = event.device.map_or(0, str::len);
             self.events += 1;
             self.bytes += event.event_type.len() + device_bytes + event.data.len();
-            (self.visit)(EventRef {
+            let event = EventRef {
                 position,
                 appended_at: header.appended_at,
                 time: event.time,
@@ -365,7 +369,8 @@ impl Reading<'_> {
                 device: event.device,
                 subject: event.subject,
                 data: event.data,
-            });
+            };
+            (self.visit)(event, header.run_time);
             self.position = position;
         }
         Some(ControlFlow::Continue(()))

@@ -58,14 +58,19 @@ impl Shared {
     }
 
     /// Removes the oldest segment while it is sealed and unwanted, by its summary and the bytes of
-    /// all segments.
+    /// all segments, and the state needs nothing of it any more.
     fn remove_while(&self, unwanted: impl Fn(&Summary, u64) -> bool) -> Result<(), String> {
         let mut removed = false;
         loop {
             let Some(oldest) = self.view.read().segments.first().cloned() else {
                 break;
             };
-            if !oldest.is_sealed() || !unwanted(&oldest.summary(), self.segment_bytes()) {
+            let summary = oldest.summary();
+            if !oldest.is_sealed() || !unwanted(&summary, self.segment_bytes()) {
+                break;
+            }
+            let covered = self.state.covers(summary.reached);
+            if !covered.map_err(|error| error.to_string())? {
                 break;
             }
             self.remove(&oldest)?;

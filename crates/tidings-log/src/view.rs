@@ -13,6 +13,7 @@ use crate::meta::Meta;
 use crate::queue::Queue;
 use crate::reading::Hints;
 use crate::segment::{Files, Segment};
+use crate::state::State;
 use crate::tenant_caps::TenantCaps;
 use crate::workshop::Workshop;
 use crate::{Health, LogOptions};
@@ -23,7 +24,9 @@ pub(crate) struct Shared {
     pub(crate) epoch: Epoch,
     pub(crate) files: Files,
     pub(crate) meta: Meta,
-    pub(crate) clock: RunClock,
+    pub(crate) clock: Arc<RunClock>,
+    /// Folded on a thread of its own.
+    pub(crate) state: State,
     pub(crate) view: RwLock<View>,
     pub(crate) horizon: Mutex<Horizon>,
     /// Where reads of all tenants ended.
@@ -90,6 +93,21 @@ impl Shared {
             horizon,
             scope_horizon: horizon.max(trimmed),
             trimmed_through: view.trimmed_through,
+            removed_at: view.removed_at,
+        }
+    }
+
+    /// The view of who reads whatever is on disk, also what is hidden from readers because it expired or
+    /// exceeds a tenant's cap.
+    pub(crate) fn whole_snapshot(&self) -> Snapshot {
+        let view = self.view.read();
+        Snapshot {
+            segments: Arc::clone(&view.segments),
+            tail: view.tail,
+            lost: Arc::clone(&view.lost),
+            horizon: view.removed_through,
+            scope_horizon: view.removed_through,
+            trimmed_through: 0,
             removed_at: view.removed_at,
         }
     }

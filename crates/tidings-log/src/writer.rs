@@ -188,6 +188,7 @@ impl Writer {
             .caps
             .add(sizes.map(|(header, _)| (header.tenant, header.frame_bytes())));
         self.shared.view.write().tail = self.last;
+        self.shared.state.tail_moved();
         if exceeded {
             self.shared.workshop.check_caps();
         }

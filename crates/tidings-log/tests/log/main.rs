@@ -7,4 +7,6 @@ mod reading;
 mod recovery;
 mod retention;
 mod simulated;
+mod state;
+mod state_history;
 mod support;

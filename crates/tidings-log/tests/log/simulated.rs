@@ -80,6 +80,7 @@ struct Faults {
     syncs_waiting: u64,
     bad_sectors: Vec<(String, usize)>,
     no_meta_writes: bool,
+    no_state: bool,
 }
 
 struct Shared {
@@ -185,6 +186,11 @@ impl SimulatedStorage {
         self.disk().faults.no_meta_writes = refuse;
     }
 
+    /// The file of the state can neither be opened nor written nor synced.
+    pub(crate) fn refuse_state(&self, refuse: bool) {
+        self.disk().faults.no_state = refuse;
+    }
+
     pub(crate) fn add_bad_sector(&self, name: &str, offset: usize) {
         self.disk()
             .faults
@@ -251,6 +257,11 @@ impl SimulatedStorage {
             .expect("a segment holds it")
     }
 
+    /// Puts a file's bytes in place of those it has.
+    pub(crate) fn replace(&self, name: &str, content: &[u8]) {
+        self.damage(name, |bytes| content.clone_into(bytes));
+    }
+
     pub(crate) fn delete(&self, name: &str) {
         let mut disk = self.disk();
         disk.names.remove(name);
@@ -274,6 +285,13 @@ impl Disk {
             bad_sectors: sectors,
             ..Faults::default()
         };
+    }
+
+    fn check_state(&self, name: &str) -> io::Result<()> {
+        if self.faults.no_state && name.starts_with("state") {
+            return Err(io::Error::other("the disk refuses"));
+        }
+        Ok(())
     }
 
     fn in_folder<'a>(name: &'a str, folder: &str) -> Option<&'a str> {
@@ -302,6 +320,7 @@ impl Storage for SimulatedStorage {
 
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
         let mut disk = self.living()?;
+        disk.check_state(name)?;
         let node = match (disk.names.get(name).copied(), mode) {
             (Some(node), OpenMode::Read | OpenMode::Write) => node,
             (None, OpenMode::Read | OpenMode::Write) => {
@@ -412,6 +431,7 @@ impl SimulatedFile {
         if self.name.starts_with("meta") && disk.faults.no_meta_writes {
             return Err(io::Error::other("the disk refuses"));
         }
+        disk.check_state(&self.name)?;
         Ok(disk)
     }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tidings_log::{
     AppendError, Appended, EventRef, Health, IdempotencyKey, Listener, Log, LogOptions, Lost,
-    NewEvent, OpenError, ReadEnd, ReadLimit, Scope,
+    NewEvent, NewSubject, OpenError, ReadEnd, ReadLimit, Scope, StateSnapshot,
 };
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{EventType, Position, TenantId};
 
 use crate::simulated::{ManualClock, SimulatedStorage};
 
@@ -203,6 +203,26 @@ impl Bench {
         (events, end)
     }
 
+    /// Waits until the state has come to the log's end.
+    pub(crate) fn wait_for_state(&self) {
+        let patience = Duration::from_mins(2);
+        assert!(self.log().state().wait_through(self.log().tail(), patience));
+    }
+
+    /// The state as of the log's end.
+    pub(crate) fn state(&self, scope: Scope) -> StateSnapshot {
+        self.wait_for_state();
+        self.log().state().snapshot(scope).expect("it is ready")
+    }
+
+    /// The texts of a state's entries, by tenant, kind and key.
+    pub(crate) fn state_texts(&self, scope: Scope) -> Vec<String> {
+        self.state(scope)
+            .into_entries()
+            .map(|entry| String::from_utf8(entry.event().data.to_vec()).unwrap())
+            .collect()
+    }
+
     /// Everything of a scope, over however many reads and lost stretches.
     pub(crate) fn read_all(&self, scope: Scope, limit: ReadLimit) -> Vec<Read> {
         let mut events = Vec::new();
@@ -262,6 +282,28 @@ pub(crate) fn event(text: &str) -> NewEvent {
         subject: None,
         data: text.as_bytes().to_vec(),
     }
+}
+
+/// An event that says something of a subject, of no device.
+pub(crate) fn of_subject(kind: &str, key: &str, text: &str) -> NewEvent {
+    NewEvent {
+        event_type: kind.parse().unwrap(),
+        device: None,
+        subject: Some(NewSubject {
+            kind: kind.parse().unwrap(),
+            key: key.parse().unwrap(),
+            ends: false,
+        }),
+        ..event(text)
+    }
+}
+
+/// The event with which the server takes a subject away.
+pub(crate) fn removed(kind: &str, key: &str) -> NewEvent {
+    let mut event = of_subject(kind, key, "{}");
+    event.event_type = EventType::removed();
+    event.subject.as_mut().unwrap().ends = true;
+    event
 }
 
 pub(crate) fn keyed(text: &str, key: u8) -> NewEvent {
