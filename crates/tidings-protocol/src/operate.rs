@@ -54,6 +54,9 @@ pub struct StreamInfo {
     pub events: u64,
     /// How many bytes it was given, as they went out.
     pub bytes: u64,
+    /// How many events were left out since a later one superseded them while the stream lagged.
+    #[serde(default)]
+    pub conflated: u64,
     /// When it was opened, RFC 3339.
     pub opened_at: String,
     /// When its access token ends, RFC 3339.

@@ -20,6 +20,9 @@ use crate::registry::Registry;
 /// How many pages of the history are read at once.
 pub const HISTORY_READERS: usize = 4;
 
+/// How many requests wait for the state at once, each on a thread.
+pub const STATE_READERS: usize = 16;
+
 /// The server's parts, each of which looks after its own state.
 pub struct App {
     /// The resolved configuration.
@@ -48,6 +51,8 @@ pub struct App {
     pub limits: Limits,
     /// Permits to read pages of the history.
     pub history_readers: Semaphore,
+    /// Permits to wait for the state.
+    pub state_readers: Semaphore,
     /// Set once the server is on its way out.
     pub draining: AtomicBool,
 }

@@ -178,6 +178,9 @@ section! {
         /// How streams may be compressed, best first, of `zstd` and `gzip`; each gets the one that its
         /// `Accept-Encoding` likes best. Empty: not at all. It saves bandwidth for processor time.
         compression: Vec<Coding> = kinds::CODINGS, "[]";
+        /// The types of which a stream that asks for `conflate=default` gets the latest of each subject only, while
+        /// it lags.
+        conflate: Vec<EventType> = kinds::EVENT_TYPES, r#"["metric_update"]"#;
         /// How much of the newest part of the log is kept in memory for all streams together.
         window_bytes: usize = kinds::size::<1_048_576, 68_719_476_736>(), "64MiB";
     }
@@ -210,6 +213,9 @@ section! {
         event_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "1MiB";
         /// The most events in one body.
         body_lines: usize = kinds::count::<1, 10_000_000>(), "100000";
+        /// The subjects of one event type that a tenant may have at a time: devices, metrics, open alerts. An event
+        /// of a further one is refused.
+        subjects_per_type: usize = kinds::count::<1, 100_000_000>(), "100000";
     }
 }
 
@@ -278,10 +284,17 @@ impl Config {
             ));
         }
         errors.extend(self.auth.jwt.claims.clashes());
-        errors.extend(subjects::contradictions(
-            &self.subjects,
-            &self.known_types(),
-        ));
+        let known = self.known_types();
+        errors.extend(subjects::contradictions(&self.subjects, &known));
+        for event_type in self
+            .stream
+            .conflate
+            .iter()
+            .filter(|kind| !known.contains(kind))
+        {
+            let problem = format!("{event_type} is no event type here; add it to event_types");
+            errors.push(ConfigError::new("stream.conflate", problem));
+        }
         errors
     }
 }

@@ -315,6 +315,9 @@ mod tests {
             coding: Coding::Identity,
             head: Vec::new(),
             preamble: Vec::new(),
+            snapshot: None,
+            wants_snapshot: false,
+            conflation: None,
             ticket: Ticket {
                 connection: ConnectionId::random(),
                 place: Some(limits.reserve(Some(tenant()), "u", address).unwrap()),

@@ -1,9 +1,11 @@
 //! Operators' calls: what is open, who was shown what, who may see which devices.
 //!
+//! - [`devices`]: devices taken away.
 //! - [`streams`]: the open streams, listed and ended.
 //!
 //! Who may call is [`crate::auth::Operator`]'s to say.
 
+pub mod devices;
 pub mod streams;
 
 use tidings_protocol::TenantId;
@@ -31,13 +33,11 @@ struct PageRequest {
 
 impl PageRequest {
     fn read(query: &Query) -> Result<Self, Refusal> {
-        let after = query
-            .get("after")
-            .map(str::parse)
-            .transpose()
-            .map_err(|error: crate::engine::InvalidConnectionId| {
+        let after = query.get("after").map(str::parse).transpose().map_err(
+            |error: crate::engine::InvalidConnectionId| {
                 Refusal::parameter("after", error.to_string())
-            })?;
+            },
+        )?;
         let limit = match query.get("limit").map(str::parse) {
             None => DEFAULT_PAGE,
             Some(Ok(limit)) if (1..=MAX_PAGE).contains(&limit) => limit,
