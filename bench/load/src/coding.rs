@@ -1,11 +1,13 @@
-//! Compressed streams: taken apart as they come, so that they are checked like others.
+//! Compressed and chunked streams: taken apart as they come, so that they are checked like others.
 
 use std::fmt;
 use std::io::Write;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use flate2::write::GzDecoder;
+
+use crate::chunks::Chunks;
 
 /// A content coding that a stream asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,10 +29,11 @@ impl Coding {
     }
 }
 
-/// The state of one compressed stream.
+/// The state of one compressed or chunked stream.
 pub(crate) enum Decoder {
     Gzip(Box<GzDecoder<Vec<u8>>>),
     Zstd(Box<zstd::stream::write::Decoder<'static, Vec<u8>>>),
+    Chunked(Chunks),
 }
 
 impl fmt::Debug for Decoder {
@@ -40,13 +43,19 @@ impl fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// The decoder for what a response head says; none where it names no coding.
+    /// The decoder for what a response head says; none where the body is the stream as it is.
     pub(crate) fn for_head(head: &str) -> Result<Option<Self>> {
-        let coding = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-encoding")
-                .then(|| value.trim())
-        });
+        let field = |wanted: &str| {
+            head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case(wanted).then(|| value.trim())
+            })
+        };
+        let coding = field("content-encoding");
+        if field("transfer-encoding") == Some("chunked") {
+            ensure!(coding.is_none(), "compressed and chunked is not understood");
+            return Ok(Some(Self::Chunked(Chunks::default())));
+        }
         match coding {
             None => Ok(None),
             Some("gzip") => Ok(Some(Self::Gzip(Box::new(GzDecoder::new(Vec::new()))))),
@@ -75,6 +84,7 @@ impl Decoder {
                     .context("zstd")?;
                 plain.append(decoder.get_mut());
             }
+            Self::Chunked(chunks) => chunks.decode(bytes, plain)?,
         }
         Ok(())
     }

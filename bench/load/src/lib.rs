@@ -6,6 +6,7 @@
 //! checks their order and the [`histogram`] counts their latency; the [`probe`] reads what the
 //! server used meanwhile; a [`report`] is printed as JSON.
 
+mod chunks;
 pub mod clock;
 pub mod coding;
 pub mod driver;

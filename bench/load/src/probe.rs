@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::clock;
 
-/// CPU time that a process and its children have used up to a moment.
+/// CPU time that a process and all below it have used up to a moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// When it was read, by [`clock::now`].
@@ -39,7 +39,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// A probe of the process with this id and of its children (nginx works in one).
+    /// A probe of the process with this id and of all below it: nginx works in a child, Pushpin in
+    /// several.
     #[must_use]
     pub fn new(process: u32) -> Self {
         Self { process }
@@ -51,15 +52,21 @@ impl Probe {
         Self::new(std::process::id())
     }
 
-    fn processes(self) -> Vec<u32> {
+    /// The process and all below it, each behind the one that started it.
+    #[must_use]
+    pub fn processes(self) -> Vec<u32> {
         let mut processes = vec![self.process];
-        let children = format!("/proc/{0}/task/{0}/children", self.process);
-        let children = fs::read_to_string(children).unwrap_or_default();
-        processes.extend(
-            children
-                .split_whitespace()
-                .filter_map(|id| id.parse::<u32>().ok()),
-        );
+        let mut next = 0;
+        while let Some(process) = processes.get(next) {
+            // Each thread has the children that it started.
+            let tasks = fs::read_dir(format!("/proc/{process}/task"));
+            for task in tasks.into_iter().flatten().flatten() {
+                let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+                let children = children.split_whitespace().map(str::parse::<u32>);
+                processes.extend(children.flatten());
+            }
+            next += 1;
+        }
         processes
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct Requester {
     input: Vec<u8>,
     tag: Option<u64>,
     sent: u64,
+    /// The server said that it closes the connection behind the answer.
+    pub(crate) closing: bool,
 }
 
 impl Requester {
@@ -42,6 +44,7 @@ impl Requester {
             input: Vec::new(),
             tag: None,
             sent: 0,
+            closing: false,
         }
     }
 
@@ -87,6 +90,8 @@ impl Requester {
             if name.eq_ignore_ascii_case("content-length") {
                 length = value.trim().parse().context("Content-Length")?;
             }
+            self.closing |= name.eq_ignore_ascii_case("connection")
+                && value.trim().eq_ignore_ascii_case("close");
             let chunked = name.eq_ignore_ascii_case("transfer-encoding");
             ensure!(!chunked, "chunked answers are not understood");
         }

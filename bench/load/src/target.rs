@@ -18,6 +18,8 @@ pub enum Dialect {
     Floor,
     /// nginx with Nchan, configured as `peers/nchan.conf.in` has it.
     Nchan,
+    /// Pushpin, configured as `peers/pushpin.conf.in` has it.
+    Pushpin,
 }
 
 /// How streams of Tidings are authorised; the others ask for nothing.
@@ -35,6 +37,9 @@ pub struct Target {
     /// Its address.
     #[arg(long)]
     pub address: SocketAddrV4,
+    /// Where it takes what is published, where that is another address.
+    #[arg(long)]
+    pub publish_address: Option<SocketAddrV4>,
     /// Which server it is.
     #[arg(long, value_enum)]
     pub dialect: Dialect,
@@ -105,6 +110,16 @@ impl Speaker {
         self.target.dialect == Dialect::Tidings && self.target.authority == Authority::Token
     }
 
+    /// How many streams may be opened at a time: behind Pushpin each is a request to an application
+    /// too, and of too many some fail.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        match self.target.dialect {
+            Dialect::Pushpin => 16,
+            Dialect::Tidings | Dialect::Floor | Dialect::Nchan => usize::MAX,
+        }
+    }
+
     /// Whether devices are filtered by the server; where not, a lane has a tenant of its own.
     #[must_use]
     pub fn filters(&self) -> bool {
@@ -166,6 +181,9 @@ impl Speaker {
     #[must_use]
     pub fn publish(&self, lane: &mut Lane, count: usize, now: u64) -> Vec<u8> {
         let bytes = self.target.payload_bytes;
+        if self.target.dialect == Dialect::Pushpin {
+            return publish_to_pushpin(lane, count, bytes, now);
+        }
         let mut body = Vec::with_capacity(count * (bytes + 100));
         for index in 0..count {
             if index > 0 {
@@ -206,4 +224,26 @@ impl Speaker {
         request.extend_from_slice(&body);
         request
     }
+}
+
+/// Pushpin sends what it is given: the publisher writes the lines of the event.
+fn publish_to_pushpin(lane: &mut Lane, count: usize, bytes: usize, now: u64) -> Vec<u8> {
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut data = Vec::with_capacity(bytes);
+        lane.write_data(&mut data, bytes, now);
+        let data = String::from_utf8_lossy(&data);
+        let id = lane.published;
+        let content = format!("id: {id}\nevent: device_status\ndata: {data}\n\n");
+        items.push(serde_json::json!({
+            "channel": lane.tenant,
+            "formats": {"http-stream": {"content": content}}
+        }));
+    }
+    let body = serde_json::json!({ "items": items }).to_string();
+    format!(
+        "POST /publish/ HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }

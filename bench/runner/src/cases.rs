@@ -66,7 +66,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order of the results.
-pub(crate) const SCENARIOS: [Scenario; 13] = [
+pub(crate) const SCENARIOS: [Scenario; 14] = [
     Scenario {
         name: "cpu-per-delivery",
         about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
@@ -81,6 +81,11 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
         name: "streams",
         about: "The same over the number of streams, at no more than 50,000 deliveries/s.",
         cases: streams,
+    },
+    Scenario {
+        name: "peers",
+        about: "The same at 5,000 deliveries/s, which every server keeps up with: Pushpin does not with the 50,000/s of the scenarios above, nor with a burst, and would be measured by what it drops.",
+        cases: peers,
     },
     Scenario {
         name: "burst",
@@ -135,6 +140,7 @@ pub(crate) const SCENARIOS: [Scenario; 13] = [
 ];
 
 const ALL: [Kind; 3] = [Kind::Floor, Kind::Tidings, Kind::Nchan];
+const WITH_PUSHPIN: [Kind; 4] = [Kind::Floor, Kind::Tidings, Kind::Nchan, Kind::Pushpin];
 const OURS: [Kind; 2] = [Kind::Floor, Kind::Tidings];
 
 fn case(name: String, servers: &[Kind], load: &[String]) -> Case {
@@ -191,6 +197,21 @@ fn streams(wish: &Wish) -> Vec<Case> {
         .collect()
 }
 
+/// As [`steady`], at a tenth of its deliveries a second.
+fn peers(wish: &Wish) -> Vec<Case> {
+    let seconds = wish.seconds(5.0);
+    let one = |streams: usize| {
+        let rate = rate(streams * 10);
+        let load = format!("steady --streams {streams} --rate {rate} --seconds {seconds}");
+        case(
+            format!("{streams} streams, {rate:.1} events/s"),
+            &WITH_PUSHPIN,
+            &words(&load),
+        )
+    };
+    wish.streams(&[100, 1_000]).into_iter().map(one).collect()
+}
+
 fn burst(wish: &Wish) -> Vec<Case> {
     let streams = wish.streams(&[1_000]);
     let events = wish.scaled(10_000);
@@ -240,7 +261,7 @@ fn idle(wish: &Wish) -> Vec<Case> {
         wish.seconds(5.0),
         if wish.quick { 1 } else { 10 }
     ));
-    let mut idle = case(format!("up to {most} streams"), &ALL, &load);
+    let mut idle = case(format!("up to {most} streams"), &WITH_PUSHPIN, &load);
     idle.setup.heartbeat = Some(Duration::from_secs(1));
     vec![idle]
 }

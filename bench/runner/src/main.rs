@@ -1,12 +1,15 @@
 //! `bench/run`: servers and load side by side, round after round, and `RESULTS.md` from it.
 //!
-//! In the order of a run: [`cases`] says what is run, [`server`] starts what is measured, [`round`]
-//! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`]
-//! and [`plot`] write it down.
+//! In the order of a run: [`cases`] says what is run, [`server`] and [`peers`] start what is measured, [`round`]
+//! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`],
+//! [`beside`] and [`plot`] write it down.
 
+mod beside;
 mod budgets;
 mod cases;
 mod machine;
+mod origin;
+mod peers;
 mod plot;
 mod report;
 mod results;
@@ -21,6 +24,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result, bail, ensure};
 use cases::{SCENARIOS, Scenario, Wish};
 use clap::Parser;
+use peers::Peers;
 use results::{CaseResults, Results};
 use server::{Kind, Programs};
 
@@ -47,7 +51,7 @@ struct Arguments {
     /// Seconds that are measured in a round, instead of the scenarios' own.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only these servers: floor, tidings, nchan, append.
+    /// Only these servers: floor, tidings, nchan, pushpin, append.
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
     /// A setting of Tidings, `TIDINGS_SOMETHING=value`; can be given several times.
@@ -60,6 +64,10 @@ struct Arguments {
     /// where it is not given.
     #[arg(long)]
     scratch: Option<PathBuf>,
+    /// Leave out peers that are not installed, even as root; otherwise their Debian packages are
+    /// installed.
+    #[arg(long)]
+    no_install: bool,
     /// Only measure and print; write nothing.
     #[arg(long)]
     dry: bool,
@@ -162,23 +170,7 @@ fn programs(arguments: &Arguments, kinds: &[Kind], skipped: &mut Vec<String>) ->
         None if kinds.contains(&Kind::Tidings) => build(&arguments.bench)?,
         None => PathBuf::new(),
     };
-    let variable =
-        |name, usual: &str| std::env::var_os(name).map_or_else(|| usual.into(), PathBuf::from);
-    let nginx = variable("BENCH_NGINX", "/usr/sbin/nginx");
-    let module = variable(
-        "BENCH_NCHAN_MODULE",
-        "/usr/lib/nginx/modules/ngx_nchan_module.so",
-    );
-    let mut nchan = None;
-    if kinds.contains(&Kind::Nchan) {
-        if nginx.exists() && module.exists() {
-            nchan = Some((nginx, module, arguments.bench.join("peers/nchan.conf.in")));
-        } else {
-            let line = "nchan: SKIPPED, not installed (Debian: nginx, libnginx-mod-nchan)";
-            println!("{line}");
-            skipped.push(line.to_owned());
-        }
-    }
+    let peers = Peers::find(kinds, &arguments.bench, !arguments.no_install, skipped);
     let pair = |setting: &String| {
         let (name, value) = setting.split_once('=').context("--set takes NAME=VALUE")?;
         Ok((name.to_owned(), value.to_owned()))
@@ -187,7 +179,7 @@ fn programs(arguments: &Arguments, kinds: &[Kind], skipped: &mut Vec<String>) ->
         floor: arguments.programs.join("floor"),
         load: arguments.programs.join("load"),
         tidings,
-        nchan,
+        peers,
         settings: arguments.settings.iter().map(pair).collect::<Result<_>>()?,
     })
 }
@@ -244,7 +236,7 @@ fn run(
                 .copied()
                 .filter(|kind| kinds.contains(kind))
                 .collect();
-            servers.retain(|kind| *kind != Kind::Nchan || bench.programs.nchan.is_some());
+            servers.retain(|kind| bench.programs.peers.have(*kind));
             let shift = round % servers.len().max(1);
             servers.rotate_left(shift);
             for kind in servers {

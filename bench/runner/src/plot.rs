@@ -7,6 +7,7 @@ use crate::results::Spread;
 /// A line of a plot: a server's figure over something.
 pub(crate) struct Series {
     pub(crate) name: String,
+    pub(crate) colour: &'static str,
     pub(crate) points: Vec<(f64, Spread)>,
 }
 
@@ -24,10 +25,6 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 150.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
-/// Distinguishable also without colours, by their brightness.
-const COLOURS: [&str; 6] = [
-    "#666666", "#0b6e4f", "#d1495b", "#a0a0a0", "#5fb49c", "#edae49",
-];
 
 impl Plot<'_> {
     /// The SVG, the horizontal axis logarithmic, the vertical one from 0; bars show the least and
@@ -96,7 +93,7 @@ impl Plot<'_> {
 
 impl Series {
     fn draw(&self, svg: &mut String, index: usize, x: impl Fn(f64) -> f64, y: impl Fn(f64) -> f64) {
-        let colour = COLOURS[index % COLOURS.len()];
+        let colour = self.colour;
         let mut path = String::new();
         for (at, spread) in &self.points {
             let (at, middle) = (x(*at), y(spread.median));

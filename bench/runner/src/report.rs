@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use crate::beside;
 use crate::budgets::BUDGETS;
 use crate::cases::SCENARIOS;
 use crate::plot::{Plot, Series, number};
@@ -45,13 +46,14 @@ pub(crate) fn write(bench: &Path) -> Result<()> {
         "# What was measured\n\n\
          Written by `bench/run`, which repeats all of it; the figures of every round are in `results/*.json`.\n\n\
          The server is on one core, the load generator on another, all over loopback. *floor* is `bench/floor`, a bare \
-         epoll loop that syncs its publishes as Tidings does; *nchan* is nginx with Nchan, which keeps its messages in \
-         memory. Servers alternate, a fresh process in each round. A figure is the median of all rounds with the least \
+         epoll loop that syncs its publishes as Tidings does; *nchan* is nginx with Nchan, *pushpin* is Pushpin with \
+         all its processes; both keep their messages in memory and ask for no token. Servers alternate, a fresh process in each round. A figure is the median of all rounds with the least \
          and the most in brackets; a ratio is the median of the ratios of each round. CPU is the server process's, \
          kernel included. Events have 250 bytes.\n\n",
     );
     describe(&mut text, &all);
     asked_and_reached(&mut text, &all);
+    text.push_str(&beside::section(&all));
     for (name, plot) in plots(&all) {
         if let Some(svg) = plot.svg() {
             fs::write(bench.join(format!("results/{name}.svg")), svg)?;
@@ -108,7 +110,7 @@ fn asked_and_reached(text: &mut String, all: &[Results]) {
     text.push('\n');
 }
 
-fn figure(spread: Spread) -> String {
+pub(crate) fn figure(spread: Spread) -> String {
     if spread.count == 1 {
         return number(spread.median);
     }
@@ -249,11 +251,21 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
     plots
 }
 
+/// A server's colour, strong for its first line and pale for its second.
+fn colours(kind: Kind) -> [&'static str; 2] {
+    match kind {
+        Kind::Floor | Kind::Append => ["#666666", "#a0a0a0"],
+        Kind::Tidings => ["#0b6e4f", "#5fb49c"],
+        Kind::Nchan => ["#d1495b", "#edae49"],
+        Kind::Pushpin => ["#30638e", "#8fb8de"],
+    }
+}
+
 /// A line for each server and metric over the number of streams, which begins a case's name.
 fn lines(results: &Results, metrics: &[(&str, &str)]) -> Vec<Series> {
     let mut series = Vec::new();
-    for (metric, suffix) in metrics {
-        for kind in [Kind::Floor, Kind::Tidings, Kind::Nchan] {
+    for (index, (metric, suffix)) in metrics.iter().enumerate() {
+        for kind in [Kind::Floor, Kind::Tidings, Kind::Nchan, Kind::Pushpin] {
             let point = |case: &CaseResults| {
                 let streams = case.name.split(' ').next()?.parse().ok()?;
                 Some((streams, case.spread(kind, metric)?))
@@ -262,6 +274,7 @@ fn lines(results: &Results, metrics: &[(&str, &str)]) -> Vec<Series> {
             if !points.is_empty() {
                 series.push(Series {
                     name: format!("{}{suffix}", kind.name()),
+                    colour: colours(kind)[index % 2],
                     points,
                 });
             }
@@ -296,6 +309,7 @@ fn memory(results: &Results) -> Vec<Series> {
         let points = steps.iter().filter_map(point).collect();
         series.push(Series {
             name: kind.name().to_owned(),
+            colour: colours(*kind)[0],
             points,
         });
     }

@@ -52,8 +52,11 @@ impl Bench {
         load.args(["--address", &server.address.to_string()])
             .args(["--dialect", kind.name()])
             .args(["--process", &server.process().to_string()])
-            .args(["--secret", SECRET])
-            .args(&case.load);
+            .args(["--secret", SECRET]);
+        if let Some(address) = server.publish_address {
+            load.args(["--publish-address", &address.to_string()]);
+        }
+        load.args(&case.load);
         let outcome = self.output(load, LOAD_CORE, case.limit);
         let mut report = match outcome {
             Ok(output) => serde_json::from_str(&output).context("the report")?,

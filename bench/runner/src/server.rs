@@ -8,9 +8,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use bench_load::probe::Probe;
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
+
+use crate::origin::Origin;
+use crate::peers::Peers;
 
 /// The core of the server.
 pub(crate) const SERVER_CORE: usize = 0;
@@ -27,18 +32,26 @@ pub(crate) enum Kind {
     Floor,
     Tidings,
     Nchan,
+    Pushpin,
     /// No server: a bare append and sync of what would be published.
     Append,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Floor, Self::Tidings, Self::Nchan, Self::Append];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Floor,
+        Self::Tidings,
+        Self::Nchan,
+        Self::Pushpin,
+        Self::Append,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
             Self::Tidings => "tidings",
             Self::Nchan => "nchan",
+            Self::Pushpin => "pushpin",
             Self::Append => "append",
         }
     }
@@ -65,16 +78,19 @@ pub(crate) struct Programs {
     pub(crate) floor: PathBuf,
     pub(crate) load: PathBuf,
     pub(crate) tidings: PathBuf,
-    /// nginx, Nchan's module and the configuration to fill in.
-    pub(crate) nchan: Option<(PathBuf, PathBuf, PathBuf)>,
+    pub(crate) peers: Peers,
     /// Settings of Tidings from the command line, `NAME=VALUE`.
     pub(crate) settings: Vec<(String, String)>,
 }
 
 /// A running server.
 pub(crate) struct Server {
-    child: Child,
+    pub(super) child: Child,
     pub(crate) address: SocketAddrV4,
+    /// Where it takes what is published, where that is another address.
+    pub(crate) publish_address: Option<SocketAddrV4>,
+    /// What answers for the application behind it, where it needs one.
+    pub(super) origin: Option<Origin>,
     /// How long it took until it was ready.
     pub(crate) ready_after: Duration,
 }
@@ -105,7 +121,7 @@ pub(crate) fn command(program: &Path) -> Command {
     command
 }
 
-fn free_address() -> Result<SocketAddrV4> {
+pub(crate) fn free_address() -> Result<SocketAddrV4> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(SocketAddrV4::new(
         Ipv4Addr::LOCALHOST,
@@ -124,7 +140,8 @@ impl Server {
         match kind {
             Kind::Floor => Self::start_floor(programs, setup, directory),
             Kind::Tidings => Self::start_tidings(programs, setup, directory),
-            Kind::Nchan => Self::start_nchan(programs, setup, directory),
+            Kind::Nchan => programs.peers.start_nchan(setup, directory),
+            Kind::Pushpin => programs.peers.start_pushpin(setup, directory),
             Kind::Append => bail!("append is no server"),
         }
     }
@@ -149,11 +166,9 @@ impl Server {
             let _ = child.wait();
             bail!("the floor does not say where it listens: {line:?}");
         };
-        Ok(Self {
-            child,
-            address,
-            ready_after: start.elapsed(),
-        })
+        let mut floor = Self::new(child, address);
+        floor.ready_after = start.elapsed();
+        Ok(floor)
     }
 
     fn start_tidings(programs: &Programs, setup: &Setup, directory: &Path) -> Result<Self> {
@@ -198,11 +213,7 @@ impl Server {
         command.envs(programs.settings.iter().cloned());
         let start = Instant::now();
         let child = on_core(SERVER_CORE, || command.spawn())?.context("starting Tidings")?;
-        let server = Self {
-            child,
-            address,
-            ready_after: Duration::ZERO,
-        };
+        let server = Self::new(child, address);
         let says = || {
             let text = std::fs::read_to_string(directory.join("tidings.out")).unwrap_or_default();
             text.chars().take(2_000).collect::<String>()
@@ -210,43 +221,18 @@ impl Server {
         server.await_ready(admin, start, says)
     }
 
-    fn start_nchan(programs: &Programs, setup: &Setup, directory: &Path) -> Result<Self> {
-        let (nginx, module, template) =
-            programs.nchan.as_ref().context("Nchan is not installed")?;
-        let address = free_address()?;
-        let heartbeat = setup.heartbeat.unwrap_or(Duration::from_secs(15)).as_secs();
-        let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
-        let configuration = std::fs::read_to_string(template)?
-            .replace("@DIRECTORY@", &directory.display().to_string())
-            .replace("@MODULE@", &module.display().to_string())
-            .replace("@ADDRESS@", &address.to_string())
-            .replace("@HEARTBEAT@", &heartbeat.to_string())
-            .replace("@USER@", &user);
-        let path = directory.join("nginx.conf");
-        std::fs::write(&path, configuration)?;
-        let mut command = command(nginx);
-        command.arg("-p").arg(directory).arg("-c").arg(&path);
-        // Before nginx has read its configuration it complains of the log it was built with.
-        command.arg("-e").arg(directory.join("error.log"));
-        command
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(directory.join("nginx.out"))?);
-        let start = Instant::now();
-        let child = on_core(SERVER_CORE, || command.spawn())?.context("starting nginx")?;
-        let server = Self {
+    pub(crate) fn new(child: Child, address: SocketAddrV4) -> Self {
+        Self {
             child,
             address,
+            publish_address: None,
+            origin: None,
             ready_after: Duration::ZERO,
-        };
-        let says = || {
-            let read = |name| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
-            read("nginx.out") + &read("error.log")
-        };
-        server.await_ready(address, start, says)
+        }
     }
 
     /// Asks `/readyz` until it answers 200.
-    fn await_ready(
+    pub(crate) fn await_ready(
         mut self,
         address: SocketAddrV4,
         start: Instant,
@@ -284,6 +270,24 @@ impl Server {
         if self.child.try_wait()?.is_some() {
             return Ok(false);
         }
+        // What it leaves behind would disturb all that follows. Descriptors, since numbers are used
+        // again.
+        let below: Vec<OwnedFd> = Probe::new(self.process())
+            .processes()
+            .into_iter()
+            .skip(1)
+            .filter_map(|process| Pid::from_raw(process.cast_signed()))
+            .filter_map(|process| pidfd_open(process, PidfdFlags::empty()).ok())
+            .collect();
+        let stopped = self.end_first();
+        for process in below {
+            // Mostly it has ended already.
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+        stopped
+    }
+
+    fn end_first(&mut self) -> Result<bool> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(15) {

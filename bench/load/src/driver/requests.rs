@@ -42,7 +42,8 @@ impl Driver {
     }
 
     fn connect_requester(&mut self, index: usize) -> Result<OwnedFd> {
-        let address = self.speaker.target.address;
+        let target = &self.speaker.target;
+        let address = target.publish_address.unwrap_or(target.address);
         let socket = self.sources.connect(address, false)?;
         let data = epoll::EventData::new_u64(REQUESTERS + index as u64);
         epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN)?;
@@ -123,13 +124,20 @@ impl Driver {
                 );
                 requester.socket = None;
             }
-            Ok((length, _)) => match requester.take(&self.input[..length], index)? {
-                Some(answer) if answer.tag == METRONOME => {
-                    self.check(&answer);
+            Ok((length, _)) => {
+                let answer = requester.take(&self.input[..length], index)?;
+                // Not used again: the next request would meet the closing.
+                if answer.is_some() && std::mem::take(&mut requester.closing) {
+                    requester.socket = None;
                 }
-                Some(answer) => self.answers.push_back(answer),
-                None => {}
-            },
+                match answer {
+                    Some(answer) if answer.tag == METRONOME => {
+                        self.check(&answer);
+                    }
+                    Some(answer) => self.answers.push_back(answer),
+                    None => {}
+                }
+            }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(error) => return Err(error).context("a publisher's connection"),
         }

@@ -119,6 +119,7 @@ impl Session {
     /// Opens streams, with tokens where they are needed, in portions that fit a token's life.
     pub(crate) fn open(&mut self, wishes: Vec<Wish>, behind: u64, at_once: usize) -> Result<()> {
         const PORTION: usize = 4_000;
+        let at_once = at_once.min(self.driver.speaker.at_once());
         let mut wishes = wishes;
         while !wishes.is_empty() {
             let rest = wishes.split_off(wishes.len().min(PORTION));
