@@ -1,5 +1,5 @@
 //! Isolation: nobody receives an event that the rules do not allow, and everybody receives all that
-//! they do, live, on replay (by cursor and by time) and in the history. The rules are written a
+//! they do, live, on replay (by cursor and by time) and in the history, also when device groups change. The rules are written a
 //! second time here, as a model that has no code in common with the server's.
 
 use std::fmt::Write as _;
@@ -58,6 +58,21 @@ enum How {
     Since(Index),
 }
 
+/// The device group that somebody's token names, which is of that watcher alone; absent members are
+/// those of a group that does not exist.
+#[derive(Clone, Debug)]
+struct Group {
+    name: &'static str,
+    before: Option<Vec<&'static str>>,
+    after: Option<Vec<&'static str>>,
+}
+
+impl Group {
+    fn changes(&self) -> bool {
+        self.before != self.after
+    }
+}
+
 /// Somebody who watches, with what bounds the view.
 #[derive(Clone, Debug)]
 struct Watcher {
@@ -65,6 +80,7 @@ struct Watcher {
     tenant: usize,
     claimed_devices: Option<Vec<&'static str>>,
     claimed_types: Option<Vec<&'static str>>,
+    claimed_group: Option<Group>,
     asked_types: Option<Vec<&'static str>>,
     asked_devices: Option<Vec<&'static str>>,
     by_stream_token: bool,
@@ -72,13 +88,34 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The rules: the tenant, then the claims, then the filters.
-    fn may_see(&self, fact: &Fact) -> bool {
-        let all_tenants = matches!(self.who, Who::SuperAdminOfAll | Who::SuperAdminAtRoot);
-        (all_tenants || fact.tenant == self.tenant) && self.may_see_within_the_tenant(fact)
+    fn sees_all_tenants(&self) -> bool {
+        matches!(self.who, Who::SuperAdminOfAll | Who::SuperAdminAtRoot)
     }
 
-    fn may_see_within_the_tenant(&self, fact: &Fact) -> bool {
+    /// The rules of a stream: the tenant, then the claims, then the filters. All tenants together have
+    /// no groups.
+    fn may_see(&self, fact: &Fact, act: Act) -> bool {
+        let all_tenants = self.sees_all_tenants();
+        let act = if all_tenants { Act::NoGroups } else { act };
+        (all_tenants || fact.tenant == self.tenant) && self.may_see_of(fact, act)
+    }
+
+    /// The rules of the history, which is always of the tenant in the path.
+    fn may_read(&self, fact: &Fact, act: Act) -> bool {
+        fact.tenant == self.tenant && self.may_see_of(fact, act)
+    }
+
+    /// Whether a change of its group ends its stream.
+    fn is_ended_by_the_change(&self) -> bool {
+        !self.sees_all_tenants() && self.claimed_group.as_ref().is_some_and(Group::changes)
+    }
+
+    fn may_see_of(&self, fact: &Fact, act: Act) -> bool {
+        let members = self.claimed_group.as_ref().map(|group| match act {
+            Act::Before => group.before.clone().unwrap_or_default(),
+            Act::After => group.after.clone().unwrap_or_default(),
+            Act::NoGroups => Vec::new(),
+        });
         let device_in = |list: &Option<Vec<&str>>| match list {
             None => true,
             Some(devices) => fact.device.is_some_and(|device| devices.contains(&device)),
@@ -87,7 +124,11 @@ impl Watcher {
             None => true,
             Some(types) => types.contains(&fact.event_type),
         };
-        device_in(&self.claimed_devices)
+        let claimed_devices = match (self.claimed_devices.clone(), members) {
+            (devices, None) => devices,
+            (devices, Some(members)) => Some([devices.unwrap_or_default(), members].concat()),
+        };
+        device_in(&claimed_devices)
             && device_in(&self.asked_devices)
             && type_in(&self.claimed_types)
             && type_in(&self.asked_types)
@@ -103,6 +144,9 @@ impl Watcher {
         }
         if let Some(types) = &self.claimed_types {
             token = token.claim("types", json!(types));
+        }
+        if let Some(group) = &self.claimed_group {
+            token = token.claim("device_group", group.name);
         }
         token
     }
@@ -161,6 +205,16 @@ fn some_of(
     proptest::option::weighted(0.4, subsequence(all, least..=all.len()))
 }
 
+fn group() -> impl Strategy<Value = Option<Group>> {
+    let group = (some_of(&DEVICES, 0), some_of(&DEVICES, 0), any::<bool>());
+    let group = group.prop_map(|(before, after, changes)| Group {
+        name: GROUP_NAMES[0],
+        after: if changes { after } else { before.clone() },
+        before,
+    });
+    proptest::option::weighted(0.4, group)
+}
+
 fn watcher(tenants: usize) -> impl Strategy<Value = Watcher> {
     let who = prop_oneof![
         5 => Just(Who::Member),
@@ -178,7 +232,7 @@ fn watcher(tenants: usize) -> impl Strategy<Value = Watcher> {
         who,
         0..tenants,
         // An empty claim shows nothing; an empty filter can't be asked for.
-        (some_of(&DEVICES, 0), some_of(&TYPES, 0)),
+        (some_of(&DEVICES, 0), some_of(&TYPES, 0), group()),
         (some_of(&TYPES, 1), some_of(&DEVICES, 1)),
         any::<bool>(),
         how,
@@ -189,12 +243,22 @@ fn watcher(tenants: usize) -> impl Strategy<Value = Watcher> {
                 tenant,
                 claimed_devices: claimed.0,
                 claimed_types: claimed.1,
+                claimed_group: claimed.2,
                 asked_types: asked.0,
                 asked_devices: asked.1,
                 by_stream_token,
                 how,
             },
         )
+}
+
+/// Before the groups change, or after.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Before,
+    After,
+    /// All tenants together have no groups.
+    NoGroups,
 }
 
 /// What happens: facts before the streams open, the streams, facts after.
@@ -204,7 +268,12 @@ struct Story {
     before: Vec<Fact>,
     watchers: Vec<Watcher>,
     after: Vec<Fact>,
+    /// Once the groups have changed.
+    later: Vec<Fact>,
 }
+
+/// Each watcher's group has a name of its own.
+const GROUP_NAMES: [&str; 5] = ["core", "Core", "core-2", "r1", "b\u{fc}ro nord"];
 
 fn story() -> impl Strategy<Value = Story> {
     (1_usize..=3).prop_flat_map(|tenants| {
@@ -212,12 +281,21 @@ fn story() -> impl Strategy<Value = Story> {
             proptest::collection::vec(fact(tenants), 1..25),
             proptest::collection::vec(watcher(tenants), 1..6),
             proptest::collection::vec(fact(tenants), 0..25),
+            proptest::collection::vec(fact(tenants), 0..12),
         )
-            .prop_map(move |(before, watchers, after)| Story {
-                tenants,
-                before,
-                watchers,
-                after,
+            .prop_map(move |(before, mut watchers, after, later)| {
+                for (watcher, name) in watchers.iter_mut().zip(GROUP_NAMES) {
+                    if let Some(group) = &mut watcher.claimed_group {
+                        group.name = name;
+                    }
+                }
+                Story {
+                    tenants,
+                    before,
+                    watchers,
+                    after,
+                    later,
+                }
             })
     })
 }
@@ -261,11 +339,38 @@ impl Record<'_> {
         });
     }
 
+    /// Makes the watcher's group what it is in this act, as a super admin.
+    fn arrange_group(&self, watcher: &Watcher, act: Act) {
+        let Some(group) = &watcher.claimed_group else {
+            return;
+        };
+        let target = format!(
+            "/tenants/{}/device-groups/{}",
+            self.tenants[watcher.tenant],
+            encode(group.name)
+        );
+        let (members, existed) = match act {
+            Act::Before => (&group.before, false),
+            Act::After => (&group.after, group.before.is_some()),
+            Act::NoGroups => return,
+        };
+        let request = match members {
+            Some(devices) => Request::new("PUT", &target).body(
+                "application/json",
+                json!({ "devices": devices }).to_string(),
+            ),
+            None if existed => Request::new("DELETE", &target),
+            None => return,
+        };
+        let answer = self.server.exchange(&request.bearer(&self.publisher));
+        assert_eq!(answer.status, 204, "{}", answer.head);
+    }
+
     /// The numbers of the facts from this one on that the watcher may see.
-    fn expected(&self, watcher: &Watcher, from: usize) -> Vec<usize> {
+    fn expected(&self, watcher: &Watcher, from: usize, act: Act) -> Vec<usize> {
         self.stored[from..]
             .iter()
-            .filter(|stored| watcher.may_see(&stored.fact))
+            .filter(|stored| watcher.may_see(&stored.fact, act))
             .map(|stored| stored.number)
             .collect()
     }
@@ -330,6 +435,7 @@ fn check_history(
     server: &Server,
     watcher: &Watcher,
     record: &Record<'_>,
+    act: Act,
 ) -> Result<(), TestCaseError> {
     let access = server.sign(&watcher.access(&record.tenants));
     let mut numbers = Vec::new();
@@ -357,9 +463,7 @@ fn check_history(
     let expected: Vec<u64> = record
         .stored
         .iter()
-        .filter(|stored| {
-            stored.fact.tenant == watcher.tenant && watcher.may_see_within_the_tenant(&stored.fact)
-        })
+        .filter(|stored| watcher.may_read(&stored.fact, act))
         .map(|stored| stored.number as u64)
         .collect();
     prop_assert_eq!(numbers, expected);
@@ -373,6 +477,9 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
         publisher: server.super_admin(),
         stored: Vec::new(),
     };
+    for watcher in &story.watchers {
+        record.arrange_group(watcher, Act::Before);
+    }
     for fact in &story.before {
         record.publish(fact);
     }
@@ -406,18 +513,76 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
         record.publish(fact);
     }
     for ((stream, from), watcher) in open.iter_mut().zip(&story.watchers) {
-        // A stream that has nothing to come says where it stands only when that moves on.
-        if *from == record.stored.len() {
-            continue;
-        }
-        let events = read_to_the_end(stream, &record);
-        for event in &events {
-            check_payload(event, &record)?;
-        }
-        let numbers: Vec<usize> = events.iter().map(number_of).collect();
-        prop_assert_eq!(numbers, record.expected(watcher, *from), "{:?}", watcher);
-        check_history(server, watcher, &record)?;
+        check_stream(stream, watcher, &record, *from, Act::Before)?;
+        check_history(server, watcher, &record, Act::Before)?;
     }
+    play_on(
+        story,
+        &mut record,
+        open.into_iter().map(|(stream, _)| stream),
+    )
+}
+
+/// Groups change, and more happens.
+fn play_on(
+    story: &Story,
+    record: &mut Record<'_>,
+    open: impl Iterator<Item = Stream>,
+) -> Result<(), TestCaseError> {
+    let server = record.server;
+    for watcher in &story.watchers {
+        record.arrange_group(watcher, Act::After);
+    }
+    let from = record.stored.len();
+    for fact in &story.later {
+        record.publish(fact);
+    }
+    for (mut stream, watcher) in open.zip(&story.watchers) {
+        if watcher.is_ended_by_the_change() {
+            check_view_changed(&mut stream)?;
+            let last = &record.stored[from - 1].cursor;
+            let request = watcher.request(server, &record.tenants);
+            stream = request.after(last).open();
+        }
+        check_stream(&mut stream, watcher, record, from, Act::After)?;
+        check_history(server, watcher, record, Act::After)?;
+    }
+    Ok(())
+}
+
+/// The stream ends with the word for it and shows nothing before.
+fn check_view_changed(stream: &mut Stream) -> Result<(), TestCaseError> {
+    let closing = stream.next_but_cursors();
+    let closing = closing.ok_or_else(|| TestCaseError::fail("it ended without a word"))?;
+    prop_assert_eq!(&closing.name, "closing");
+    prop_assert_eq!(&closing.json()["reason"], "view_changed");
+    prop_assert!(stream.next_but_cursors().is_none());
+    Ok(())
+}
+
+/// Checks that a stream shows, of the facts from this one on, exactly those of its view.
+fn check_stream(
+    stream: &mut Stream,
+    watcher: &Watcher,
+    record: &Record<'_>,
+    from: usize,
+    act: Act,
+) -> Result<(), TestCaseError> {
+    // A stream that has nothing to come says where it stands only when that moves on.
+    if from == record.stored.len() {
+        return Ok(());
+    }
+    let events = read_to_the_end(stream, record);
+    for event in &events {
+        check_payload(event, record)?;
+    }
+    let numbers: Vec<usize> = events.iter().map(number_of).collect();
+    prop_assert_eq!(
+        numbers,
+        record.expected(watcher, from, act),
+        "{:?}",
+        watcher
+    );
     Ok(())
 }
 
@@ -425,7 +590,7 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
 fn nobody_receives_what_is_not_theirs_and_everybody_all_that_is() {
     // A stream that may see nothing says so only with its next beat.
     let server = Setup::new()
-        .set("TIDINGS_STREAM__HEARTBEAT", "200ms")
+        .set("TIDINGS_STREAM__HEARTBEAT", "100ms")
         .start();
     let cases = std::env::var("TIDINGS_ISOLATION_CASES")
         .ok()

@@ -5,17 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidings_log::{Health, Log};
-use tidings_protocol::{Cursor, EventType, Position};
+use tidings_protocol::{Cursor, EventType, Position, TenantId};
 use tokio::sync::Semaphore;
 
-use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
+use crate::auth::{AccessTokens, Identity, PublisherKeys, StreamTokens};
 use crate::config::Config;
 use crate::engine::Engines;
 use crate::error::Refusal;
-use crate::fanout::{TypeTable, Window};
+use crate::fanout::{Rules, TypeTable, ViewRequest, Window};
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
-use crate::registry::Registry;
+use crate::operate::groups::GroupChanges;
+use crate::registry::{DeviceGroup, Registry};
 
 /// How many pages of the history are read at once.
 pub const HISTORY_READERS: usize = 4;
@@ -46,7 +47,9 @@ pub struct App {
     /// API keys of publishers.
     pub publisher_keys: PublisherKeys,
     /// Purged tenants and device groups.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
+    /// Changes of device groups that are under way.
+    pub group_changes: GroupChanges,
     /// Counts and rates.
     pub limits: Limits,
     /// Permits to read pages of the history.
@@ -65,6 +68,29 @@ impl App {
             epoch: self.log.epoch(),
             position,
         }
+    }
+
+    /// The members of the device group that an identity names, where `tenant` is shown. `None` where it
+    /// names none or one that the tenant does not have; all tenants together have none.
+    #[must_use]
+    pub fn group_of(&self, identity: &Identity, tenant: Option<TenantId>) -> Option<DeviceGroup> {
+        let name = identity.device_group.as_deref()?;
+        self.registry.groups().get(tenant?, name)
+    }
+
+    /// What bounds the view of `identity` on `tenant` (`None`: on all), narrowed by what is asked for.
+    /// Every path that shows events gets its view here.
+    ///
+    /// The caller has checked that the identity may watch the tenant, or all of them.
+    #[must_use]
+    pub fn rules(
+        &self,
+        identity: Arc<Identity>,
+        tenant: Option<TenantId>,
+        asked: ViewRequest,
+    ) -> Rules {
+        let group = self.group_of(&identity, tenant);
+        Rules::new(identity, tenant, group, asked)
     }
 
     /// Why the server can't open streams now, if it can't.

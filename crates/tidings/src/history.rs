@@ -34,6 +34,8 @@ const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// What a page is asked for.
 struct PageRequest {
     view: View,
+    /// What comes behind it is not shown.
+    tail: Position,
     start: StartRequest,
     until: Option<i64>,
     limit: usize,
@@ -82,9 +84,12 @@ pub async fn history(
     if !identity.super_admin && identity.tenant != Some(tenant) {
         return Err(Refusal::forbidden(WRONG_TENANT));
     }
-    let view = View::new(&identity, Some(tenant), &asked, &app.types);
+    // Before the rules are looked at: what a page shows was there while they stood.
+    let tail = app.window.tail();
+    let rules = app.rules(Arc::new(identity), Some(tenant), asked);
     let request = PageRequest {
-        view,
+        view: rules.view(&app.types),
+        tail,
         start,
         until,
         limit,
@@ -139,7 +144,7 @@ fn read_limit(query: &Query) -> Result<usize, Refusal> {
 
 /// Reads a page. Looks only at the tenant's own events.
 fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError> {
-    let tail = app.window.tail();
+    let tail = request.tail;
     let Start { after, mut gap, .. } =
         start::resolve(&app.log, request.view.scope(), &request.start, tail)?;
     if matches!(request.start, StartRequest::Since(i64::MIN)) {

@@ -203,6 +203,32 @@ refusals! {
 }
 
 refusals! {
+    /// Refusals of a change of a device group; it stays as it was.
+    GroupRefusals {
+        /// The body is not JSON; `line` says where.
+        400 Malformed,
+        /// No good access token.
+        401 Unauthorized,
+        /// The token is no operator's, not for this tenant, or itself limited to devices.
+        403 Forbidden,
+        /// The body did not arrive in time.
+        408 Timeout,
+        /// The tenant has as many groups as it may.
+        409 TooManyGroups,
+        /// The body is too large.
+        413 TooLarge,
+        /// Not application/json.
+        415 MediaType,
+        /// A parameter or a device is wrong, or there are too many devices.
+        422 Parameter,
+        /// A limit is reached; see Retry-After.
+        429 TooMany,
+        /// The group can't be stored now; see Retry-After.
+        503 Unavailable,
+    }
+}
+
+refusals! {
     /// What is named is not there.
     NothingThere {
         /// There is nothing of this name, or the caller may not know of it.

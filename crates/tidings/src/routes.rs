@@ -29,6 +29,12 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::streams::disconnect))
         .routes(routes!(state::read::state))
         .routes(routes!(operate::devices::remove))
+        .routes(routes!(operate::groups::list))
+        .routes(routes!(
+            operate::groups::get,
+            operate::groups::put,
+            operate::groups::remove
+        ))
 }
 
 /// Everything that the public listener answers.
@@ -67,6 +73,8 @@ async fn method_not_allowed(request: Request) -> Response {
         "POST"
     } else if path.contains("/streams/") {
         "DELETE"
+    } else if path.contains("/device-groups/") {
+        "GET, HEAD, PUT, DELETE"
     } else if path.ends_with("/events") {
         "GET, HEAD, POST"
     } else {

@@ -19,6 +19,7 @@ use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
+use crate::operate::groups::GroupChanges;
 use crate::registry::{Registry, RegistryError};
 use crate::{admin, connection, descriptors, routes, state};
 
@@ -211,6 +212,13 @@ impl Server {
         if tokio::time::timeout(left, self.tasks.wait()).await.is_err() {
             tracing::warn!(connections = self.tasks.len(), "connections were cut off");
         }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, self.app.group_changes.finish())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a change of a device group did not end in time");
+        }
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
@@ -242,7 +250,7 @@ fn assemble(
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Registry::open(&config.log.path)?;
+    let registry = Arc::new(Registry::open(&config.log.path)?);
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
     let _ = epoch.set(log.epoch());
@@ -263,6 +271,7 @@ fn assemble(
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config.limits),
         registry,
+        group_changes: GroupChanges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
         state_readers: Semaphore::new(STATE_READERS),
         draining: AtomicBool::new(false),

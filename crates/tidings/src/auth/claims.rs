@@ -52,7 +52,8 @@ pub(super) fn bounded_text(claim: &str, value: &Value) -> Result<Arc<str>, Acces
         .ok_or_else(|| malformed(claim, "text of 1 to 256 bytes without control characters"))
 }
 
-pub(super) fn is_bounded_text(text: &str) -> bool {
+/// Whether a text can be a claim: 1 to 256 bytes without control characters.
+pub(crate) fn is_bounded_text(text: &str) -> bool {
     (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 

@@ -20,6 +20,8 @@ mod verifying_key;
 
 use std::fmt::Write as _;
 
+pub(crate) use claims::is_bounded_text;
+
 pub use access_token::{AccessTokenError, AccessTokens, MintError, NewAccessToken};
 pub use identity::Identity;
 pub use operator::Operator;

@@ -216,6 +216,10 @@ section! {
         /// The subjects of one event type that a tenant may have at a time: devices, metrics, open alerts. An event
         /// of a further one is refused.
         subjects_per_type: usize = kinds::count::<1, 100_000_000>(), "100000";
+        /// The most device groups of one tenant.
+        device_groups: usize = kinds::count::<1, 100_000>(), "1000";
+        /// The most devices in one device group.
+        devices_per_group: usize = kinds::count::<1, 100_000>(), "10000";
     }
 }
 

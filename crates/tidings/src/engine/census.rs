@@ -1,8 +1,9 @@
 //! What operators ask of the engines: which streams are open, and that some be closed.
 //!
 //! An inquiry looks at every stream of a thread, so it is worked off in slices between which events
-//! are delivered. The streams that are open when it arrives are met; one that opens meanwhile may be
-//! missed, so whoever closes streams over a changed rule has the rule checked when a stream opens, too.
+//! are delivered. The streams that the thread has when it begins are met; one that it takes over
+//! meanwhile may be missed, so whoever closes streams over a changed rule has the rule checked when a
+//! stream is taken over, too ([`Recheck`](super::Recheck)).
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};

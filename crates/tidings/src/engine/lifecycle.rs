@@ -13,7 +13,7 @@ use super::index::slot as slot_of;
 use super::sink::Sink;
 use super::stream::{Stage, Stream, Unsent, Written};
 use super::thread::{Thread, ticks};
-use super::ticket::{OpenStream, StreamSink};
+use super::ticket::{OpenStream, Recheck, StreamSink};
 use super::wheel::Tick;
 use crate::stream::preamble;
 
@@ -74,6 +74,7 @@ impl Thread {
                 Sink::Body(body)
             }
         };
+        let ended = open.recheck.and_then(Recheck::ask);
         let (group, place) = self.index.insert(open.view, open.coding, slot_of(slot));
         let heartbeat = ticks(self.options.heartbeat).max(1);
         // The first heartbeat comes after half to one interval, so that streams that were opened
@@ -119,6 +120,11 @@ impl Thread {
         let expires = self.tick_of(self.streams[slot].ticket.identity.expires_at);
         self.streams[slot].expires = expires;
         self.schedule(slot, expires.min(self.now + heartbeat - head_start));
+        if let Some(reason) = ended {
+            // Before it is given anything.
+            self.close(slot, reason);
+            return;
+        }
         self.tell_health(slot);
         if self.streams.contains(slot) {
             self.pull(slot);
@@ -346,7 +352,10 @@ impl Thread {
         }
         let authority_ended = matches!(
             reason,
-            ClosingReason::Expired | ClosingReason::Revoked | ClosingReason::Deleted
+            ClosingReason::Expired
+                | ClosingReason::Revoked
+                | ClosingReason::Deleted
+                | ClosingReason::ViewChanged
         );
         if stream.blocked && (authority_ended || reason == ClosingReason::Stalled) {
             // What the kernel still holds must not reach a peer whose authority is over, and must

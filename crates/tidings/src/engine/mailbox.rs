@@ -158,6 +158,8 @@ impl Mailbox {
             opens: mail.opens.drain(..OPENS_IN_A_SLICE).collect(),
             ready: std::mem::take(&mut mail.ready),
             caught: std::mem::take(&mut mail.caught),
+            // A stream that comes later is asked by itself, and a crowd must not hold up an operator.
+            inquiries: std::mem::take(&mut mail.inquiries),
             more: true,
             ..Mail::default()
         }

@@ -46,7 +46,7 @@ pub use census::{StreamFilter, StreamRecord};
 pub use coding::Coding;
 pub use sink::{StreamBody, body};
 pub use snapshot::{SnapshotReading, shows};
-pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, StreamSink, Ticket};
+pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, Recheck, StreamSink, Ticket};
 
 use crate::fanout::{Follower, TypeTable, Window};
 use census::Inquiry;

@@ -172,7 +172,6 @@ impl Thread {
         for slot in mail.ready {
             self.socket_ready(slot, true, true);
         }
-        // Behind the opens: an inquiry meets every stream that came before it.
         self.inquiries.extend(mail.inquiries);
         for command in mail.commands {
             match command {
@@ -242,7 +241,7 @@ mod tests {
     use crate::auth::Identity;
     use crate::engine::census::Inquiry;
     use crate::engine::{
-        Coding, ConnectionId, OpenStream, StreamFilter, StreamRecord, StreamSink, Ticket,
+        Coding, ConnectionId, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink, Ticket,
     };
     use crate::fanout::{BlockBuilder, Rules, TypeTable, View, ViewRequest};
     use crate::limits::Limits;
@@ -318,6 +317,7 @@ mod tests {
             snapshot: None,
             wants_snapshot: false,
             conflation: None,
+            recheck: None,
             ticket: Ticket {
                 connection: ConnectionId::random(),
                 place: Some(limits.reserve(Some(tenant()), "u", address).unwrap()),
@@ -336,6 +336,60 @@ mod tests {
         (stream, client)
     }
 
+    /// A block of one event of the tenant.
+    fn block(thread: &Thread, position: Position, types: &TypeTable) -> Block {
+        let mut builder = BlockBuilder::new(thread.epoch, position - 1);
+        builder.push(
+            &EventRef {
+                position,
+                appended_at: 0,
+                time: None,
+                tenant: tenant(),
+                event_type: "device_status",
+                device: Some("r1"),
+                subject: None,
+                data: &[b'x'; 250],
+            },
+            types,
+        );
+        builder.finish(position)
+    }
+
+    /// The story: a group changes after a stream was authorised and before its engine has it. The engines
+    /// close the streams that they have, and this one is in nobody's hands. It must not be given what was
+    /// published since, by members that are no longer the group's.
+    #[test]
+    fn a_stream_whose_ground_is_gone_when_it_comes_is_given_no_event() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let types = TypeTable::default();
+        let block = block(&thread, 1, &types);
+        thread.window.push(block);
+        thread.follow();
+        let gone = Recheck::new(|| Some(ClosingReason::ViewChanged));
+        let stands = Recheck::new(|| None);
+        let received = |mut client: TcpStream| {
+            let mut text = String::new();
+            client.read_to_string(&mut text).unwrap();
+            text
+        };
+        let open_from_the_start = |thread: &mut Thread, recheck| {
+            let (mut stream, client) = authorised(thread, &limits);
+            stream.after = 0;
+            stream.recheck = Some(recheck);
+            thread.open(stream);
+            client
+        };
+        let refused = open_from_the_start(&mut thread, gone);
+        let text = received(refused);
+        assert!(text.contains("\"reason\":\"view_changed\""), "{text}");
+        assert!(!text.contains("device_status"), "{text}");
+
+        let admitted = open_from_the_start(&mut thread, stands);
+        thread.close_all(ClosingReason::Draining);
+        assert!(received(admitted).contains("device_status"));
+    }
+
     /// What one event costs on its way from the window to every socket. `scripts/test` counts the
     /// instructions of `follow` while this runs, so the numbers of streams and events are fixed.
     #[test]
@@ -346,21 +400,7 @@ mod tests {
         let types = TypeTable::default();
         let mut expected = Vec::new();
         for position in 1..=EVENTS {
-            let mut builder = BlockBuilder::new(thread.epoch, position - 1);
-            builder.push(
-                &EventRef {
-                    position,
-                    appended_at: 0,
-                    time: None,
-                    tenant: tenant(),
-                    event_type: "device_status",
-                    device: Some("r1"),
-                    subject: None,
-                    data: &[b'x'; 250],
-                },
-                &types,
-            );
-            let block = builder.finish(position);
+            let block = block(&thread, position, &types);
             expected.extend_from_slice(block.bytes());
             thread.window.push(block);
             thread.follow();

@@ -5,6 +5,7 @@ use std::net::{IpAddr, TcpStream};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use tidings_protocol::api::ClosingReason;
 use tidings_protocol::{Position, TenantId};
 
 use super::coding::Coding;
@@ -80,6 +81,32 @@ pub enum StreamSink {
     Body(BodySink),
 }
 
+/// Asked by the engine when it takes a stream over: whether what the stream was authorised by still
+/// stands, and if not why the stream is to end.
+///
+/// Whoever ends streams because something has changed makes the change first and then tells the
+/// engines. A stream that is with its engine by then is ended by that; one that comes later finds the
+/// change here. So none slips through, and none is given a single event by what no longer stands.
+pub struct Recheck(Box<dyn FnOnce() -> Option<ClosingReason> + Send>);
+
+impl Recheck {
+    /// A question that must be answered at once, from memory.
+    #[must_use]
+    pub fn new(ask: impl FnOnce() -> Option<ClosingReason> + Send + 'static) -> Self {
+        Self(Box::new(ask))
+    }
+
+    pub(super) fn ask(self) -> Option<ClosingReason> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Recheck {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Recheck")
+    }
+}
+
 /// A stream to be opened.
 #[derive(Debug)]
 pub struct OpenStream {
@@ -104,6 +131,8 @@ pub struct OpenStream {
     pub wants_snapshot: bool,
     /// The types of which it can do with the latest while it lags.
     pub conflation: Option<Arc<Conflation>>,
+    /// What is asked again when an engine takes it over, if anything can have changed.
+    pub recheck: Option<Recheck>,
     /// Whose it is.
     pub ticket: Ticket,
 }

@@ -460,6 +460,8 @@ mod tests {
             samples in samples(),
             scope in proptest::option::of(0_u8..3),
             claims in rules(),
+            // A group may be named, and what is named may exist.
+            group in proptest::option::of(proptest::option::of(proptest::collection::vec(0_u8..5, 0..4))),
             filters in rules(),
             limit in 1_usize..600,
         ) {
@@ -477,13 +479,21 @@ mod tests {
                 types: claims.0.as_ref().map(|list| {
                     list.iter().map(|&kind| TYPES[kind].parse::<EventType>().unwrap()).collect::<Arc<[_]>>()
                 }),
-                device_group: None,
+                device_group: group.is_some().then(|| "core".into()),
             };
+            let members: Option<Vec<DeviceId>> =
+                group.clone().flatten().map(|list| list.into_iter().map(device).collect());
             let request = ViewRequest {
                 types: filters.0.as_ref().map(|list| list.iter().map(|&kind| TYPES[kind].to_owned()).collect()),
                 devices: filters.1.as_ref().map(|list| list.iter().map(|&number| device(number)).collect()),
             };
-            let view = View::new(&identity, scope.map(tenant), &request, &types);
+            let rules = crate::fanout::Rules::new(
+                Arc::new(identity),
+                scope.map(tenant),
+                members.map(Arc::from),
+                request,
+            );
+            let view = rules.view(&types);
 
             for (index, judged) in judged.into_iter().enumerate() {
                 prop_assert_eq!(EventFacts { device: None, ..block.facts(index) }, judged);
@@ -501,7 +511,12 @@ mod tests {
                 seen.extend(run.events.clone());
                 next = run.events.end;
             }
-            let rules = [claims, filters];
+            let of_group = group.map(Option::unwrap_or_default);
+            let claimed_devices = match (claims.1, of_group) {
+                (listed, None) => listed,
+                (listed, Some(members)) => Some([listed.unwrap_or_default(), members].concat()),
+            };
+            let rules = [(claims.0, claimed_devices), filters];
             let expected: Vec<usize> = (0..samples.len())
                 .filter(|&index| may_see(&samples[index], scope, &rules))
                 .collect();

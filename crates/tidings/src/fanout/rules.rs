@@ -69,6 +69,19 @@ impl Rules {
         &self.identity
     }
 
+    /// The device group that bounds the view, if one does: of which tenant, and its name.
+    #[must_use]
+    pub fn group(&self) -> Option<(TenantId, Arc<str>)> {
+        let name = self.identity.device_group.as_ref()?;
+        Some((self.tenant?, Arc::clone(name)))
+    }
+
+    /// The members that the group was found with, if it was found.
+    #[must_use]
+    pub fn group_members(&self) -> Option<&Arc<[DeviceId]>> {
+        self.group.as_ref()
+    }
+
     /// What the bounds come to.
     #[must_use]
     pub fn view(&self, types: &TypeTable) -> View {

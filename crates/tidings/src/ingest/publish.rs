@@ -103,7 +103,11 @@ fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 }
 
 /// Reads the body into memory, up to the limit.
-async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Refusal> {
+///
+/// # Errors
+///
+/// 400 where it breaks off, 408 where it takes too long, 413 where it is too large.
+pub(crate) async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Refusal> {
     let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),

@@ -91,6 +91,7 @@ impl Author {
                 )));
             }
         }
+        let group = app.group_of(&identity, Some(tenant));
         Ok(Self {
             name: format!("user:{}", identity.user),
             types: identity
@@ -98,7 +99,7 @@ impl Author {
                 .as_ref()
                 .map(|types| types.iter().cloned().collect()),
             devices: identity
-                .allowed_devices(&[])
+                .allowed_devices(group.as_deref().unwrap_or_default())
                 .map(|devices| devices.iter().cloned().collect()),
         })
     }

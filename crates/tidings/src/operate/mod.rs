@@ -2,10 +2,12 @@
 //!
 //! - [`devices`]: devices taken away.
 //! - [`streams`]: the open streams, listed and ended.
+//! - [`groups`]: device groups, and the end of the streams that a changed one bounds.
 //!
 //! Who may call is [`crate::auth::Operator`]'s to say.
 
 pub mod devices;
+pub mod groups;
 pub mod streams;
 
 use tidings_protocol::TenantId;

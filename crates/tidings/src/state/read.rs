@@ -20,7 +20,7 @@ use super::current;
 use crate::app::App;
 use crate::engine::shows;
 use crate::error::{Refusal, WRONG_TENANT};
-use crate::fanout::{Rules, TypeTable, View, snapshot};
+use crate::fanout::{TypeTable, View, snapshot};
 use crate::history::authorise;
 use crate::stream::request::{Query, read_tenant};
 
@@ -65,7 +65,8 @@ pub async fn state(
     if !identity.super_admin && identity.tenant != Some(tenant) {
         return Err(Refusal::forbidden(WRONG_TENANT));
     }
-    let view = Rules::new(Arc::new(identity), Some(tenant), None, asked).view(&app.types);
+    let rules = app.rules(Arc::new(identity), Some(tenant), asked);
+    let view = rules.view(&app.types);
     let snapshot = current(&app, view.scope()).await?;
     let mut part = Vec::new();
     // Writing to a Vec can't fail.

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tidings_log::StateSnapshot;
+use tidings_protocol::api::ClosingReason;
 
 use super::preamble;
 use super::request::{Credential, StartRequest, StreamRequest};
@@ -18,10 +19,11 @@ use crate::auth::Identity;
 use crate::connection::HandOver;
 use crate::cors;
 use crate::engine::{
-    self, Coding, ConnectionId, OpenStream, SnapshotReading, StreamSink, Ticket, coding,
+    self, Coding, ConnectionId, OpenStream, Recheck, SnapshotReading, StreamSink, Ticket, coding,
 };
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
-use crate::fanout::{Conflation, Rules, View};
+use crate::fanout::{Conflation, View};
+use crate::operate::groups::still_the_same;
 use crate::state;
 use crate::time::{unix_microseconds, unix_seconds};
 
@@ -147,7 +149,7 @@ impl<'a> Attempt<'a> {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
         let shown_tenant = if sees_all { None } else { parameters.tenant };
-        let rules = Rules::new(Arc::clone(&identity), shown_tenant, None, parameters.view);
+        let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view);
         let view = rules.view(&app.types);
         // What is acknowledged after the client has seen the head is behind this tail.
         let tail = app.window.tail();
@@ -306,9 +308,23 @@ impl<'a> Attempt<'a> {
             snapshot: beginning.snapshot.map(SnapshotReading::new),
             wants_snapshot: beginning.wants_snapshot,
             conflation: beginning.conflation,
+            recheck: self.recheck(&ticket),
             ticket,
         };
         Granted { stream, headers }
+    }
+}
+
+impl Attempt<'_> {
+    /// What the engine asks again when it takes the stream over.
+    fn recheck(&self, ticket: &Ticket) -> Option<Recheck> {
+        let (tenant, name) = ticket.rules.group()?;
+        let members = ticket.rules.group_members().cloned();
+        let registry = Arc::clone(&self.app.registry);
+        Some(Recheck::new(move || {
+            (!still_the_same(&registry, tenant, &name, members.as_ref()))
+                .then_some(ClosingReason::ViewChanged)
+        }))
     }
 }
 
