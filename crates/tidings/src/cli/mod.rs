@@ -9,6 +9,7 @@ mod key;
 mod log;
 mod publish;
 mod serve;
+mod state;
 mod summary;
 mod tail;
 mod token;
@@ -33,6 +34,7 @@ Examples:
   tidings demo                          A server, this machine and a simulated fleet
   tidings serve --config tidings.toml   The server
   tidings tail --since 10m              Follow what happens
+  tidings state                         How things are
   tidings publish events.ndjson         Publish a file, one event a line")]
 pub struct Cli {
     #[command(subcommand)]
@@ -51,6 +53,8 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Follow a stream of events, as `tail -f` follows a file
     Tail(tail::TailArgs),
+    /// Show how things are: the last event of each device, metric, alert, push and job
+    State(state::StateArgs),
     /// Mint an access token for development
     Token(token::TokenArgs),
     /// Make an API key for a publisher
@@ -136,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::State(args) => state::run(args),
         Command::Token(args) => token::run(args),
         Command::Key(args) => key::run(args),
         Command::Config(args) => config::run(args),
