@@ -1,5 +1,7 @@
-//! Operators' calls: which streams are open, and ending one. Who is no operator learns nothing, and a
-//! tenant's operator nothing of other tenants and of super admins.
+//! Operators' calls: which streams are open, ending one, and who was shown an event. Who is no operator
+//! learns nothing, and a tenant's operator nothing of other tenants and of super admins.
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tidings_tests::publish::status;
@@ -31,6 +33,13 @@ fn names(streams: &[Value]) -> Vec<&str> {
 fn disconnect(server: &Server, access: &str, connection: &str) -> Answer {
     let target = format!("/streams/{connection}");
     server.exchange(&Request::new("DELETE", &target).bearer(access))
+}
+
+/// A time as text that sorts: fractions are written without final zeros.
+fn moment(time: &Value) -> String {
+    let text = time.as_str().expect("a time").trim_end_matches('Z');
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    format!("{seconds}.{fraction:0<9}")
 }
 
 #[test]
@@ -70,12 +79,8 @@ fn a_listing_says_whose_each_stream_is_what_it_sees_and_how_far_it_is() {
     assert_eq!(one["lag_exact"], true);
     assert_eq!(one["remote_address"], "127.0.0.1");
     assert!(one["bytes"].as_u64().expect("bytes") > 100);
-    let opened = one["opened_at"].as_str().expect("a time");
-    let event_time = server.history(&tenant, "")["events"][0]["time"].clone();
-    assert!(
-        opened <= event_time.as_str().expect("a time"),
-        "{opened} {event_time}"
-    );
+    let event_time = &server.history(&tenant, "")["events"][0]["time"];
+    assert!(moment(&one["opened_at"]) <= moment(event_time));
 }
 
 #[test]
@@ -226,4 +231,247 @@ fn who_is_no_operator_is_refused() {
     for query in ["?limit=0", "?limit=1001", "?after=x", "?tenant=x"] {
         list(&server, &access, query).problem(422);
     }
+}
+
+fn audience(server: &Server, access: &str, tenant: &str, cursor: &str, query: &str) -> Answer {
+    let target = format!("/tenants/{tenant}/events/{cursor}/audience{query}");
+    server.exchange(&Request::get(&target).bearer(access))
+}
+
+/// The outcomes by connection id, and the whole answer.
+fn outcomes(answer: &Answer) -> BTreeMap<String, String> {
+    let body = answer.expect(200);
+    let streams = body["streams"].as_array().expect("a list");
+    let text = |stream: &Value, field: &str| stream[field].as_str().expect("text").to_owned();
+    streams
+        .iter()
+        .map(|stream| (text(stream, "connection_id"), text(stream, "outcome")))
+        .collect()
+}
+
+/// Reads a stream up to this cursor, and checks whether the event with it was shown.
+fn saw(stream: &mut Stream, cursor: &str) -> bool {
+    loop {
+        let event = stream.next_of_any().expect("the stream stays open");
+        if tidings_tests::position(event.cursor()) >= tidings_tests::position(cursor) {
+            return event.name != "cursor";
+        }
+    }
+}
+
+#[test]
+fn an_audience_has_who_was_shown_the_event_and_for_each_other_what_kept_it_out() {
+    let server = Server::start();
+    let (tenant, other) = (new_tenant(), new_tenant());
+    let root = server.super_admin();
+    let group = format!("/tenants/{tenant}/device-groups/north");
+    let put = Request::new("PUT", &group).bearer(&root);
+    let answer = server.exchange(&put.body("application/json", "{\"devices\":[\"r2\"]}"));
+    assert_eq!(answer.status, 204);
+    let viewer = |name: &str| AccessToken::new(name, &tenant, "viewer");
+    let watch = |token: &AccessToken| server.stream_of(&tenant).bearer(&server.sign(token));
+    let plain = viewer("plain");
+    let mut streams = [
+        ("sent", watch(&plain).open()),
+        (
+            "types_claim",
+            watch(&viewer("a").claim("types", vec!["metric_update"])).open(),
+        ),
+        (
+            "devices_claim",
+            watch(&viewer("b").claim("devices", vec!["r2"])).open(),
+        ),
+        (
+            "device_group",
+            watch(&viewer("c").claim("device_group", "north")).open(),
+        ),
+        (
+            "types_filter",
+            watch(&plain).query("types", "alert_fired").open(),
+        ),
+        (
+            "device_filter",
+            watch(&plain).query("device_id", "r2,r3").open(),
+        ),
+    ];
+    let mut all = server.stream_of(&tenant).bearer(&root).open();
+    let mut scoped = server
+        .stream_of(&tenant)
+        .bearer(&root)
+        .query("scope", "tenant")
+        .open();
+    let elsewhere = server.watch(&other).open();
+    let left_before = watch(&plain).open();
+    let left_before_id = left_before.connection_id().to_owned();
+    drop(left_before);
+    server.wait_for_log("the end of that stream", |line| {
+        line.contains("stream_closed") && line.contains(&left_before_id)
+    });
+
+    let cursor = server.publish(&tenant, &status("r1", 1)).last;
+    for (expected, stream) in &mut streams {
+        assert_eq!(saw(stream, &cursor), *expected == "sent", "{expected}");
+    }
+    assert!(saw(&mut all, &cursor) && saw(&mut scoped, &cursor));
+    let late = watch(&plain).open();
+    let late_id = late.connection_id().to_owned();
+    let replayed = watch(&plain).query("since", "2020-01-01T00:00:00Z").open();
+
+    let mut expected: BTreeMap<String, String> = streams
+        .iter()
+        .map(|(outcome, stream)| (stream.connection_id().to_owned(), (*outcome).to_owned()))
+        .collect();
+    expected.insert(left_before_id, "closed_before".to_owned());
+    expected.insert(late_id.clone(), "opened_after".to_owned());
+    expected.insert(replayed.connection_id().to_owned(), "sent".to_owned());
+    let by_operator = audience(&server, &operator(&server, &tenant), &tenant, &cursor, "");
+    assert_eq!(outcomes(&by_operator), expected);
+    let event = &by_operator.json()["event"];
+    assert_eq!(event["id"], cursor);
+    assert_eq!(event["type"], "device_status");
+    assert_eq!(event["device_id"], "r1");
+
+    // What has ended is still known, and how it ended.
+    drop(late);
+    server.wait_for_log("the end of the late stream", |line| {
+        line.contains("stream_closed") && line.contains(&late_id)
+    });
+    for of_root in [&all, &scoped] {
+        expected.insert(of_root.connection_id().to_owned(), "sent".to_owned());
+    }
+    let by_root = audience(&server, &root, &tenant, &cursor, "");
+    assert_eq!(outcomes(&by_root), expected);
+    assert!(!by_root.text().contains(elsewhere.connection_id()));
+    let body = by_root.json();
+    let find = |id: &str| {
+        let streams = body["streams"].as_array().expect("a list");
+        let found = streams.iter().find(|stream| stream["connection_id"] == id);
+        found.expect("listed").clone()
+    };
+    let late = find(&late_id);
+    assert_eq!(late["closed_because"], "client_left");
+    assert!(moment(&late["closed_at"]) > moment(&late["opened_at"]));
+    assert_eq!(late["user_id"], "plain");
+    assert_eq!(find(replayed.connection_id())["closed_at"], Value::Null);
+}
+
+#[test]
+fn a_stream_that_lags_has_still_to_be_given_the_event_and_may_end_before() {
+    let server = Setup::new()
+        .set("TIDINGS_STREAM__SEND_BUFFER", "4KiB")
+        .start();
+    let tenant = new_tenant();
+    let stalled = server
+        .stream_of(&tenant)
+        .bearer(&server.viewer(&tenant))
+        .receive_buffer(4096)
+        .open();
+    let id = stalled.connection_id().to_owned();
+    let events: Vec<Value> = (0..2000).map(|number| status("r1", number)).collect();
+    let receipt = server.publish_all(&tenant, &events);
+    let access = operator(&server, &tenant);
+    let outcome = |cursor: &str| {
+        let found = outcomes(&audience(&server, &access, &tenant, cursor, ""));
+        found.get(&id).cloned().expect("listed")
+    };
+    assert_eq!(outcome(&receipt.first), "sent");
+    assert_eq!(outcome(&receipt.last), "not_yet");
+    stalled.tear();
+    server.wait_for_log("its end", |line| {
+        line.contains("stream_closed") && line.contains(&id)
+    });
+    assert_eq!(outcome(&receipt.first), "sent");
+    assert_eq!(outcome(&receipt.last), "closed_before");
+}
+
+#[test]
+fn an_event_that_is_not_the_operators_to_know_is_like_one_that_is_not_there() {
+    let server = Server::start();
+    let (tenant, other) = (new_tenant(), new_tenant());
+    let mine = server.publish(&tenant, &status("r1", 1)).last;
+    let theirs = server.publish(&other, &status("r1", 1)).last;
+    let access = operator(&server, &tenant);
+    let unknown = |cursor: &str| audience(&server, &access, &tenant, cursor, "").problem(404);
+    let epoch = tidings_tests::epoch(&mine);
+    let beyond = unknown(&format!("{epoch}.{}", tidings_tests::position(&theirs) + 1));
+    assert_eq!(unknown(&theirs), beyond);
+    assert_eq!(unknown(&format!("{epoch}.0")), beyond);
+    assert_eq!(unknown("zz.1"), beyond);
+    audience(&server, &access, &other, &theirs, "").problem(403);
+    audience(&server, &access, &tenant, "x", "").problem(422);
+    audience(&server, &server.viewer(&tenant), &tenant, &mine, "").problem(403);
+    audience(&server, &access, &tenant, &mine, "?limit=0").problem(422);
+    audience(&server, &server.super_admin(), &other, &theirs, "").expect(200);
+
+    let bounded = |name: &str, value: &str| {
+        let token = AccessToken::new("operator-2", &tenant, "tenant_operator");
+        server.sign(&token.claim(name, vec![value]))
+    };
+    for (name, value, status) in [
+        ("devices", "r2", 404),
+        ("types", "metric_update", 404),
+        ("devices", "r1", 200),
+        ("types", "device_status", 200),
+    ] {
+        let answer = audience(&server, &bounded(name, value), &tenant, &mine, "");
+        assert_eq!(answer.status, status, "{name} {value}");
+    }
+}
+
+#[test]
+fn an_expired_event_is_told() {
+    let server = Setup::new().set("TIDINGS_LOG__RETENTION", "1s").start();
+    let tenant = new_tenant();
+    let first = server.publish(&tenant, &status("r1", 1)).last;
+    let access = operator(&server, &tenant);
+    let deadline = std::time::Instant::now() + tidings_tests::GUARD;
+    loop {
+        let answer = audience(&server, &access, &tenant, &first, "");
+        if answer.status == 410 {
+            answer.problem(410);
+            break;
+        }
+        answer.expect(200);
+        assert!(std::time::Instant::now() < deadline, "it never expires");
+        // Retention goes on with what is appended.
+        server.publish(&tenant, &status("r1", 2));
+    }
+}
+
+#[test]
+fn an_audience_comes_in_pages_and_says_how_far_back_it_is_complete() {
+    let server = Setup::new()
+        .set("TIDINGS_STREAM__ENDED_STREAMS", "5")
+        .start();
+    let tenant = new_tenant();
+    let access = operator(&server, &tenant);
+    let cursor = server.publish(&tenant, &status("r1", 1)).last;
+    let complete_since = |answer: &Answer| moment(&answer.expect(200)["complete_since"]);
+    let at_first = complete_since(&audience(&server, &access, &tenant, &cursor, ""));
+    let mut names = Vec::new();
+    for _ in 0..8 {
+        let stream = server.watch(&tenant).open();
+        let id = stream.connection_id().to_owned();
+        drop(stream);
+        server.wait_for_log("its end", |line| {
+            line.contains("stream_closed") && line.contains(&id)
+        });
+        names.push(id);
+    }
+    let open: Vec<Stream> = (0..4).map(|_| server.watch(&tenant).open()).collect();
+    let mut expected = names.split_off(3);
+    expected.extend(open.iter().map(|stream| stream.connection_id().to_owned()));
+    expected.sort_unstable();
+    let mut seen = Vec::new();
+    let mut query = "?limit=2".to_owned();
+    loop {
+        let page = audience(&server, &access, &tenant, &cursor, &query);
+        assert!(complete_since(&page) > at_first, "three are forgotten");
+        seen.extend(outcomes(&page).into_keys());
+        match page.json()["next"].as_str() {
+            Some(next) => query = format!("?limit=2&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, expected);
 }

@@ -31,6 +31,20 @@ pub enum Authority {
     Bearer,
 }
 
+/// What bounds the streams of a scenario, beside their tenant. Every bound lets the lane's events pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Bound {
+    /// The stream's own filters by type and device.
+    Filters,
+    /// Claims of the access token: a list of types and one of fifty devices.
+    Claims,
+    /// A claim that names a group of fifty devices.
+    Group,
+}
+
+/// The name of the group of [`Bound::Group`].
+const GROUP: &str = "bench";
+
 /// The server under load.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
@@ -55,6 +69,9 @@ pub struct Target {
     /// Bytes of an event's payload.
     #[arg(long, default_value_t = 250)]
     pub payload_bytes: usize,
+    /// What bounds the streams, beside their tenant.
+    #[arg(long, value_enum)]
+    pub bound: Option<Bound>,
 }
 
 /// Writes the requests that a target understands.
@@ -126,10 +143,41 @@ impl Speaker {
         self.target.dialect == Dialect::Tidings
     }
 
+    /// The access token of one user of a lane's tenant, with the scenario's bounds.
+    fn access_token(&self, user: usize, lane: &Lane) -> String {
+        let user = format!("user-{user}");
+        match self.target.bound {
+            None | Some(Bound::Filters) => self.signer.viewer(&user, &lane.tenant),
+            Some(Bound::Claims) => {
+                let bounds = format!(
+                    "\"types\":[\"device_status\",\"alert_fired\"],\"devices\":{}",
+                    devices(lane)
+                );
+                self.signer.bounded(&user, &lane.tenant, &bounds)
+            }
+            Some(Bound::Group) => {
+                let bounds = format!("\"device_group\":\"{GROUP}\"");
+                self.signer.bounded(&user, &lane.tenant, &bounds)
+            }
+        }
+    }
+
+    /// The request that makes the group of [`Bound::Group`] for a lane's tenant.
+    #[must_use]
+    pub fn make_group(&self, lane: &Lane) -> Vec<u8> {
+        let body = format!("{{\"devices\":{}}}", devices(lane));
+        let (tenant, publisher) = (&lane.tenant, &self.publisher);
+        format!(
+            "PUT /tenants/{tenant}/device-groups/{GROUP} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {publisher}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+
     /// `POST /auth/sse-token` for one user of a lane's tenant.
     #[must_use]
     pub fn mint(&self, user: usize, lane: &Lane) -> Vec<u8> {
-        let access = self.signer.viewer(&format!("user-{user}"), &lane.tenant);
+        let access = self.access_token(user, lane);
         format!(
             "POST /auth/sse-token HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {access}\r\nContent-Length: 0\r\n\r\n"
         )
@@ -152,8 +200,13 @@ impl Speaker {
             let _ = write!(request, "{separator}token={token}");
             separator = '&';
         }
-        if wish.filtered {
+        let filters = self.filters() && self.target.bound == Some(Bound::Filters);
+        if wish.filtered || filters {
             let _ = write!(request, "{separator}device_id={}", lane.device);
+            separator = '&';
+        }
+        if filters {
+            let _ = write!(request, "{separator}types=device_status,alert_fired");
         }
         let _ = write!(
             request,
@@ -163,7 +216,7 @@ impl Speaker {
             let access = if wish.everything {
                 self.publisher.clone()
             } else {
-                self.signer.viewer(&format!("user-{user}"), tenant)
+                self.access_token(user, lane)
             };
             let _ = write!(request, "Authorization: Bearer {access}\r\n");
         }
@@ -224,6 +277,19 @@ impl Speaker {
         request.extend_from_slice(&body);
         request
     }
+}
+
+/// Fifty devices as a JSON array, the lane's among them.
+fn devices(lane: &Lane) -> String {
+    use std::fmt::Write as _;
+
+    let mut list = format!("[\"{}\"", lane.device);
+    for number in 1..50 {
+        // Writing to a String can't fail.
+        let _ = write!(list, ",\"other-{number:06}\"");
+    }
+    list.push(']');
+    list
 }
 
 /// Pushpin sends what it is given: the publisher writes the lines of the event.

@@ -38,6 +38,15 @@ impl Signer {
         ))
     }
 
+    /// The access token of `user`, who watches `tenant` within the bounds of some more claims.
+    #[must_use]
+    pub fn bounded(&self, user: &str, tenant: &str, bounds: &str) -> String {
+        self.sign(&format!(
+            "{{\"sub\":\"{user}\",\"tenant_id\":\"{tenant}\",\"role\":\"viewer\",\"type\":\"access\",\"exp\":{},{bounds}}}",
+            self.expires
+        ))
+    }
+
     /// The access token of one who may publish to, and watch, every tenant.
     #[must_use]
     pub fn super_admin(&self) -> String {

@@ -9,10 +9,12 @@ use crate::server::Kind;
 const SERVERS: [Kind; 4] = [Kind::Floor, Kind::Tidings, Kind::Nchan, Kind::Pushpin];
 
 /// Scenario, the beginning of the metric's name, how it is called.
-const FIGURES: [(&str, &str, &str); 9] = [
+const FIGURES: [(&str, &str, &str); 11] = [
     ("peers", "delivery_cpu_us", "CPU µs per delivery"),
     ("peers", "delivery_p50_ms", "latency p50, ms"),
     ("peers", "delivery_p99_ms", "latency p99, ms"),
+    ("peers", "first_", "bytes a stream, the first"),
+    ("peers", "growth_", "bytes a stream, growth"),
     ("cpu-per-delivery", "delivery_cpu_us", "CPU µs per delivery"),
     ("latency", "delivery_p50_ms", "latency p50, ms"),
     ("latency", "delivery_p99_ms", "latency p99, ms"),

@@ -66,7 +66,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order of the results.
-pub(crate) const SCENARIOS: [Scenario; 14] = [
+pub(crate) const SCENARIOS: [Scenario; 15] = [
     Scenario {
         name: "cpu-per-delivery",
         about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
@@ -84,7 +84,7 @@ pub(crate) const SCENARIOS: [Scenario; 14] = [
     },
     Scenario {
         name: "peers",
-        about: "The same at 5,000 deliveries/s, which every server keeps up with: Pushpin does not with the 50,000/s of the scenarios above, nor with a burst, and would be measured by what it drops.",
+        about: "The same at 5,000 deliveries/s, and the memory of up to 5,000 idle streams with a heartbeat every five seconds: all of it within what every server does on a core. Pushpin does not keep up with the 50,000/s of the scenarios above, a burst, or a heartbeat a second to many thousands, and would be measured by its queues.",
         cases: peers,
     },
     Scenario {
@@ -126,6 +126,11 @@ pub(crate) const SCENARIOS: [Scenario; 14] = [
         name: "fleet",
         about: "One tenant whose streams each watch one device, three a device; 500 events/s in both cases. On the floor, which can't filter, a device is a tenant of its own. CPU per delivery includes publishing.",
         cases: fleet,
+    },
+    Scenario {
+        name: "bounds",
+        about: "1,000 streams of one tenant at 50 events/s, all of which pass: without bounds, with the stream's own filters by type and device, with claims that list types and fifty devices, and with a claim that names a group of fifty devices. The floor knows no bounds and does the same in every case.",
+        cases: bounds,
     },
     Scenario {
         name: "publish",
@@ -197,7 +202,7 @@ fn streams(wish: &Wish) -> Vec<Case> {
         .collect()
 }
 
-/// As [`steady`], at a tenth of its deliveries a second.
+/// As [`steady`], at a tenth of its deliveries a second; and as [`idle`], with fewer heartbeats.
 fn peers(wish: &Wish) -> Vec<Case> {
     let seconds = wish.seconds(5.0);
     let one = |streams: usize| {
@@ -209,7 +214,21 @@ fn peers(wish: &Wish) -> Vec<Case> {
             &words(&load),
         )
     };
-    wish.streams(&[100, 1_000]).into_iter().map(one).collect()
+    let mut cases: Vec<Case> = wish.streams(&[100, 1_000]).into_iter().map(one).collect();
+    let (few, many) = (wish.scaled(1_000), wish.scaled(5_000));
+    let rest = if wish.quick { 1 } else { 10 };
+    let load = format!(
+        "idle --steps {few},{many} --seconds {} --rest {rest}",
+        seconds.max(5.0)
+    );
+    let mut idle = case(
+        format!("up to {many} idle streams"),
+        &WITH_PUSHPIN,
+        &words(&load),
+    );
+    idle.setup.heartbeat = Some(Duration::from_secs(5));
+    cases.push(idle);
+    cases
 }
 
 fn burst(wish: &Wish) -> Vec<Case> {
@@ -261,7 +280,7 @@ fn idle(wish: &Wish) -> Vec<Case> {
         wish.seconds(5.0),
         if wish.quick { 1 } else { 10 }
     ));
-    let mut idle = case(format!("up to {most} streams"), &WITH_PUSHPIN, &load);
+    let mut idle = case(format!("up to {most} streams"), &ALL, &load);
     idle.setup.heartbeat = Some(Duration::from_secs(1));
     vec![idle]
 }
@@ -345,6 +364,21 @@ fn fleet(wish: &Wish) -> Vec<Case> {
         )
     };
     vec![one(1), one(wish.scaled(3_333))]
+}
+
+fn bounds(wish: &Wish) -> Vec<Case> {
+    let seconds = wish.seconds(4.0);
+    let streams = wish.scaled(1_000);
+    let one = |name: &str, bound: &str| {
+        let load = format!("{bound} steady --streams {streams} --rate 50 --seconds {seconds}");
+        case(name.to_owned(), &OURS, &words(&load))
+    };
+    vec![
+        one("no bounds", ""),
+        one("filters", "--bound filters"),
+        one("claims", "--bound claims"),
+        one("a group claim", "--bound group"),
+    ]
 }
 
 fn publish(wish: &Wish) -> Vec<Case> {

@@ -425,16 +425,15 @@ impl<'a> Iterator for Events<'a> {
         };
         let event_type = text(lengths[0])?;
         let device = text(lengths[1])?;
-        let subject = match subject_length {
-            None => None,
-            Some(_) => {
-                let kind = text(lengths[2])?;
-                Some(Subject {
-                    kind: if kind.is_empty() { event_type } else { kind },
-                    key: text(lengths[3])?,
-                    ends: bits & SUBJECT_ENDS != 0,
-                })
-            }
+        let subject = if subject_length.is_some() {
+            let kind = text(lengths[2])?;
+            Some(Subject {
+                kind: if kind.is_empty() { event_type } else { kind },
+                key: text(lengths[3])?,
+                ends: bits & SUBJECT_ENDS != 0,
+            })
+        } else {
+            None
         };
         Some(StoredEvent {
             event_type,

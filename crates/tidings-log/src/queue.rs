@@ -116,7 +116,7 @@ impl Queue {
         let mut inner = self.inner.lock();
         loop {
             if !inner.waiting.is_empty() {
-                self.let_gather(&mut inner);
+                Self::let_gather(&mut inner);
                 return Work::Bodies(inner.take(group_bytes));
             }
             if inner.closing {
@@ -141,7 +141,7 @@ impl Queue {
     /// Under load, lets those who are about to submit come first where they share a processor with
     /// the writer: a group is worth a sync, and the first body to arrive would often go alone. Costs
     /// nothing where nobody else wants the processor.
-    fn let_gather(&self, inner: &mut MutexGuard<'_, Inner>) {
+    fn let_gather(inner: &mut MutexGuard<'_, Inner>) {
         for _ in 0..GATHERING_TURNS {
             let waiting = inner.waiting.len();
             if inner.last_taken < CROWD || waiting >= inner.last_taken {

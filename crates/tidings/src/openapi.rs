@@ -98,6 +98,21 @@ pub struct StreamListParameters {
     limit: Option<u32>,
 }
 
+/// Which page of an audience.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(
+    dead_code,
+    reason = "only described here; operate::audience reads them"
+)]
+pub struct AudienceParameters {
+    /// The page begins behind this stream: the `next` of the page before.
+    after: Option<String>,
+    /// At most so many streams.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u32>,
+}
+
 /// Declares the refusals of an operation: each a status with what it means.
 macro_rules! refusals {
     ($(#[$doc:meta])* $name:ident { $($(#[$meaning:meta])* $status:literal $case:ident),* $(,)? }) => {
@@ -225,6 +240,16 @@ refusals! {
         429 TooMany,
         /// The group can't be stored now; see Retry-After.
         503 Unavailable,
+    }
+}
+
+refusals! {
+    /// There is no event to tell of.
+    NoEvent {
+        /// The tenant has no event with this cursor, or the caller may not know of it.
+        404 Unknown,
+        /// The event has expired.
+        410 Expired,
     }
 }
 

@@ -29,6 +29,7 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::streams::disconnect))
         .routes(routes!(state::read::state))
         .routes(routes!(operate::devices::remove))
+        .routes(routes!(operate::audience::audience))
         .routes(routes!(operate::groups::list))
         .routes(routes!(
             operate::groups::get,

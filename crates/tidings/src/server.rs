@@ -309,6 +309,7 @@ fn engine_options(config: &Config) -> EngineOptions {
         stall_timeout: config.stream.stall_timeout,
         retry: config.stream.retry,
         send_buffer: config.stream.send_buffer,
+        ended_streams: config.stream.ended_streams,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::coding::Coding;
 use crate::payload::Lane;
 use crate::probe::Probe;
-use crate::target::Wish;
+use crate::target::{Bound, Wish};
 
 /// Events at a steady rate to many streams.
 #[derive(Clone, Debug, Args)]
@@ -123,6 +123,13 @@ impl Steady {
             .lanes
             .extend(others.clone().map(|tenant| Lane::new(tenant, 0)));
         session.publish_once(others)?;
+        let speaker = &session.driver.speaker;
+        if speaker.filters() && speaker.target.bound == Some(Bound::Group) {
+            session.driver.connect_requesters(1)?;
+            let request = session.driver.speaker.make_group(&session.driver.lanes[0]);
+            session.driver.request(0, request, 0)?;
+            session.driver.finish_requests()?;
+        }
 
         let wishes = (0..self.streams).map(|stream| Wish {
             lane: stream % lanes,

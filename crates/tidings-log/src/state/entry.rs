@@ -50,6 +50,11 @@ impl StateEntry {
         }
     }
 
+    /// Whether it is a subject's, by its names.
+    pub(super) fn is_of(&self, tenant: TenantId, kind: &str, key: &str) -> bool {
+        self.tenant == tenant && *self.kind == *kind && self.key() == key
+    }
+
     /// The position of the event in the log.
     #[must_use]
     pub fn position(&self) -> Position {

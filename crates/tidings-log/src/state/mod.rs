@@ -134,7 +134,7 @@ impl State {
     /// state is ready it may be one that is not the last any more.
     #[must_use]
     pub fn latest(&self, tenant: TenantId, kind: &str, key: &str) -> Option<Arc<StateEntry>> {
-        self.table.read().kind(tenant, kind)?.get(key).cloned()
+        self.table.read().get(tenant, kind, key).cloned()
     }
 
     /// How many subjects of a kind a tenant has.
@@ -180,15 +180,16 @@ impl State {
                 continue;
             }
             asked.push(subject.kind);
-            let kind = table.kind(tenant, subject.kind);
-            let count = kind.map_or(0, |kind| kind.count);
+            let count = table
+                .kind(tenant, subject.kind)
+                .map_or(0, |kind| kind.count);
             if count + subjects.len() <= self.subjects_per_kind {
                 continue;
             }
             let fresh: HashSet<&str> = living()
                 .filter(|other| other.kind == subject.kind)
                 .map(|other| other.key)
-                .filter(|key| kind.is_none_or(|kind| kind.get(key).is_none()))
+                .filter(|key| table.get(tenant, subject.kind, key).is_none())
                 .collect();
             if !fresh.is_empty() && count + fresh.len() > self.subjects_per_kind {
                 return Some(subject.kind);
@@ -217,7 +218,7 @@ impl State {
             let old = kind
                 .chunks
                 .iter()
-                .flat_map(|chunk| chunk.iter())
+                .flat_map(|chunk| chunk.entries.iter())
                 .filter(|entry| entry.run_time < oldest);
             overdue.extend(old.take(limit - overdue.len()).cloned());
             if overdue.len() == limit {

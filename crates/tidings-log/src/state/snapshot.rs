@@ -52,7 +52,7 @@ impl StateSnapshot {
     pub fn into_entries(mut self) -> StateEntries {
         // Not under the state's lock, where this would keep others waiting.
         self.tenants.sort_unstable_by_key(|tenant| {
-            let first = &tenant.kinds[0].chunks[0][0];
+            let first = &tenant.kinds[0].chunks[0].entries[0];
             first.tenant()
         });
         StateEntries {
@@ -84,7 +84,7 @@ impl Iterator for StateEntries {
         // Neither tenants nor kinds nor chunks are empty, so each step down finds something.
         let kinds = &self.tenants.get(self.tenant)?.kinds;
         let chunks = &kinds[self.kind].chunks;
-        let entries = &chunks[self.chunk];
+        let entries = &chunks[self.chunk].entries;
         let entry = Arc::clone(&entries[self.place]);
         self.left -= 1;
         self.place += 1;

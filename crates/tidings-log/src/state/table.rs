@@ -2,9 +2,11 @@
 //!
 //! A snapshot shares it: it takes a few counted references under the lock and no more. What is
 //! changed while a snapshot has it is copied first, and since subjects stand in chunks of a few
-//! hundred, that is a chunk and never a whole table.
+//! hundred, that is a chunk and never a whole table. Who wants one subject finds it by a hash: a search
+//! through chunks would go through memory from miss to miss.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 
 use tidings_protocol::{Position, TenantId};
@@ -15,7 +17,12 @@ use super::entry::StateEntry;
 const CHUNK: usize = 256;
 
 /// Subjects in the order of their keys; never empty.
-type Chunk = Arc<Vec<Arc<StateEntry>>>;
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    /// No key in it is less, none in those before it as great.
+    from: Arc<str>,
+    pub(super) entries: Arc<Vec<Arc<StateEntry>>>,
+}
 
 /// All subjects of a tenant and kind.
 #[derive(Clone, Debug)]
@@ -38,6 +45,29 @@ pub(super) struct Table {
     pub(super) through: Position,
     pub(super) tenants: HashMap<TenantId, Arc<TenantState>>,
     pub(super) count: usize,
+    /// Every subject by its hash; where two have the same, one of them.
+    index: HashMap<u64, Arc<StateEntry>, BuildHasherDefault<AsItIs>>,
+    hash: RandomState,
+    /// Two subjects had the same hash at some time, so that one may be missing in the index.
+    collided: bool,
+}
+
+/// Of what is a hash already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only whole hashes are looked up");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 impl Table {
@@ -47,8 +77,25 @@ impl Table {
         Some(&state.kinds[place])
     }
 
+    /// The last event of a subject.
+    pub(super) fn get(&self, tenant: TenantId, kind: &str, key: &str) -> Option<&Arc<StateEntry>> {
+        let found = self.index.get(&self.hash_of(tenant, kind, key));
+        match found.filter(|entry| entry.is_of(tenant, kind, key)) {
+            None if self.collided => self.kind(tenant, kind)?.get(key),
+            found => found,
+        }
+    }
+
+    fn hash_of(&self, tenant: TenantId, kind: &str, key: &str) -> u64 {
+        self.hash.hash_one((tenant, kind, key))
+    }
+
     /// Keeps a subject's last event; answers the one before it.
     pub(super) fn put(&mut self, entry: Arc<StateEntry>) -> Option<Arc<StateEntry>> {
+        let hash = self.hash_of(entry.tenant, &entry.kind, entry.key());
+        let same = self.index.insert(hash, Arc::clone(&entry));
+        self.collided |=
+            same.is_some_and(|other| !other.is_of(entry.tenant, &entry.kind, entry.key()));
         let state = Arc::make_mut(self.tenants.entry(entry.tenant).or_default());
         let place = match state.place(&entry.kind) {
             Ok(place) => place,
@@ -70,7 +117,8 @@ impl Table {
         key: &str,
     ) -> Option<Arc<StateEntry>> {
         // Looked for first, so that nothing is copied for a subject that is not there.
-        self.kind(tenant, kind)?.get(key)?;
+        self.get(tenant, kind, key)?;
+        self.unindex(tenant, kind, key);
         let state = Arc::make_mut(self.tenants.get_mut(&tenant)?);
         let place = state.place(kind).ok()?;
         let taken = state.kinds[place].take(key)?;
@@ -88,7 +136,22 @@ impl Table {
     pub(super) fn forget(&mut self, tenant: TenantId) -> Option<Arc<TenantState>> {
         let state = self.tenants.remove(&tenant)?;
         self.count -= state.count();
+        let chunks = state.kinds.iter().flat_map(|kind| kind.chunks.iter());
+        for entry in chunks.flat_map(|chunk| chunk.entries.iter()) {
+            self.unindex(tenant, &entry.kind, entry.key());
+        }
         Some(state)
+    }
+
+    fn unindex(&mut self, tenant: TenantId, kind: &str, key: &str) {
+        let hash = self.hash_of(tenant, kind, key);
+        if self
+            .index
+            .get(&hash)
+            .is_some_and(|entry| entry.is_of(tenant, kind, key))
+        {
+            self.index.remove(&hash);
+        }
     }
 }
 
@@ -112,33 +175,37 @@ impl Kind {
         }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Arc<StateEntry>> {
-        let chunk = self.chunks.get(place_of_chunk(&self.chunks, key))?;
-        let place = place_in(chunk, key).ok()?;
-        Some(&chunk[place])
+    fn get(&self, key: &str) -> Option<&Arc<StateEntry>> {
+        let entries = &self.chunks.get(place_of_chunk(&self.chunks, key))?.entries;
+        let place = place_in(entries, key).ok()?;
+        Some(&entries[place])
     }
 
     fn put(&mut self, entry: Arc<StateEntry>) -> Option<Arc<StateEntry>> {
         let chunks = Arc::make_mut(&mut self.chunks);
         let chunk_place = place_of_chunk(chunks, entry.key());
         if chunks.is_empty() {
-            chunks.push(Arc::new(vec![entry]));
+            chunks.push(Chunk::of(vec![entry]));
             self.count = 1;
             return None;
         }
         let is_last = chunk_place + 1 == chunks.len();
-        let chunk = Arc::make_mut(&mut chunks[chunk_place]);
-        let place = match place_in(chunk, entry.key()) {
-            Ok(place) => return Some(std::mem::replace(&mut chunk[place], entry)),
+        let chunk = &mut chunks[chunk_place];
+        let entries = Arc::make_mut(&mut chunk.entries);
+        let place = match place_in(entries, entry.key()) {
+            Ok(place) => return Some(std::mem::replace(&mut entries[place], entry)),
             Err(place) => place,
         };
-        chunk.insert(place, entry);
+        if place == 0 {
+            chunk.from = entry.key().into();
+        }
+        entries.insert(place, entry);
         self.count += 1;
-        if chunk.len() > CHUNK {
+        if entries.len() > CHUNK {
             // Keys that ascend, as when the state is read from disk, fill chunk after chunk.
             let ascending = is_last && place == CHUNK;
-            let upper = chunk.split_off(if ascending { CHUNK } else { CHUNK / 2 });
-            chunks.insert(chunk_place + 1, Arc::new(upper));
+            let upper = entries.split_off(if ascending { CHUNK } else { CHUNK / 2 });
+            chunks.insert(chunk_place + 1, Chunk::of(upper));
         }
         None
     }
@@ -146,10 +213,10 @@ impl Kind {
     fn take(&mut self, key: &str) -> Option<Arc<StateEntry>> {
         let chunks = Arc::make_mut(&mut self.chunks);
         let chunk_place = place_of_chunk(chunks, key);
-        let chunk = Arc::make_mut(chunks.get_mut(chunk_place)?);
-        let place = place_in(chunk, key).ok()?;
-        let taken = chunk.remove(place);
-        if chunk.is_empty() {
+        let entries = Arc::make_mut(&mut chunks.get_mut(chunk_place)?.entries);
+        let place = place_in(entries, key).ok()?;
+        let taken = entries.remove(place);
+        if entries.is_empty() {
             chunks.remove(chunk_place);
         }
         self.count -= 1;
@@ -157,15 +224,24 @@ impl Kind {
     }
 }
 
+impl Chunk {
+    fn of(entries: Vec<Arc<StateEntry>>) -> Self {
+        Self {
+            from: entries[0].key().into(),
+            entries: Arc::new(entries),
+        }
+    }
+}
+
 /// The chunk that has a key, or would have it.
 fn place_of_chunk(chunks: &[Chunk], key: &str) -> usize {
     chunks
-        .partition_point(|chunk| chunk[0].key() <= key)
+        .partition_point(|chunk| *chunk.from <= *key)
         .saturating_sub(1)
 }
 
-fn place_in(chunk: &[Arc<StateEntry>], key: &str) -> Result<usize, usize> {
-    chunk.binary_search_by(|entry| entry.key().cmp(key))
+fn place_in(entries: &[Arc<StateEntry>], key: &str) -> Result<usize, usize> {
+    entries.binary_search_by(|entry| entry.key().cmp(key))
 }
 
 #[cfg(test)]
@@ -237,7 +313,8 @@ mod tests {
                     prop_assert_eq!(model.get(&name).copied(), taken);
                     model.remove(&name)
                 };
-                let now = table.kind(tenant, kind).and_then(|kind| kind.get(&key)).map(|entry| entry.position());
+                let now = table.get(tenant, kind, &key).map(|entry| entry.position());
+                prop_assert_eq!(table.kind(tenant, kind).and_then(|kind| kind.get(&key)).map(|entry| entry.position()), now);
                 prop_assert_eq!(now, stays.then_some(position), "before: {:?}", before);
                 prop_assert_eq!(table.count, model.len());
                 if look {
@@ -250,6 +327,41 @@ mod tests {
                 prop_assert_eq!(plain(snapshot), model.into_iter().collect::<Vec<_>>());
             }
         }
+    }
+
+    /// A tenant that is forgotten leaves nothing behind, and the others all.
+    #[test]
+    fn a_forgotten_tenant_is_found_in_no_way() {
+        let mut table = Table::default();
+        let [one, two] = [1, 2].map(|number| TenantId::from_bytes([number; 16]));
+        for number in 0..1_000 {
+            table.put(entry(one, "job", &number.to_string(), number));
+            table.put(entry(two, "job", &number.to_string(), number));
+        }
+        assert_eq!(table.forget(one).unwrap().count(), 1_000);
+        assert!(table.forget(one).is_none());
+        assert!(table.get(one, "job", "7").is_none());
+        assert_eq!(table.get(two, "job", "7").unwrap().position(), 7);
+        assert_eq!((table.count, table.index.len()), (1_000, 1_000));
+    }
+
+    /// No pair of keys is known to collide, so the index is made to forget one as a collision would.
+    #[test]
+    fn a_subject_that_a_collision_keeps_out_of_the_index_is_found() {
+        let mut table = Table::default();
+        let tenant = TenantId::from_bytes([1; 16]);
+        table.put(entry(tenant, "job", "a", 1));
+        let hash = table.hash_of(tenant, "job", "a");
+        table.index.insert(hash, entry(tenant, "job", "b", 2));
+        table.collided = true;
+        assert_eq!(table.get(tenant, "job", "a").unwrap().position(), 1);
+        assert!(table.get(tenant, "job", "c").is_none());
+        // What is said of it again finds the other in its place, and takes it.
+        table.collided = false;
+        table.put(entry(tenant, "job", "a", 3));
+        assert!(table.collided);
+        assert_eq!(table.take(tenant, "job", "a").unwrap().position(), 3);
+        assert!(table.get(tenant, "job", "a").is_none());
     }
 
     #[test]

@@ -181,6 +181,9 @@ section! {
         /// The types of which a stream that asks for `conflate=default` gets the latest of each subject only, while
         /// it lags.
         conflate: Vec<EventType> = kinds::EVENT_TYPES, r#"["metric_update"]"#;
+        /// How many streams that have ended are remembered, at most for a day, so that the audience of an
+        /// event can be told.
+        ended_streams: usize = kinds::count::<0, 1_000_000>(), "10000";
         /// How much of the newest part of the log is kept in memory for all streams together.
         window_bytes: usize = kinds::size::<1_048_576, 68_719_476_736>(), "64MiB";
     }

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::stream::{Stage, Stream};
 use super::thread::Thread;
-use super::ticket::{ConnectionId, Ticket};
+use super::ticket::ConnectionId;
 use crate::fanout::{Conflation, Rules, View};
 
 /// How many slots one slice looks at.
@@ -44,17 +44,17 @@ pub struct StreamFilter {
 }
 
 impl StreamFilter {
-    /// Whether a stream that shows `scope` is meant.
+    /// Whether a stream of this name and with these bounds is meant.
     #[must_use]
-    pub fn selects(&self, scope: Scope, ticket: &Ticket) -> bool {
-        let identity = &ticket.identity;
-        let of_tenant = match (self.tenant, scope) {
+    pub fn selects(&self, connection: ConnectionId, rules: &Rules) -> bool {
+        let identity = rules.identity();
+        let of_tenant = match (self.tenant, rules.scope()) {
             (None, _) => true,
             (Some(meant), Scope::Tenant(shown)) => meant == shown,
             (Some(_), Scope::All) => self.or_all_tenants,
         };
         of_tenant
-            && self.connection.is_none_or(|id| id == ticket.connection)
+            && self.connection.is_none_or(|id| id == connection)
             && self.user.as_ref().is_none_or(|user| *user == identity.user)
             && (self.device_group.is_none() || self.device_group == identity.device_group)
             && !(self.without_super_admins && identity.super_admin)
@@ -227,9 +227,9 @@ impl Thread {
             let Some(stream) = self.streams.get(slot) else {
                 continue;
             };
-            let scope = self.index.view(stream.group).scope();
+            let ticket = &stream.ticket;
             if matches!(stream.stage, Stage::Closing(_))
-                || !inquiry.filter.selects(scope, &stream.ticket)
+                || !inquiry.filter.selects(ticket.connection, &ticket.rules)
             {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! How streams open, idle and end.
 
 use std::io::{self, Read as _};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use mio::{Interest, Token};
 use tidings_log::ReadError;
@@ -9,6 +9,7 @@ use tidings_protocol::api::{Closing, ClosingReason};
 use tidings_protocol::{Cursor, Position, sse};
 
 use super::coding::RunningChecksum;
+use super::ended::EndedStream;
 use super::index::slot as slot_of;
 use super::sink::Sink;
 use super::stream::{Stage, Stream, Unsent, Written};
@@ -16,6 +17,7 @@ use super::thread::{Thread, ticks};
 use super::ticket::{OpenStream, Recheck, StreamSink};
 use super::wheel::Tick;
 use crate::stream::preamble;
+use crate::time::unix_microseconds;
 
 /// How long a closing stream waits for its peer to take the last bytes and hang up.
 const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -455,6 +457,16 @@ impl Thread {
             reason = end.as_str(),
             "stream_closed"
         );
+        self.ended.add(EndedStream {
+            connection: ticket.connection,
+            rules: ticket.rules.clone(),
+            address: ticket.address,
+            opened_at: ticket.opened_at,
+            closed_at: unix_microseconds(SystemTime::now()),
+            because: end.as_str(),
+            after: stream.began,
+            given: stream.given(self.position),
+        });
     }
 }
 

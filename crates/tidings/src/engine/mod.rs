@@ -12,6 +12,7 @@
 //! - [`snapshot`]: what a stream begins with that asks how things are, [`select`]: what the others get.
 //! - [`catch_up`]: the small pool that reads the log for the latter.
 //! - [`census`]: listing and closing streams for operators, in slices.
+//! - [`ended`]: the streams that have ended lately.
 //! - [`lifecycle`]: opening, heartbeats, the several ends; [`wheel`]: when they are due.
 //!
 //! A stream that falls behind keeps a cursor, not a queue: when its sink takes bytes again, it
@@ -21,6 +22,7 @@ mod catch_up;
 mod census;
 pub mod coding;
 mod deliver;
+mod ended;
 mod index;
 mod lifecycle;
 mod mailbox;
@@ -44,6 +46,7 @@ use tidings_protocol::api::ClosingReason;
 pub use catch_up::CatchUpPool;
 pub use census::{StreamFilter, StreamRecord};
 pub use coding::Coding;
+pub use ended::{EndedStream, EndedStreams};
 pub use sink::{StreamBody, body};
 pub use snapshot::{SnapshotReading, shows};
 pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, Recheck, StreamSink, Ticket};
@@ -72,6 +75,8 @@ pub struct EngineOptions {
     pub retry: Duration,
     /// The kernel's send buffer of a stream's socket, in bytes.
     pub send_buffer: usize,
+    /// How many streams that have ended are remembered, at most for a day.
+    pub ended_streams: usize,
 }
 
 /// All engine threads, and the way to them.
@@ -80,6 +85,7 @@ pub struct Engines {
     next: AtomicUsize,
     listings: Arc<Semaphore>,
     closings: Arc<Semaphore>,
+    ended: Arc<EndedStreams>,
 }
 
 struct EngineThread {
@@ -100,6 +106,7 @@ impl Engines {
         types: &Arc<TypeTable>,
     ) -> io::Result<Self> {
         let pool = Arc::new(CatchUpPool::start(log, types)?);
+        let ended = Arc::new(EndedStreams::new(options.ended_streams));
         let threads = (0..options.threads.max(1))
             .map(|number| {
                 let (mailbox, poll) = Mailbox::new()?;
@@ -110,6 +117,7 @@ impl Engines {
                     Arc::clone(window),
                     Arc::clone(&pool),
                     log.epoch(),
+                    Arc::clone(&ended),
                 );
                 let handle = std::thread::Builder::new()
                     .name(format!("engine-{number}"))
@@ -125,6 +133,7 @@ impl Engines {
             next: AtomicUsize::new(0),
             listings: Arc::new(Semaphore::new(LISTINGS)),
             closings: Arc::new(Semaphore::new(CLOSINGS)),
+            ended,
         })
     }
 
@@ -165,6 +174,12 @@ impl Engines {
         records.sort_unstable_by_key(|record| record.connection);
         records.truncate(limit);
         records
+    }
+
+    /// The streams that have ended lately.
+    #[must_use]
+    pub fn ended(&self) -> &EndedStreams {
+        &self.ended
     }
 
     /// Closes the open streams that `filter` selects and gives how many they were. When it returns,

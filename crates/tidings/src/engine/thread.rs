@@ -16,6 +16,7 @@ use super::catch_up::CatchUpPool;
 use super::census::Inquiries;
 use super::coding::Coder;
 use super::deliver::Scratch;
+use super::ended::EndedStreams;
 use super::index::{GroupId, Index};
 use super::lifecycle::End;
 use super::mailbox::{Command, Mailbox, WAKER};
@@ -38,6 +39,8 @@ pub(super) struct Thread {
     pub(super) window: Arc<Window>,
     pub(super) pool: Arc<CatchUpPool>,
     pub(super) epoch: Epoch,
+    /// Shared by all engines; told of every end.
+    pub(super) ended: Arc<EndedStreams>,
     pub(super) streams: Slab<Stream>,
     pub(super) index: Index,
     pub(super) wheel: Wheel,
@@ -76,6 +79,7 @@ impl Thread {
         window: Arc<Window>,
         pool: Arc<CatchUpPool>,
         epoch: Epoch,
+        ended: Arc<EndedStreams>,
     ) -> Self {
         let position = window.tail();
         Self {
@@ -85,6 +89,7 @@ impl Thread {
             window,
             pool,
             epoch,
+            ended,
             streams: Slab::new(),
             index: Index::default(),
             wheel: Wheel::new(START),
@@ -273,9 +278,11 @@ mod tests {
             stall_timeout: Duration::from_secs(30),
             retry: Duration::from_secs(2),
             send_buffer: 64 * 1024,
+            ended_streams: 100,
         };
         let window = Arc::new(Window::new(1 << 20));
-        let thread = Thread::new(options, poll, mailbox, window, pool, log.epoch());
+        let ended = Arc::new(EndedStreams::new(options.ended_streams));
+        let thread = Thread::new(options, poll, mailbox, window, pool, log.epoch(), ended);
         (thread, folder)
     }
 

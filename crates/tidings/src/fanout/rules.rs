@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use tidings_log::Scope;
 use tidings_protocol::operate::StreamView;
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
@@ -67,6 +68,12 @@ impl Rules {
     #[must_use]
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// Which part of the log the view reads.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.tenant.map_or(Scope::All, Scope::Tenant)
     }
 
     /// The device group that bounds the view, if one does: of which tenant, and its name.
