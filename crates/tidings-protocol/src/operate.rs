@@ -82,6 +82,8 @@ pub struct StreamList {
 pub enum Outcome {
     /// It was given to the stream's connection.
     Sent,
+    /// The stream has left out events of this type while it lagged, perhaps this one.
+    PossiblyConflated,
     /// The stream lags and has still to be given it.
     NotYet,
     /// The stream begins behind it.
@@ -106,6 +108,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sent => "sent",
+            Self::PossiblyConflated => "possibly_conflated",
             Self::NotYet => "not_yet",
             Self::OpenedAfter => "opened_after",
             Self::ClosedBefore => "closed_before",

@@ -466,6 +466,7 @@ impl Thread {
             because: end.as_str(),
             after: stream.began,
             given: stream.given(self.position),
+            conflated: stream.conflation.clone().filter(|_| stream.conflated > 0),
         });
     }
 }
