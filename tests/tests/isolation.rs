@@ -1,9 +1,9 @@
 //! Isolation: nobody receives an event that the rules do not allow, and everybody receives all that
-//! they do, live, on replay (by cursor and by time) and in the history, also when device groups change. What
-//! operators are then told of each event's audience is what happened. The rules are written a second time
-//! here, as a model that has no code in common with the server's.
+//! they do, live, on replay (by cursor and by time), in the history, in snapshots and in the state, also
+//! when device groups change. What operators are then told of each event's audience is what happened. The
+//! rules are written a second time here, as a model that has no code in common with the server's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
@@ -32,6 +32,19 @@ struct Fact {
     device: Option<&'static str>,
     /// Where the device is named: in the envelope, in the data, or in both.
     device_in: DeviceIn,
+    /// Which alert it is, whatever its device: the last event of a subject can be another device's.
+    alert: u8,
+}
+
+impl Fact {
+    /// What it is the latest state of, within its tenant.
+    fn subject(&self) -> Option<(&'static str, String)> {
+        let key = match self.event_type {
+            "alert_fired" => self.alert.to_string(),
+            _ => self.device?.to_owned(),
+        };
+        Some((self.event_type, key))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +71,8 @@ enum How {
     AfterHeader(Index),
     AfterParameter(Index),
     Since(Index),
+    /// With what is true now, and what comes after it.
+    Snapshot,
 }
 
 /// The device group that somebody's token names, which is of that watcher alone; absent members are
@@ -204,12 +219,14 @@ fn fact(tenants: usize) -> impl Strategy<Value = Fact> {
         select(TYPES.to_vec()),
         proptest::option::weighted(0.8, select(DEVICES.to_vec())),
         select(vec![DeviceIn::Envelope, DeviceIn::Data, DeviceIn::Both]),
+        0..3_u8,
     )
-        .prop_map(|(tenant, event_type, device, device_in)| Fact {
+        .prop_map(|(tenant, event_type, device, device_in, alert)| Fact {
             tenant,
             event_type,
             device,
             device_in,
+            alert,
         })
 }
 
@@ -242,6 +259,7 @@ fn watcher(tenants: usize) -> impl Strategy<Value = Watcher> {
         any::<Index>().prop_map(How::AfterHeader),
         any::<Index>().prop_map(How::AfterParameter),
         any::<Index>().prop_map(How::Since),
+        Just(How::Snapshot),
     ];
     (
         who,
@@ -334,7 +352,8 @@ struct Record<'a> {
 impl Record<'_> {
     fn publish(&mut self, fact: &Fact) {
         let number = self.stored.len();
-        let mut data = json!({"n": number});
+        let alert = fact.alert.to_string();
+        let mut data = json!({"n": number, "type": "health", "alert_event_id": alert});
         let mut event = json!({"type": fact.event_type});
         if let Some(device) = fact.device {
             if !matches!(fact.device_in, DeviceIn::Envelope) {
@@ -387,6 +406,23 @@ impl Record<'_> {
             .iter()
             .filter(|stored| watcher.may_see(&stored.fact, act))
             .map(|stored| stored.number)
+            .collect()
+    }
+
+    /// The numbers of the facts that are the last of their subjects up to a position, and that the watcher
+    /// may see.
+    fn last_of_subjects(&self, through: u64, may_see: impl Fn(&Fact) -> bool) -> BTreeSet<usize> {
+        let mut last = BTreeMap::new();
+        for stored in &self.stored {
+            if tidings_tests::position(&stored.cursor) <= through
+                && let Some(subject) = stored.fact.subject()
+            {
+                last.insert((stored.fact.tenant, subject), stored.number);
+            }
+        }
+        let numbers = last.into_values();
+        numbers
+            .filter(|&number| may_see(&self.stored[number].fact))
             .collect()
     }
 
@@ -444,6 +480,71 @@ fn read_to_the_end(stream: &mut Stream, record: &Record<'_>) -> Vec<Event> {
             return events;
         }
     }
+}
+
+/// The number of a subject's last event, checked to be what was published.
+fn number_of_subject(subject: &Value, record: &Record<'_>) -> Result<usize, TestCaseError> {
+    let number = subject["data"]["n"].as_u64().expect("a number");
+    let number = usize::try_from(number).expect("small");
+    let stored = &record.stored[number];
+    prop_assert_eq!(&subject["type"], stored.fact.event_type);
+    prop_assert_eq!(&subject["id"], &stored.cursor);
+    prop_assert_eq!(
+        &subject["data"]["tenant_id"],
+        &record.tenants[stored.fact.tenant]
+    );
+    prop_assert_eq!(&subject["data"]["device_id"], &json!(stored.fact.device));
+    Ok(number)
+}
+
+/// Reads the snapshot that a stream begins with. Gives the first fact that comes after it.
+fn check_snapshot(
+    stream: &mut Stream,
+    watcher: &Watcher,
+    record: &Record<'_>,
+) -> Result<usize, TestCaseError> {
+    let mut numbers = BTreeSet::new();
+    loop {
+        let event = stream.next_of_any().expect("the stream stays open");
+        if event.name == "snapshot" {
+            let tenant = &event.json()["data"]["tenant_id"];
+            if watcher.sees_all_tenants() && !record.tenants.iter().any(|own| tenant == own) {
+                // Of another story.
+                continue;
+            }
+            prop_assert!(numbers.insert(number_of_subject(&event.json(), record)?));
+            continue;
+        }
+        prop_assert_eq!(&event.name, "snapshot_end");
+        let through = tidings_tests::position(event.cursor());
+        let expected = record.last_of_subjects(through, |fact| watcher.may_see(fact, Act::Before));
+        prop_assert_eq!(numbers, expected, "the snapshot of {:?}", watcher);
+        let passed = |stored: &Stored| tidings_tests::position(&stored.cursor) <= through;
+        return Ok(record.stored.partition_point(passed));
+    }
+}
+
+fn check_state(
+    server: &Server,
+    watcher: &Watcher,
+    record: &Record<'_>,
+    act: Act,
+) -> Result<(), TestCaseError> {
+    let access = server.sign(&watcher.access(&record.tenants));
+    let tenant = &record.tenants[watcher.tenant];
+    let mut target = format!("/tenants/{tenant}/state?");
+    for (name, value) in watcher.filters() {
+        let _ = write!(target, "{name}={}&", encode(&value));
+    }
+    let answer = server.exchange(&Request::get(&target).bearer(&access));
+    let state = answer.expect(200);
+    let mut numbers = BTreeSet::new();
+    for subject in state["subjects"].as_array().expect("a list") {
+        prop_assert!(numbers.insert(number_of_subject(subject, record)?));
+    }
+    let expected = record.last_of_subjects(u64::MAX, |fact| watcher.may_read(fact, act));
+    prop_assert_eq!(numbers, expected, "the state for {:?}", watcher);
+    Ok(())
 }
 
 fn check_history(
@@ -515,6 +616,7 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
                     let cursor = &record.stored[from].cursor;
                     (request.query("last_event_id", cursor).open(), from + 1)
                 }
+                How::Snapshot => (request.query("snapshot", "true").open(), known),
                 How::Since(index) => {
                     let of = index.index(known);
                     let time = record.time_of(of);
@@ -528,6 +630,10 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
         record.publish(fact);
     }
     for ((stream, from), watcher) in open.iter_mut().zip(&story.watchers) {
+        if matches!(watcher.how, How::Snapshot) {
+            *from = check_snapshot(stream, watcher, &record)?;
+        }
+        check_state(server, watcher, &record, Act::Before)?;
         check_stream(stream, watcher, &record, *from, Act::Before)?;
         check_history(server, watcher, &record, Act::Before)?;
     }
@@ -572,6 +678,7 @@ fn play_on<'a>(
                 act: Act::After,
             });
         }
+        check_state(server, watcher, record, Act::After)?;
         check_stream(&mut stream, watcher, record, turn, Act::After)?;
         check_history(server, watcher, record, Act::After)?;
     }

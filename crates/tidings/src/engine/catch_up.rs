@@ -91,6 +91,16 @@ impl CatchUpPool {
         Ok(Self { shared })
     }
 
+    /// The log that is read.
+    pub(super) fn log(&self) -> &Log {
+        &self.shared.log
+    }
+
+    /// Event types as numbers.
+    pub(super) fn types(&self) -> &TypeTable {
+        &self.shared.types
+    }
+
     pub(super) fn request(&self, request: Request) {
         self.shared.queue.lock().requests.push_back(request);
         self.shared.more.notify_one();

@@ -89,7 +89,11 @@ impl Thread {
             sink,
             group,
             place,
-            stage: Stage::Behind,
+            stage: if open.snapshot.is_some() {
+                Stage::Snapshot
+            } else {
+                Stage::Behind
+            },
             blocked: false,
             told_stale: false,
             queued: false,
@@ -105,6 +109,10 @@ impl Thread {
             expires: 0,
             scheduled: Tick::MAX,
             discarded: 0,
+            snapshot: open.snapshot.map(Box::new),
+            wants_snapshot: open.wants_snapshot,
+            conflation: open.conflation,
+            conflated: 0,
             events_sent: 0,
             bytes_sent: 0,
             opened: Instant::now(),
@@ -136,7 +144,7 @@ impl Thread {
     pub(super) fn reached(&self, stream: &Stream) -> Position {
         match stream.stage {
             Stage::Live => self.position,
-            Stage::Behind | Stage::Waiting | Stage::Closing(_) => stream.cursor,
+            Stage::Snapshot | Stage::Behind | Stage::Waiting | Stage::Closing(_) => stream.cursor,
         }
     }
 
@@ -361,7 +369,7 @@ impl Thread {
         let closing = Closing {
             reason,
             retry: preamble::jittered(self.options.retry),
-            conflated: 0,
+            conflated: self.streams[slot].conflated,
         };
         let data = serde_json::to_vec(&closing).expect("a plain struct");
         let mut frame = Vec::new();
@@ -445,6 +453,7 @@ impl Thread {
             duration_seconds = stream.opened.elapsed().as_secs_f64(),
             events = stream.events_sent,
             bytes = stream.bytes_sent,
+            conflated = stream.conflated,
             reason = end.as_str(),
             "stream_closed"
         );
@@ -457,6 +466,7 @@ impl Thread {
             because: end.as_str(),
             after: stream.began,
             given: stream.given(self.position),
+            conflated: stream.conflation.clone().filter(|_| stream.conflated > 0),
         });
     }
 }
