@@ -1,7 +1,7 @@
 //! Isolation: nobody receives an event that the rules do not allow, and everybody receives all that
-//! they do, live, on replay (by cursor and by time), in the history, in snapshots
-//! and in the state, also when device groups change. The rules are written a
-//! second time here, as a model that has no code in common with the server's.
+//! they do, live, on replay (by cursor and by time), in the history, in snapshots and in the state, also when
+//! device groups change. What operators are then told of each event's audience is what happened. The rules are
+//! written a second time here, as a model that has no code in common with the server's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -128,6 +128,11 @@ impl Watcher {
     }
 
     fn may_see_of(&self, fact: &Fact, act: Act) -> bool {
+        self.kept_out_by(fact, act).is_none()
+    }
+
+    /// The first bound within the tenant that the fact is outside of, as operators are told it.
+    fn kept_out_by(&self, fact: &Fact, act: Act) -> Option<&'static str> {
         let members = self.claimed_group.as_ref().map(|group| match act {
             Act::Before => group.before.clone().unwrap_or_default(),
             Act::After => group.after.clone().unwrap_or_default(),
@@ -141,14 +146,22 @@ impl Watcher {
             None => true,
             Some(types) => types.contains(&fact.event_type),
         };
+        let of_devices = match &members {
+            None => "devices_claim",
+            Some(_) => "device_group",
+        };
         let claimed_devices = match (self.claimed_devices.clone(), members) {
             (devices, None) => devices,
             (devices, Some(members)) => Some([devices.unwrap_or_default(), members].concat()),
         };
-        device_in(&claimed_devices)
-            && device_in(&self.asked_devices)
-            && type_in(&self.claimed_types)
-            && type_in(&self.asked_types)
+        let bounds = [
+            (type_in(&self.claimed_types), "types_claim"),
+            (device_in(&claimed_devices), of_devices),
+            (type_in(&self.asked_types), "types_filter"),
+            (device_in(&self.asked_devices), "device_filter"),
+        ];
+        let failed = bounds.into_iter().find(|(within, _)| !within);
+        failed.map(|(_, bound)| bound)
     }
 
     fn access(&self, tenants: &[String]) -> AccessToken {
@@ -624,37 +637,139 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
         check_stream(stream, watcher, &record, *from, Act::Before)?;
         check_history(server, watcher, &record, Act::Before)?;
     }
-    play_on(
-        story,
-        &mut record,
-        open.into_iter().map(|(stream, _)| stream),
-    )
+    let sightings = play_on(story, &mut record, open)?;
+    check_audiences(&sightings, &record)
 }
 
-/// Groups change, and more happens.
-fn play_on(
-    story: &Story,
+/// Groups change, and more happens. Gives the streams that there were.
+fn play_on<'a>(
+    story: &'a Story,
     record: &mut Record<'_>,
-    open: impl Iterator<Item = Stream>,
-) -> Result<(), TestCaseError> {
+    open: Vec<(Stream, usize)>,
+) -> Result<Vec<Sighting<'a>>, TestCaseError> {
     let server = record.server;
     for watcher in &story.watchers {
         record.arrange_group(watcher, Act::After);
     }
-    let from = record.stored.len();
+    let turn = record.stored.len();
     for fact in &story.later {
         record.publish(fact);
     }
-    for (mut stream, watcher) in open.zip(&story.watchers) {
-        if watcher.is_ended_by_the_change() {
+    let mut sightings = Vec::new();
+    for ((mut stream, from), watcher) in open.into_iter().zip(&story.watchers) {
+        let ended = watcher.is_ended_by_the_change();
+        sightings.push(Sighting {
+            connection: stream.connection_id().to_owned(),
+            watcher,
+            from,
+            until: ended.then_some(turn),
+            act: Act::Before,
+        });
+        if ended {
             check_view_changed(&mut stream)?;
-            let last = &record.stored[from - 1].cursor;
+            let last = &record.stored[turn - 1].cursor;
             let request = watcher.request(server, &record.tenants);
             stream = request.after(last).open();
+            sightings.push(Sighting {
+                connection: stream.connection_id().to_owned(),
+                watcher,
+                from: turn,
+                until: None,
+                act: Act::After,
+            });
         }
         check_state(server, watcher, record, Act::After)?;
-        check_stream(&mut stream, watcher, record, from, Act::After)?;
+        check_stream(&mut stream, watcher, record, turn, Act::After)?;
         check_history(server, watcher, record, Act::After)?;
+    }
+    Ok(sightings)
+}
+
+/// A stream as it is to be found in audiences.
+struct Sighting<'a> {
+    connection: String,
+    watcher: &'a Watcher,
+    /// It begins with this fact.
+    from: usize,
+    /// It ended before this fact; `None` where it has come to the last.
+    until: Option<usize>,
+    act: Act,
+}
+
+impl Sighting<'_> {
+    /// What became of the fact on its way to the stream; `None` where the stream is of another tenant.
+    fn outcome(&self, stored: &Stored) -> Option<&'static str> {
+        let all_tenants = self.watcher.sees_all_tenants();
+        if !all_tenants && stored.fact.tenant != self.watcher.tenant {
+            return None;
+        }
+        let act = if all_tenants { Act::NoGroups } else { self.act };
+        let kept_out = self.watcher.kept_out_by(&stored.fact, act);
+        Some(kept_out.unwrap_or({
+            if stored.number < self.from {
+                "opened_after"
+            } else if self.until.is_some_and(|until| stored.number >= until) {
+                "closed_before"
+            } else {
+                "sent"
+            }
+        }))
+    }
+}
+
+/// Checks what a super admin, and an operator of the event's tenant, are told of every fact: what the
+/// streams were seen to be given, and of no stream that is not theirs to know.
+fn check_audiences(sightings: &[Sighting<'_>], record: &Record<'_>) -> Result<(), TestCaseError> {
+    let server = record.server;
+    let operators: Vec<String> = record
+        .tenants
+        .iter()
+        .map(|tenant| server.sign(&AccessToken::new("operator", tenant, "tenant_operator")))
+        .collect();
+    let ask = |access: &str, tenant: usize, cursor: &str, after: &str| {
+        let tenant = &record.tenants[tenant];
+        let target = format!("/tenants/{tenant}/events/{cursor}/audience?limit=1000{after}");
+        server.exchange(&Request::get(&target).bearer(access))
+    };
+    let told = |access: &str, stored: &Stored| {
+        let mut outcomes = BTreeMap::new();
+        let mut after = String::new();
+        loop {
+            let page = ask(access, stored.fact.tenant, &stored.cursor, &after).expect(200);
+            for stream in page["streams"].as_array().expect("a list") {
+                let text = |field: &str| stream[field].as_str().expect("text").to_owned();
+                outcomes.insert(text("connection_id"), text("outcome"));
+            }
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return outcomes,
+            }
+        }
+    };
+    let expected = |stored: &Stored, of: &dyn Fn(&Watcher) -> bool| -> BTreeMap<String, String> {
+        let meant = sightings.iter().filter(|sighting| of(sighting.watcher));
+        meant
+            .filter_map(|sighting| {
+                let outcome = sighting.outcome(stored)?.to_owned();
+                Some((sighting.connection.clone(), outcome))
+            })
+            .collect()
+    };
+    for stored in &record.stored {
+        let by_operator = told(&operators[stored.fact.tenant], stored);
+        let of_members = expected(stored, &|watcher| watcher.who == Who::Member);
+        prop_assert_eq!(by_operator, of_members, "{:?}", stored);
+
+        // Other stories had streams of all tenants, which are known to a super admin.
+        let mut by_root = told(&record.publisher, stored);
+        by_root.retain(|id, _| sightings.iter().any(|known| known.connection == *id));
+        prop_assert_eq!(by_root, expected(stored, &|_| true), "{:?}", stored);
+
+        let next_tenant = (stored.fact.tenant + 1) % record.tenants.len();
+        if next_tenant != stored.fact.tenant {
+            let elsewhere = ask(&operators[next_tenant], next_tenant, &stored.cursor, "");
+            prop_assert_eq!(elsewhere.status, 404);
+        }
     }
     Ok(())
 }

@@ -259,19 +259,16 @@ fn saw(stream: &mut Stream, cursor: &str) -> bool {
     }
 }
 
-#[test]
-fn an_audience_has_who_was_shown_the_event_and_for_each_other_what_kept_it_out() {
-    let server = Server::start();
-    let (tenant, other) = (new_tenant(), new_tenant());
-    let root = server.super_admin();
+/// One stream for each bound that can keep an event of `r1` out, and one that none keeps it from.
+fn crowd(server: &Server, tenant: &str) -> [(&'static str, Stream); 6] {
     let group = format!("/tenants/{tenant}/device-groups/north");
-    let put = Request::new("PUT", &group).bearer(&root);
+    let put = Request::new("PUT", &group).bearer(&server.super_admin());
     let answer = server.exchange(&put.body("application/json", "{\"devices\":[\"r2\"]}"));
     assert_eq!(answer.status, 204);
-    let viewer = |name: &str| AccessToken::new(name, &tenant, "viewer");
-    let watch = |token: &AccessToken| server.stream_of(&tenant).bearer(&server.sign(token));
+    let viewer = |name: &str| AccessToken::new(name, tenant, "viewer");
+    let watch = |token: &AccessToken| server.stream_of(tenant).bearer(&server.sign(token));
     let plain = viewer("plain");
-    let mut streams = [
+    [
         ("sent", watch(&plain).open()),
         (
             "types_claim",
@@ -293,7 +290,23 @@ fn an_audience_has_who_was_shown_the_event_and_for_each_other_what_kept_it_out()
             "device_filter",
             watch(&plain).query("device_id", "r2,r3").open(),
         ),
-    ];
+    ]
+}
+
+fn wait_for_end_of(server: &Server, connection: &str) {
+    server.wait_for_log("the end of a stream", |line| {
+        line.contains("stream_closed") && line.contains(connection)
+    });
+}
+
+#[test]
+fn an_audience_has_who_was_shown_the_event_and_for_each_other_what_kept_it_out() {
+    let server = Server::start();
+    let (tenant, other) = (new_tenant(), new_tenant());
+    let root = server.super_admin();
+    let plain = server.sign(&AccessToken::new("plain", &tenant, "viewer"));
+    let watch = || server.stream_of(&tenant).bearer(&plain);
+    let mut streams = crowd(&server, &tenant);
     let mut all = server.stream_of(&tenant).bearer(&root).open();
     let mut scoped = server
         .stream_of(&tenant)
@@ -301,21 +314,19 @@ fn an_audience_has_who_was_shown_the_event_and_for_each_other_what_kept_it_out()
         .query("scope", "tenant")
         .open();
     let elsewhere = server.watch(&other).open();
-    let left_before = watch(&plain).open();
+    let left_before = watch().open();
     let left_before_id = left_before.connection_id().to_owned();
     drop(left_before);
-    server.wait_for_log("the end of that stream", |line| {
-        line.contains("stream_closed") && line.contains(&left_before_id)
-    });
+    wait_for_end_of(&server, &left_before_id);
 
     let cursor = server.publish(&tenant, &status("r1", 1)).last;
     for (expected, stream) in &mut streams {
         assert_eq!(saw(stream, &cursor), *expected == "sent", "{expected}");
     }
     assert!(saw(&mut all, &cursor) && saw(&mut scoped, &cursor));
-    let late = watch(&plain).open();
+    let late = watch().open();
     let late_id = late.connection_id().to_owned();
-    let replayed = watch(&plain).query("since", "2020-01-01T00:00:00Z").open();
+    let replayed = watch().query("since", "2020-01-01T00:00:00Z").open();
 
     let mut expected: BTreeMap<String, String> = streams
         .iter()
@@ -333,9 +344,7 @@ fn an_audience_has_who_was_shown_the_event_and_for_each_other_what_kept_it_out()
 
     // What has ended is still known, and how it ended.
     drop(late);
-    server.wait_for_log("the end of the late stream", |line| {
-        line.contains("stream_closed") && line.contains(&late_id)
-    });
+    wait_for_end_of(&server, &late_id);
     for of_root in [&all, &scoped] {
         expected.insert(of_root.connection_id().to_owned(), "sent".to_owned());
     }
@@ -377,9 +386,7 @@ fn a_stream_that_lags_has_still_to_be_given_the_event_and_may_end_before() {
     assert_eq!(outcome(&receipt.first), "sent");
     assert_eq!(outcome(&receipt.last), "not_yet");
     stalled.tear();
-    server.wait_for_log("its end", |line| {
-        line.contains("stream_closed") && line.contains(&id)
-    });
+    wait_for_end_of(&server, &id);
     assert_eq!(outcome(&receipt.first), "sent");
     assert_eq!(outcome(&receipt.last), "closed_before");
 }
@@ -453,9 +460,7 @@ fn an_audience_comes_in_pages_and_says_how_far_back_it_is_complete() {
         let stream = server.watch(&tenant).open();
         let id = stream.connection_id().to_owned();
         drop(stream);
-        server.wait_for_log("its end", |line| {
-            line.contains("stream_closed") && line.contains(&id)
-        });
+        wait_for_end_of(&server, &id);
         names.push(id);
     }
     let open: Vec<Stream> = (0..4).map(|_| server.watch(&tenant).open()).collect();

@@ -13,10 +13,10 @@ use crate::event::{NewEvent, write_line};
 use crate::request::{Server, Target};
 use crate::stream::{EventStream, StreamOptions};
 
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 /// How long an answer may take: a publish waits for its sync, a history page for its reads.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One server and one identity. Clones share their connections.
 #[derive(Clone, Debug)]
@@ -126,7 +126,6 @@ impl Client {
         tenant: TenantId,
         options: &HistoryOptions,
     ) -> Result<HistoryPage, ClientError> {
-        let access_token = self.access.get().await?;
         let target = Target::new(format!("/tenants/{tenant}/events"))
             .with("after", options.after.as_deref())
             .with("since", options.since.as_deref())
@@ -137,15 +136,7 @@ impl Client {
             )
             .with("types", list(&options.types).as_deref())
             .with("device_id", list(&options.devices).as_deref());
-        self.server
-            .send_for(
-                Method::GET,
-                target,
-                Some(&access_token),
-                None,
-                ANSWER_TIMEOUT,
-            )
-            .await
+        self.ask_for(Method::GET, target, None).await
     }
 
     /// The last event of each living subject of a tenant, and the cursor that it is true at. Whoever goes
@@ -176,11 +167,23 @@ impl Client {
         path: String,
         body: Option<(&'static str, Bytes)>,
     ) -> Result<T, ClientError> {
+        self.ask_for(method, Target::new(path), body).await
+    }
+
+    pub(crate) async fn ask_for<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        target: Target,
+        body: Option<(&'static str, Bytes)>,
+    ) -> Result<T, ClientError> {
         let access_token = self.access.get().await?;
-        let target = Target::new(path);
         self.server
             .send_for(method, target, Some(&access_token), body, ANSWER_TIMEOUT)
             .await
+    }
+
+    pub(crate) fn access(&self) -> &AccessToken {
+        &self.access
     }
 
     pub(crate) fn server(&self) -> &Server {

@@ -1,6 +1,7 @@
 //! Rust client of Tidings.
 //!
-//! - [`Client`]: one server and one identity; mints stream tokens, publishes, reads the history and the state.
+//! - [`Client`]: one server and one identity; mints stream tokens, publishes, reads the history and the
+//!   state, and makes operators' calls.
 //! - [`EventStream`]: a stream that opens itself again, with a fresh stream token and the cursor of
 //!   the last event that was taken from it, until the server says that there is no use.
 //! - [`AccessToken`]: where the access token comes from, a fixed text or a function that yields a
@@ -30,6 +31,7 @@ mod backoff;
 mod client;
 mod error;
 mod event;
+mod operate;
 mod request;
 mod stream;
 
@@ -37,5 +39,6 @@ pub use access::{AccessToken, BoxError};
 pub use client::{Client, HistoryOptions, StateOptions};
 pub use error::ClientError;
 pub use event::NewEvent;
+pub use operate::StreamListOptions;
 pub use stream::{Conflate, EventStream, Stale, StreamEvent, StreamOptions};
 pub use tidings_protocol::sse::Event;

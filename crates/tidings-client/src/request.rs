@@ -48,7 +48,19 @@ impl Target {
         self.0.push(std::mem::replace(&mut self.1, '&'));
         self.0.push_str(name);
         self.0.push('=');
-        for byte in value.bytes() {
+        self.encode(value);
+        self
+    }
+
+    /// Adds a segment to the path; the query comes after the last one.
+    pub(crate) fn segment(mut self, text: &str) -> Self {
+        self.0.push('/');
+        self.encode(text);
+        self
+    }
+
+    fn encode(&mut self, text: &str) {
+        for byte in text.bytes() {
             // RFC 3986, 2.3: the unreserved characters, and the comma that separates our lists.
             if byte.is_ascii_alphanumeric() || b"-._~,".contains(&byte) {
                 self.0.push(char::from(byte));
@@ -57,7 +69,6 @@ impl Target {
                 let _ = write!(self.0, "%{byte:02X}");
             }
         }
-        self
     }
 }
 
@@ -248,6 +259,14 @@ mod tests {
             target.0,
             "/events/stream?since=2026-11-23T18%3A00%3A00%2B01%3A00&last_event_id=1j8.41%26x%3D%C3%A4"
         );
+    }
+
+    #[test]
+    fn a_segment_of_a_path_is_one_segment_whatever_it_says() {
+        let target = Target::new("/groups")
+            .segment("a/b ?ü")
+            .with("x", Some("1"));
+        assert_eq!(target.0, "/groups/a%2Fb%20%3F%C3%BC?x=1");
     }
 
     #[test]

@@ -178,7 +178,6 @@ pub struct Audience {
 /// The members of a device group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
 pub struct DeviceGroup {
     /// The devices.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]

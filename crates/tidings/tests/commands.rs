@@ -454,3 +454,124 @@ fn scripts_and_pages_are_generated() {
         assert!(text.contains(expected), "{arguments:?}");
     }
 }
+
+/// What a command prints; it must succeed.
+fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn groups_are_put_shown_and_removed() {
+    let demo = Demo::start("127.0.0.1:0", &["--rate", "0"]);
+    let operate = |arguments: &[&str]| {
+        let mut command = demo.client(arguments);
+        command.env("TIDINGS_TENANT", TENANT);
+        command
+    };
+    printed(&mut operate(&["groups", "put", "north side", "d1", "d2"]));
+    let table = printed(&mut operate(&["groups"]));
+    assert_eq!(table, "GROUP       DEVICES\nnorth side        2\n");
+    assert_eq!(
+        printed(&mut operate(&["groups", "show", "north side"])),
+        "d1\nd2\n"
+    );
+    assert_eq!(
+        printed(&mut operate(&["groups", "--json"])),
+        "{\"name\":\"north side\",\"devices\":2}\n"
+    );
+
+    printed(&mut operate(&["groups", "remove", "north side"]));
+    assert_eq!(printed(&mut operate(&["groups", "--json"])), "");
+    let refused = operate(&["groups", "remove", "north side"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("404"), "{said}");
+}
+
+#[test]
+fn an_operator_sees_who_watches_and_who_saw_and_ends_streams() {
+    let demo = Demo::start("127.0.0.1:0", &["--rate", "0"]);
+    let operate = |arguments: &[&str]| {
+        let mut command = demo.client(arguments);
+        command.env("TIDINGS_TENANT", TENANT);
+        command
+    };
+    printed(&mut operate(&["groups", "put", "north side", "d1"]));
+    let token = printed(&mut tidings(&[
+        "token",
+        "--tenant",
+        TENANT,
+        "--user",
+        "ada",
+        "--device-group",
+        "north side",
+    ]));
+    let follow = |arguments: &[&str]| {
+        let mut command = demo.client(&["tail", "--json"]);
+        command.args(arguments).env("TIDINGS_TOKEN", token.trim());
+        let tail = Process::start(&mut command);
+        tail.error_with("following");
+        tail
+    };
+    let tail = follow(&[]);
+    let other = follow(&["--types", "metric_update"]);
+    let event = "{\"type\":\"alert_fired\",\"device_id\":\"d1\",\"data\":{}}\n";
+    assert!(demo.publish(&[], event).status.success());
+    let id = tail.event(|_| true)["id"].as_str().unwrap().to_owned();
+
+    let streams = json_lines(&printed(&mut operate(&[
+        "streams", "--user", "ada", "--json",
+    ])));
+    assert_eq!(streams.len(), 2, "{streams:?}");
+    assert!(
+        streams
+            .iter()
+            .all(|one| one["view"]["device_group"] == "north side")
+    );
+    let table = printed(&mut operate(&["streams"]));
+    assert!(table.starts_with("STREAM "), "{table}");
+    assert!(table.contains("11111111, group north side"), "{table}");
+
+    let audience = json_lines(&printed(&mut operate(&["audience", &id, "--json"])));
+    let mut outcomes: Vec<&str> = audience
+        .iter()
+        .filter(|one| one["user_id"] == "ada")
+        .map(|one| one["outcome"].as_str().unwrap())
+        .collect();
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, ["sent", "types_filter"]);
+    let table = printed(&mut operate(&["audience", &id]));
+    assert!(table.contains("alert_fired, d1"), "{table}");
+    assert!(
+        table.contains("Sent to 1 of 2 streams, 1 types_filter."),
+        "{table}"
+    );
+
+    let idle = streams.iter().find(|one| one["events"] == 0).unwrap();
+    let name = idle["connection_id"].as_str().unwrap();
+    printed(&mut operate(&["streams", "close", name]));
+    other.error_with("disconnected");
+    let mut put = operate(&["groups", "put", "north side", "-"]);
+    let mut put = put.stdin(Stdio::piped()).spawn().unwrap();
+    put.stdin.take().unwrap().write_all(b"d3\nd4 d5").unwrap();
+    assert!(put.wait().unwrap().success());
+    tail.error_with("view_changed");
+    printed(&mut operate(&["groups", "remove", "north side"]));
+    assert_eq!(printed(&mut operate(&["groups", "--json"])), "");
+    let refused = operate(&["groups", "remove", "north side"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("404"), "{said}");
+}

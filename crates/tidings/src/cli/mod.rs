@@ -1,16 +1,20 @@
 //! The command line: what each command is called and takes, and one file for what each does.
 
 mod agent;
+mod audience;
 mod config;
 mod connect;
 mod demo;
 mod generate;
+mod groups;
 mod key;
 mod log;
 mod publish;
 mod serve;
 mod state;
+mod streams;
 mod summary;
+mod table;
 mod tail;
 mod token;
 mod values;
@@ -55,6 +59,12 @@ enum Command {
     Tail(tail::TailArgs),
     /// Show how things are: the last event of each device, metric, alert, push and job
     State(state::StateArgs),
+    /// List the open streams, or disconnect some
+    Streams(streams::StreamsCommand),
+    /// Tell who was shown an event, and what kept it from the others
+    Audience(audience::AudienceArgs),
+    /// Keep device groups, which access tokens can name
+    Groups(groups::GroupsCommand),
     /// Mint an access token for development
     Token(token::TokenArgs),
     /// Make an API key for a publisher
@@ -141,6 +151,9 @@ pub fn main() -> ExitCode {
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
         Command::State(args) => state::run(args),
+        Command::Streams(command) => streams::run(command),
+        Command::Audience(args) => audience::run(&args),
+        Command::Groups(command) => groups::run(command),
         Command::Token(args) => token::run(args),
         Command::Key(args) => key::run(args),
         Command::Config(args) => config::run(args),

@@ -178,7 +178,7 @@ pub async fn put(
         ));
     }
     let body = receive(body, MAX_BODY).await?;
-    let DeviceGroup { devices } = read_group(&body)?;
+    let NewGroup { devices } = read_group(&body)?;
     let limit = app.config.limits.devices_per_group;
     if devices.len() > limit {
         return Err(Refusal::new(
@@ -201,7 +201,14 @@ pub async fn put(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn read_group(body: &[u8]) -> Result<DeviceGroup, Refusal> {
+/// A group as it is put: a misspelt field must not make it empty.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewGroup {
+    devices: Vec<DeviceId>,
+}
+
+fn read_group(body: &[u8]) -> Result<NewGroup, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
         let line = u64::try_from(error.line()).unwrap_or(1);
         if error.is_data() {

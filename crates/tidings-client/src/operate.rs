@@ -1,0 +1,143 @@
+//! Operators' calls: open streams, the audience of an event, device groups.
+
+use hyper::Method;
+use tidings_protocol::operate::{Audience, DeviceGroup, DeviceGroupList, StreamList};
+use tidings_protocol::{DeviceId, TenantId};
+
+use crate::client::{ANSWER_TIMEOUT, Client, JSON};
+use crate::error::ClientError;
+use crate::request::Target;
+
+/// Which open streams to list.
+#[derive(Clone, Debug, Default)]
+pub struct StreamListOptions {
+    /// Only those that show this tenant and no other.
+    pub tenant: Option<TenantId>,
+    /// Only those of this user.
+    pub user: Option<String>,
+    /// Only those behind this one; the `next` of the page before.
+    pub after: Option<String>,
+    /// At most so many, 1 to 1,000; the server's own default is 100.
+    pub limit: Option<u16>,
+}
+
+impl Client {
+    /// One page of the open streams: `GET /streams`. Its `next` is the `after` of the page behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 403 where the access token is no operator's.
+    pub async fn open_streams(
+        &self,
+        options: &StreamListOptions,
+    ) -> Result<StreamList, ClientError> {
+        let tenant = options.tenant.map(|tenant| tenant.to_string());
+        let limit = options.limit.map(|limit| limit.to_string());
+        let target = Target::new("/streams")
+            .with("tenant", tenant.as_deref())
+            .with("user", options.user.as_deref())
+            .with("after", options.after.as_deref())
+            .with("limit", limit.as_deref());
+        self.ask_for(Method::GET, target, None).await
+    }
+
+    /// Ends an open stream: `DELETE /streams/{connection_id}`. Whoever has a valid access token may come
+    /// back at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 404 where there is no such stream that the operator may know of.
+    pub async fn disconnect(&self, connection_id: &str) -> Result<(), ClientError> {
+        let target = Target::new("/streams").segment(connection_id);
+        self.command(Method::DELETE, target, None).await
+    }
+
+    /// One page of the streams that were shown an event, and of those that were not:
+    /// `GET /tenants/{tenant_id}/events/{cursor}/audience`. `after` is the `next` of the page before.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 404 where the tenant has no such event, 410 where it has expired.
+    pub async fn audience(
+        &self,
+        tenant: TenantId,
+        cursor: &str,
+        after: Option<&str>,
+        limit: Option<u16>,
+    ) -> Result<Audience, ClientError> {
+        let limit = limit.map(|limit| limit.to_string());
+        let target = Target::new(format!("/tenants/{tenant}/events"))
+            .segment(cursor)
+            .segment("audience")
+            .with("after", after)
+            .with("limit", limit.as_deref());
+        self.ask_for(Method::GET, target, None).await
+    }
+
+    /// A tenant's device groups, by name: `GET /tenants/{tenant_id}/device-groups`.
+    pub async fn device_groups(&self, tenant: TenantId) -> Result<DeviceGroupList, ClientError> {
+        self.ask_for(Method::GET, groups(tenant), None).await
+    }
+
+    /// The devices of a group: `GET /tenants/{tenant_id}/device-groups/{name}`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 404 where there is no such group.
+    pub async fn device_group(
+        &self,
+        tenant: TenantId,
+        name: &str,
+    ) -> Result<DeviceGroup, ClientError> {
+        let target = groups(tenant).segment(name);
+        self.ask_for(Method::GET, target, None).await
+    }
+
+    /// Makes these devices the group: `PUT /tenants/{tenant_id}/device-groups/{name}`. When it answers, no
+    /// stream that the group bounds shows what it showed before.
+    pub async fn put_device_group(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        devices: Vec<DeviceId>,
+    ) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(&DeviceGroup { devices })
+            .map_err(|error| self.server().unexpected(error.to_string()))?;
+        let target = groups(tenant).segment(name);
+        self.command(Method::PUT, target, Some((JSON, body.into())))
+            .await
+    }
+
+    /// Removes a group: `DELETE /tenants/{tenant_id}/device-groups/{name}`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 404 where there is no such group.
+    pub async fn remove_device_group(
+        &self,
+        tenant: TenantId,
+        name: &str,
+    ) -> Result<(), ClientError> {
+        let target = groups(tenant).segment(name);
+        self.command(Method::DELETE, target, None).await
+    }
+
+    /// Asks for what has no body in its answer.
+    async fn command(
+        &self,
+        method: Method,
+        target: Target,
+        body: Option<(&'static str, bytes::Bytes)>,
+    ) -> Result<(), ClientError> {
+        let access_token = self.access().get().await?;
+        let answered = self
+            .server()
+            .send(method, target, Some(&access_token), body, ANSWER_TIMEOUT)
+            .await;
+        answered.map(drop)
+    }
+}
+
+fn groups(tenant: TenantId) -> Target {
+    Target::new(format!("/tenants/{tenant}/device-groups"))
+}
