@@ -1,7 +1,7 @@
 //! Isolation: nobody receives an event that the rules do not allow, and everybody receives all that
-//! they do, live, on replay (by cursor and by time), in the history, in snapshots and in the state, also
-//! when device groups change. What operators are then told of each event's audience is what happened. The
-//! rules are written a second time here, as a model that has no code in common with the server's.
+//! they do, live, on replay (by cursor and by time), in the history, in snapshots and in the state, also when
+//! device groups change. What operators are then told of each event's audience is what happened. The rules are
+//! written a second time here, as a model that has no code in common with the server's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

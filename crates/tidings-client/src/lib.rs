@@ -1,7 +1,7 @@
 //! Rust client of Tidings.
 //!
-//! - [`Client`]: one server and one identity; mints stream tokens, publishes, reads the history and the state,
-//!   and makes operators' calls.
+//! - [`Client`]: one server and one identity; mints stream tokens, publishes, reads the history and the
+//!   state, and makes operators' calls.
 //! - [`EventStream`]: a stream that opens itself again, with a fresh stream token and the cursor of
 //!   the last event that was taken from it, until the server says that there is no use.
 //! - [`AccessToken`]: where the access token comes from, a fixed text or a function that yields a

@@ -14,7 +14,7 @@ use super::index::slot as slot_of;
 use super::sink::Sink;
 use super::stream::{Stage, Stream, Unsent, Written};
 use super::thread::{Thread, ticks};
-use super::ticket::{OpenStream, Recheck, StreamSink};
+use super::ticket::{OpenStream, Recheck, StreamSink, Ticket};
 use super::wheel::Tick;
 use crate::stream::preamble;
 use crate::time::unix_microseconds;
@@ -55,26 +55,9 @@ impl End {
 impl Thread {
     /// Takes over a stream.
     pub(super) fn open(&mut self, open: OpenStream) {
-        let entry = self.streams.vacant_entry();
-        let slot = entry.key();
-        let sink = match open.sink {
-            StreamSink::Socket(socket) => {
-                let mut socket = mio::net::TcpStream::from_std(socket);
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                if let Err(error) =
-                    self.poll
-                        .registry()
-                        .register(&mut socket, Token(slot), interest)
-                {
-                    tracing::error!(%error, connection_id = %open.ticket.connection, "a stream's socket can't be polled");
-                    return;
-                }
-                Sink::Socket(socket)
-            }
-            StreamSink::Body(body) => {
-                body.attach(std::sync::Arc::clone(&self.mailbox), slot);
-                Sink::Body(body)
-            }
+        let slot = self.streams.vacant_key();
+        let Some(sink) = self.attach(open.sink, slot, &open.ticket) else {
+            return;
         };
         let ended = open.recheck.and_then(Recheck::ask);
         let (group, place) = self.index.insert(open.view, open.coding, slot_of(slot));
@@ -85,7 +68,7 @@ impl Thread {
         let mut unsent = Unsent::default();
         unsent.append(&open.head);
         unsent.append(open.coding.header());
-        let stream = entry.insert(Stream {
+        self.streams.insert(Stream {
             sink,
             group,
             place,
@@ -118,7 +101,7 @@ impl Thread {
             opened: Instant::now(),
             ticket: Box::new(open.ticket),
         });
-        stream.say(&open.preamble, &mut self.coder);
+        self.streams[slot].say(&open.preamble, &mut self.coder);
         let expires = self.tick_of(self.streams[slot].ticket.identity.expires_at);
         self.streams[slot].expires = expires;
         self.schedule(slot, expires.min(self.now + heartbeat - head_start));
@@ -136,6 +119,26 @@ impl Thread {
             if let Some(reason) = self.closing {
                 // It was authorised just before the others were closed.
                 self.close(slot, reason);
+            }
+        }
+    }
+
+    /// Sees to it that this thread hears of the stream's sink. None where it can't.
+    fn attach(&mut self, sink: StreamSink, slot: usize, ticket: &Ticket) -> Option<Sink> {
+        match sink {
+            StreamSink::Socket(socket) => {
+                let mut socket = mio::net::TcpStream::from_std(socket);
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                let registry = self.poll.registry();
+                if let Err(error) = registry.register(&mut socket, Token(slot), interest) {
+                    tracing::error!(%error, connection_id = %ticket.connection, "a stream's socket can't be polled");
+                    return None;
+                }
+                Some(Sink::Socket(socket))
+            }
+            StreamSink::Body(body) => {
+                body.attach(std::sync::Arc::clone(&self.mailbox), slot);
+                Some(Sink::Body(body))
             }
         }
     }

@@ -31,6 +31,10 @@ pub(super) enum Stage {
 
 /// One open stream. The engine thread that holds it owns it; nothing else refers to it.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and none excludes another"
+)]
 pub(super) struct Stream {
     pub(super) sink: Sink,
     pub(super) group: GroupId,

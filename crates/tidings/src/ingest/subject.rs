@@ -72,14 +72,14 @@ impl Subjects {
 
 impl SubjectRule {
     fn new(config: &SubjectConfig) -> Self {
-        let mut members = Vec::new();
+        let mut members: Vec<Box<str>> = Vec::new();
         let mut field = |name: &str| match name {
             "device_id" => Field::Device,
             "tenant_id" => Field::Tenant,
             name => Field::Member(
                 members
                     .iter()
-                    .position(|member: &Box<str>| **member == *name)
+                    .position(|member| **member == *name)
                     .unwrap_or_else(|| {
                         members.push(name.into());
                         members.len() - 1
@@ -280,6 +280,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn the_built_in_types_have_the_subjects_of_the_protocol() {
         let rules = rules("{}");
         let found = |event_type: &str, device: Option<&str>, data: &Value| {
