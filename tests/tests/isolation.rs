@@ -1,7 +1,9 @@
 //! Isolation: nobody receives an event that the rules do not allow, and everybody receives all that
-//! they do, live, on replay (by cursor and by time) and in the history, also when device groups change. The rules are written a
-//! second time here, as a model that has no code in common with the server's.
+//! they do, live, on replay (by cursor and by time), in the history, in snapshots and in the state, also when
+//! device groups change. What operators are then told of each event's audience is what happened. The rules are
+//! written a second time here, as a model that has no code in common with the server's.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
@@ -30,6 +32,19 @@ struct Fact {
     device: Option<&'static str>,
     /// Where the device is named: in the envelope, in the data, or in both.
     device_in: DeviceIn,
+    /// Which alert it is, whatever its device: the last event of a subject can be another device's.
+    alert: u8,
+}
+
+impl Fact {
+    /// What it is the latest state of, within its tenant.
+    fn subject(&self) -> Option<(&'static str, String)> {
+        let key = match self.event_type {
+            "alert_fired" => self.alert.to_string(),
+            _ => self.device?.to_owned(),
+        };
+        Some((self.event_type, key))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +71,8 @@ enum How {
     AfterHeader(Index),
     AfterParameter(Index),
     Since(Index),
+    /// With what is true now, and what comes after it.
+    Snapshot,
 }
 
 /// The device group that somebody's token names, which is of that watcher alone; absent members are
@@ -111,6 +128,11 @@ impl Watcher {
     }
 
     fn may_see_of(&self, fact: &Fact, act: Act) -> bool {
+        self.kept_out_by(fact, act).is_none()
+    }
+
+    /// The first bound within the tenant that the fact is outside of, as operators are told it.
+    fn kept_out_by(&self, fact: &Fact, act: Act) -> Option<&'static str> {
         let members = self.claimed_group.as_ref().map(|group| match act {
             Act::Before => group.before.clone().unwrap_or_default(),
             Act::After => group.after.clone().unwrap_or_default(),
@@ -124,14 +146,22 @@ impl Watcher {
             None => true,
             Some(types) => types.contains(&fact.event_type),
         };
+        let of_devices = match &members {
+            None => "devices_claim",
+            Some(_) => "device_group",
+        };
         let claimed_devices = match (self.claimed_devices.clone(), members) {
             (devices, None) => devices,
             (devices, Some(members)) => Some([devices.unwrap_or_default(), members].concat()),
         };
-        device_in(&claimed_devices)
-            && device_in(&self.asked_devices)
-            && type_in(&self.claimed_types)
-            && type_in(&self.asked_types)
+        let bounds = [
+            (type_in(&self.claimed_types), "types_claim"),
+            (device_in(&claimed_devices), of_devices),
+            (type_in(&self.asked_types), "types_filter"),
+            (device_in(&self.asked_devices), "device_filter"),
+        ];
+        let failed = bounds.into_iter().find(|(within, _)| !within);
+        failed.map(|(_, bound)| bound)
     }
 
     fn access(&self, tenants: &[String]) -> AccessToken {
@@ -189,12 +219,14 @@ fn fact(tenants: usize) -> impl Strategy<Value = Fact> {
         select(TYPES.to_vec()),
         proptest::option::weighted(0.8, select(DEVICES.to_vec())),
         select(vec![DeviceIn::Envelope, DeviceIn::Data, DeviceIn::Both]),
+        0..3_u8,
     )
-        .prop_map(|(tenant, event_type, device, device_in)| Fact {
+        .prop_map(|(tenant, event_type, device, device_in, alert)| Fact {
             tenant,
             event_type,
             device,
             device_in,
+            alert,
         })
 }
 
@@ -227,6 +259,7 @@ fn watcher(tenants: usize) -> impl Strategy<Value = Watcher> {
         any::<Index>().prop_map(How::AfterHeader),
         any::<Index>().prop_map(How::AfterParameter),
         any::<Index>().prop_map(How::Since),
+        Just(How::Snapshot),
     ];
     (
         who,
@@ -319,7 +352,8 @@ struct Record<'a> {
 impl Record<'_> {
     fn publish(&mut self, fact: &Fact) {
         let number = self.stored.len();
-        let mut data = json!({"n": number});
+        let alert = fact.alert.to_string();
+        let mut data = json!({"n": number, "type": "health", "alert_event_id": alert});
         let mut event = json!({"type": fact.event_type});
         if let Some(device) = fact.device {
             if !matches!(fact.device_in, DeviceIn::Envelope) {
@@ -372,6 +406,23 @@ impl Record<'_> {
             .iter()
             .filter(|stored| watcher.may_see(&stored.fact, act))
             .map(|stored| stored.number)
+            .collect()
+    }
+
+    /// The numbers of the facts that are the last of their subjects up to a position, and that the watcher
+    /// may see.
+    fn last_of_subjects(&self, through: u64, may_see: impl Fn(&Fact) -> bool) -> BTreeSet<usize> {
+        let mut last = BTreeMap::new();
+        for stored in &self.stored {
+            if tidings_tests::position(&stored.cursor) <= through
+                && let Some(subject) = stored.fact.subject()
+            {
+                last.insert((stored.fact.tenant, subject), stored.number);
+            }
+        }
+        let numbers = last.into_values();
+        numbers
+            .filter(|&number| may_see(&self.stored[number].fact))
             .collect()
     }
 
@@ -429,6 +480,71 @@ fn read_to_the_end(stream: &mut Stream, record: &Record<'_>) -> Vec<Event> {
             return events;
         }
     }
+}
+
+/// The number of a subject's last event, checked to be what was published.
+fn number_of_subject(subject: &Value, record: &Record<'_>) -> Result<usize, TestCaseError> {
+    let number = subject["data"]["n"].as_u64().expect("a number");
+    let number = usize::try_from(number).expect("small");
+    let stored = &record.stored[number];
+    prop_assert_eq!(&subject["type"], stored.fact.event_type);
+    prop_assert_eq!(&subject["id"], &stored.cursor);
+    prop_assert_eq!(
+        &subject["data"]["tenant_id"],
+        &record.tenants[stored.fact.tenant]
+    );
+    prop_assert_eq!(&subject["data"]["device_id"], &json!(stored.fact.device));
+    Ok(number)
+}
+
+/// Reads the snapshot that a stream begins with. Gives the first fact that comes after it.
+fn check_snapshot(
+    stream: &mut Stream,
+    watcher: &Watcher,
+    record: &Record<'_>,
+) -> Result<usize, TestCaseError> {
+    let mut numbers = BTreeSet::new();
+    loop {
+        let event = stream.next_of_any().expect("the stream stays open");
+        if event.name == "snapshot" {
+            let tenant = &event.json()["data"]["tenant_id"];
+            if watcher.sees_all_tenants() && !record.tenants.iter().any(|own| tenant == own) {
+                // Of another story.
+                continue;
+            }
+            prop_assert!(numbers.insert(number_of_subject(&event.json(), record)?));
+            continue;
+        }
+        prop_assert_eq!(&event.name, "snapshot_end");
+        let through = tidings_tests::position(event.cursor());
+        let expected = record.last_of_subjects(through, |fact| watcher.may_see(fact, Act::Before));
+        prop_assert_eq!(numbers, expected, "the snapshot of {:?}", watcher);
+        let passed = |stored: &Stored| tidings_tests::position(&stored.cursor) <= through;
+        return Ok(record.stored.partition_point(passed));
+    }
+}
+
+fn check_state(
+    server: &Server,
+    watcher: &Watcher,
+    record: &Record<'_>,
+    act: Act,
+) -> Result<(), TestCaseError> {
+    let access = server.sign(&watcher.access(&record.tenants));
+    let tenant = &record.tenants[watcher.tenant];
+    let mut target = format!("/tenants/{tenant}/state?");
+    for (name, value) in watcher.filters() {
+        let _ = write!(target, "{name}={}&", encode(&value));
+    }
+    let answer = server.exchange(&Request::get(&target).bearer(&access));
+    let state = answer.expect(200);
+    let mut numbers = BTreeSet::new();
+    for subject in state["subjects"].as_array().expect("a list") {
+        prop_assert!(numbers.insert(number_of_subject(subject, record)?));
+    }
+    let expected = record.last_of_subjects(u64::MAX, |fact| watcher.may_read(fact, act));
+    prop_assert_eq!(numbers, expected, "the state for {:?}", watcher);
+    Ok(())
 }
 
 fn check_history(
@@ -500,6 +616,7 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
                     let cursor = &record.stored[from].cursor;
                     (request.query("last_event_id", cursor).open(), from + 1)
                 }
+                How::Snapshot => (request.query("snapshot", "true").open(), known),
                 How::Since(index) => {
                     let of = index.index(known);
                     let time = record.time_of(of);
@@ -513,39 +630,146 @@ fn play(server: &Server, story: &Story) -> Result<(), TestCaseError> {
         record.publish(fact);
     }
     for ((stream, from), watcher) in open.iter_mut().zip(&story.watchers) {
+        if matches!(watcher.how, How::Snapshot) {
+            *from = check_snapshot(stream, watcher, &record)?;
+        }
+        check_state(server, watcher, &record, Act::Before)?;
         check_stream(stream, watcher, &record, *from, Act::Before)?;
         check_history(server, watcher, &record, Act::Before)?;
     }
-    play_on(
-        story,
-        &mut record,
-        open.into_iter().map(|(stream, _)| stream),
-    )
+    let sightings = play_on(story, &mut record, open)?;
+    check_audiences(&sightings, &record)
 }
 
-/// Groups change, and more happens.
-fn play_on(
-    story: &Story,
+/// Groups change, and more happens. Gives the streams that there were.
+fn play_on<'a>(
+    story: &'a Story,
     record: &mut Record<'_>,
-    open: impl Iterator<Item = Stream>,
-) -> Result<(), TestCaseError> {
+    open: Vec<(Stream, usize)>,
+) -> Result<Vec<Sighting<'a>>, TestCaseError> {
     let server = record.server;
     for watcher in &story.watchers {
         record.arrange_group(watcher, Act::After);
     }
-    let from = record.stored.len();
+    let turn = record.stored.len();
     for fact in &story.later {
         record.publish(fact);
     }
-    for (mut stream, watcher) in open.zip(&story.watchers) {
-        if watcher.is_ended_by_the_change() {
+    let mut sightings = Vec::new();
+    for ((mut stream, from), watcher) in open.into_iter().zip(&story.watchers) {
+        let ended = watcher.is_ended_by_the_change();
+        sightings.push(Sighting {
+            connection: stream.connection_id().to_owned(),
+            watcher,
+            from,
+            until: ended.then_some(turn),
+            act: Act::Before,
+        });
+        if ended {
             check_view_changed(&mut stream)?;
-            let last = &record.stored[from - 1].cursor;
+            let last = &record.stored[turn - 1].cursor;
             let request = watcher.request(server, &record.tenants);
             stream = request.after(last).open();
+            sightings.push(Sighting {
+                connection: stream.connection_id().to_owned(),
+                watcher,
+                from: turn,
+                until: None,
+                act: Act::After,
+            });
         }
-        check_stream(&mut stream, watcher, record, from, Act::After)?;
+        check_state(server, watcher, record, Act::After)?;
+        check_stream(&mut stream, watcher, record, turn, Act::After)?;
         check_history(server, watcher, record, Act::After)?;
+    }
+    Ok(sightings)
+}
+
+/// A stream as it is to be found in audiences.
+struct Sighting<'a> {
+    connection: String,
+    watcher: &'a Watcher,
+    /// It begins with this fact.
+    from: usize,
+    /// It ended before this fact; `None` where it has come to the last.
+    until: Option<usize>,
+    act: Act,
+}
+
+impl Sighting<'_> {
+    /// What became of the fact on its way to the stream; `None` where the stream is of another tenant.
+    fn outcome(&self, stored: &Stored) -> Option<&'static str> {
+        let all_tenants = self.watcher.sees_all_tenants();
+        if !all_tenants && stored.fact.tenant != self.watcher.tenant {
+            return None;
+        }
+        let act = if all_tenants { Act::NoGroups } else { self.act };
+        let kept_out = self.watcher.kept_out_by(&stored.fact, act);
+        Some(kept_out.unwrap_or({
+            if stored.number < self.from {
+                "opened_after"
+            } else if self.until.is_some_and(|until| stored.number >= until) {
+                "closed_before"
+            } else {
+                "sent"
+            }
+        }))
+    }
+}
+
+/// Checks what a super admin, and an operator of the event's tenant, are told of every fact: what the
+/// streams were seen to be given, and of no stream that is not theirs to know.
+fn check_audiences(sightings: &[Sighting<'_>], record: &Record<'_>) -> Result<(), TestCaseError> {
+    let server = record.server;
+    let operators: Vec<String> = record
+        .tenants
+        .iter()
+        .map(|tenant| server.sign(&AccessToken::new("operator", tenant, "tenant_operator")))
+        .collect();
+    let ask = |access: &str, tenant: usize, cursor: &str, after: &str| {
+        let tenant = &record.tenants[tenant];
+        let target = format!("/tenants/{tenant}/events/{cursor}/audience?limit=1000{after}");
+        server.exchange(&Request::get(&target).bearer(access))
+    };
+    let told = |access: &str, stored: &Stored| {
+        let mut outcomes = BTreeMap::new();
+        let mut after = String::new();
+        loop {
+            let page = ask(access, stored.fact.tenant, &stored.cursor, &after).expect(200);
+            for stream in page["streams"].as_array().expect("a list") {
+                let text = |field: &str| stream[field].as_str().expect("text").to_owned();
+                outcomes.insert(text("connection_id"), text("outcome"));
+            }
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return outcomes,
+            }
+        }
+    };
+    let expected = |stored: &Stored, of: &dyn Fn(&Watcher) -> bool| -> BTreeMap<String, String> {
+        let meant = sightings.iter().filter(|sighting| of(sighting.watcher));
+        meant
+            .filter_map(|sighting| {
+                let outcome = sighting.outcome(stored)?.to_owned();
+                Some((sighting.connection.clone(), outcome))
+            })
+            .collect()
+    };
+    for stored in &record.stored {
+        let by_operator = told(&operators[stored.fact.tenant], stored);
+        let of_members = expected(stored, &|watcher| watcher.who == Who::Member);
+        prop_assert_eq!(by_operator, of_members, "{:?}", stored);
+
+        // Other stories had streams of all tenants, which are known to a super admin.
+        let mut by_root = told(&record.publisher, stored);
+        by_root.retain(|id, _| sightings.iter().any(|known| known.connection == *id));
+        prop_assert_eq!(by_root, expected(stored, &|_| true), "{:?}", stored);
+
+        let next_tenant = (stored.fact.tenant + 1) % record.tenants.len();
+        if next_tenant != stored.fact.tenant {
+            let elsewhere = ask(&operators[next_tenant], next_tenant, &stored.cursor, "");
+            prop_assert_eq!(elsewhere.status, 404);
+        }
     }
     Ok(())
 }

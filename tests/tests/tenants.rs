@@ -207,8 +207,10 @@ fn assert_gone(server: &Server, tenant: &str, early_token: Option<&str>) {
         .exchange(&publish::one(tenant, &root, &marked(1)))
         .problem(410);
     let group = format!("/tenants/{tenant}/device-groups/core");
-    for access in [&viewer, &root] {
-        let target = format!("/tenants/{tenant}/events");
+    for (access, path) in [&viewer, &root].into_iter().flat_map(|access| {
+        ["events", "state", "events/stream?snapshot=true"].map(|path| (access, path))
+    }) {
+        let target = format!("/tenants/{tenant}/{path}");
         server
             .exchange(&Request::get(&target).bearer(access))
             .problem(410);
@@ -256,19 +258,41 @@ fn shown_to_all(server: &Server, other: &str) -> String {
     }
 }
 
+/// What a snapshot of all tenants shows.
+fn snapshot_of_all(server: &Server, other: &str) -> String {
+    let mut state = server
+        .stream_of(other)
+        .bearer(&server.super_admin())
+        .query("snapshot", "true")
+        .open();
+    let mut subjects = String::new();
+    loop {
+        let event = state.next_of_any().expect("a snapshot ends");
+        subjects.push_str(&event.data);
+        if event.name == "snapshot_end" {
+            return subjects;
+        }
+    }
+}
+
+/// Thirty events of one tenant, and of the other more in several files of the log, and a device group.
+fn fill(server: &Server, gone: &str, kept: &str) {
+    for round in 0..30 {
+        let events: Vec<Value> = (0..40).map(|number| marked(40 * round + number)).collect();
+        server.publish_all(gone, &events);
+        server.publish(kept, &status("kept-device", round));
+    }
+    let group = Request::new("PUT", &format!("/tenants/{gone}/device-groups/core"));
+    let group = group.bearer(&operator(server, gone));
+    let group = group.body("application/json", json!({"devices": [MARK]}).to_string());
+    assert_eq!(server.exchange(&group).status, 204);
+}
+
 #[test]
 fn a_purged_tenant_is_refused_and_hidden_at_once_and_soon_out_of_every_file() {
     let mut server = Setup::new().set("TIDINGS_LOG__MAX_BYTES", "8MiB").start();
     let (gone, kept) = (new_tenant(), new_tenant());
-    for round in 0..30 {
-        let events: Vec<Value> = (0..40).map(|number| marked(40 * round + number)).collect();
-        server.publish_all(&gone, &events);
-        server.publish(&kept, &status("kept-device", round));
-    }
-    let group = Request::new("PUT", &format!("/tenants/{gone}/device-groups/core"));
-    let group = group.bearer(&operator(&server, &gone));
-    let group = group.body("application/json", json!({"devices": [MARK]}).to_string());
-    assert_eq!(server.exchange(&group).status, 204);
+    fill(&server, &gone, &kept);
     let early_token = server.stream_token(&server.viewer(&gone));
     let mut own = server.watch(&gone).open();
     let mut scoped = server
@@ -298,6 +322,9 @@ fn a_purged_tenant_is_refused_and_hidden_at_once_and_soon_out_of_every_file() {
     let shown = shown_to_all(&server, &kept);
     assert!(!shown.contains(MARK));
     assert_eq!(shown.matches("kept-device").count(), 30);
+    let subjects = snapshot_of_all(&server, &kept);
+    assert!(subjects.contains("kept-device"), "{subjects}");
+    assert!(!subjects.contains(MARK), "{subjects}");
     // Others' streams were not so much as told.
     let receipt = server.publish(&kept, &status("kept-device", 99));
     for stream in [&mut all, &mut of_kept] {

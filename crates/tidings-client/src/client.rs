@@ -1,10 +1,10 @@
-//! Requests that end: stream tokens, publishing, history.
+//! Requests that end: stream tokens, publishing, history, state.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
-use tidings_protocol::api::{HistoryPage, PublishReceipt, StreamTokenGrant};
+use tidings_protocol::api::{HistoryPage, PublishReceipt, StreamTokenGrant, TenantState};
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
 use crate::access::AccessToken;
@@ -36,6 +36,15 @@ pub struct HistoryOptions {
     pub until: Option<String>,
     /// At most so many events, 1 to 1,000; the server's own default is 100.
     pub limit: Option<u16>,
+    /// Only these types; all where empty.
+    pub types: Vec<EventType>,
+    /// Only these devices; all where empty.
+    pub devices: Vec<DeviceId>,
+}
+
+/// Which part of a tenant's state to read.
+#[derive(Clone, Debug, Default)]
+pub struct StateOptions {
     /// Only these types; all where empty.
     pub types: Vec<EventType>,
     /// Only these devices; all where empty.
@@ -128,6 +137,28 @@ impl Client {
             .with("types", list(&options.types).as_deref())
             .with("device_id", list(&options.devices).as_deref());
         self.ask_for(Method::GET, target, None).await
+    }
+
+    /// The last event of each living subject of a tenant, and the cursor that it is true at. Whoever goes
+    /// on from there, by stream or history, misses nothing.
+    pub async fn state(
+        &self,
+        tenant: TenantId,
+        options: &StateOptions,
+    ) -> Result<TenantState, ClientError> {
+        let access_token = self.access.get().await?;
+        let target = Target::new(format!("/tenants/{tenant}/state"))
+            .with("types", list(&options.types).as_deref())
+            .with("device_id", list(&options.devices).as_deref());
+        self.server
+            .send_for(
+                Method::GET,
+                target,
+                Some(&access_token),
+                None,
+                ANSWER_TIMEOUT,
+            )
+            .await
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(

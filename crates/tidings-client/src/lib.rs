@@ -1,7 +1,7 @@
 //! Rust client of Tidings.
 //!
-//! - [`Client`]: one server and one identity; mints stream tokens, publishes, reads the history, and
-//!   makes operators' calls.
+//! - [`Client`]: one server and one identity; mints stream tokens, publishes, reads the history and the
+//!   state, and makes operators' calls.
 //! - [`EventStream`]: a stream that opens itself again, with a fresh stream token and the cursor of
 //!   the last event that was taken from it, until the server says that there is no use.
 //! - [`AccessToken`]: where the access token comes from, a fixed text or a function that yields a
@@ -36,9 +36,9 @@ mod request;
 mod stream;
 
 pub use access::{AccessToken, BoxError};
-pub use client::{Client, HistoryOptions};
+pub use client::{Client, HistoryOptions, StateOptions};
 pub use error::ClientError;
 pub use event::NewEvent;
 pub use operate::StreamListOptions;
-pub use stream::{EventStream, Stale, StreamEvent, StreamOptions};
+pub use stream::{Conflate, EventStream, Stale, StreamEvent, StreamOptions};
 pub use tidings_protocol::sse::Event;

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Response};
 use serde::Deserialize;
-use tidings_protocol::api::{Closing, Gap};
+use tidings_protocol::api::{Closing, Gap, SubjectState};
 use tidings_protocol::sse::{Decoder, Event, Frame};
 use tidings_protocol::{DeviceId, EventType, TenantId};
 use tokio::time::Instant;
@@ -41,6 +41,11 @@ pub struct StreamOptions {
     pub since: Option<String>,
     /// Only the tenant in the path, also for a `super_admin`.
     pub scope_tenant: bool,
+    /// Begin with the last event of each living subject, and again behind each gap. A cursor wins; not
+    /// together with `since`.
+    pub snapshot: bool,
+    /// Of which types the latest of each subject will do while the stream lags.
+    pub conflate: Conflate,
     /// Begin after this cursor; without it and without `since`, with what comes.
     pub cursor: Option<String>,
     /// A line without a byte for so long counts as dead: two heartbeats and a little.
@@ -61,11 +66,35 @@ impl Default for StreamOptions {
             devices: Vec::new(),
             since: None,
             scope_tenant: false,
+            snapshot: false,
+            conflate: Conflate::Nothing,
             cursor: None,
             silence: Duration::from_secs(35),
             retry: Duration::from_secs(2),
             longest_wait: Duration::from_secs(30),
             longest_event: 32 << 20,
+        }
+    }
+}
+
+/// Of which types the latest event of each subject will do while a stream lags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Conflate {
+    /// Of none: every event comes.
+    #[default]
+    Nothing,
+    /// Of those that the server's configuration names.
+    Default,
+    /// Of these.
+    Types(Vec<EventType>),
+}
+
+impl Conflate {
+    fn parameter(&self) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::Default => Some("default".to_owned()),
+            Self::Types(types) => list(types),
         }
     }
 }
@@ -81,6 +110,14 @@ pub enum StreamEvent {
     },
     /// An event of the log, or one of the server's own that has no variant here.
     Event(Event),
+    /// The last event of a subject, as part of a snapshot. A picture that was kept before is to be given
+    /// up with the first.
+    Snapshot(SubjectState),
+    /// The snapshot is complete; what comes after this cursor follows.
+    SnapshotEnd {
+        /// Where all of it is true.
+        cursor: String,
+    },
     /// The stream stands at another place though no event of its view came.
     Moved {
         /// Where.
@@ -233,6 +270,8 @@ impl EventStream {
             .with("since", since)
             .with("types", list(&self.options.types).as_deref())
             .with("device_id", list(&self.options.devices).as_deref())
+            .with("snapshot", self.options.snapshot.then_some("true"))
+            .with("conflate", self.options.conflate.parameter().as_deref())
             .with("scope", self.options.scope_tenant.then_some("tenant"));
         Box::pin(async move {
             let grant = client.mint_stream_token().await?;
@@ -356,6 +395,11 @@ fn interpret(event: Event) -> StreamEvent {
     match event.event.as_str() {
         "cursor" => StreamEvent::Moved { cursor: event.id },
         "fresh" => StreamEvent::Fresh,
+        "snapshot_end" => StreamEvent::SnapshotEnd { cursor: event.id },
+        "snapshot" => match serde_json::from_str(&event.data) {
+            Ok(subject) => StreamEvent::Snapshot(subject),
+            Err(_) => StreamEvent::Event(event),
+        },
         "gap" => match serde_json::from_str(&event.data) {
             Ok(gap) => StreamEvent::Gap(gap),
             Err(_) => StreamEvent::Event(event),

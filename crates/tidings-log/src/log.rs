@@ -317,6 +317,12 @@ impl Log {
         self.shared().view.read().purged.iter().copied().collect()
     }
 
+    /// Whether a tenant was purged, ever.
+    #[must_use]
+    pub fn is_purged(&self, tenant: TenantId) -> bool {
+        self.shared().view.read().purged.contains(&tenant)
+    }
+
     /// Whether events of a purged tenant may still be on the disk; `None` of one that was not purged.
     #[must_use]
     pub fn is_on_disk(&self, tenant: TenantId) -> Option<bool> {

@@ -58,6 +58,30 @@ pub struct HistoryPage {
     pub gap: Option<Gap>,
 }
 
+/// The last event of a living subject. Also the data of a `snapshot` event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SubjectState {
+    /// The event's type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The event's cursor.
+    pub id: String,
+    /// The payload, a JSON object.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub data: Box<RawValue>,
+}
+
+/// The answer of `GET /tenants/{tenant_id}/state`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TenantState {
+    /// Where all of it is true: with the events after it, it is the state of later.
+    pub cursor: String,
+    /// By kind of subject and key.
+    pub subjects: Vec<SubjectState>,
+}
+
 /// Why a stretch of the log can't be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -54,6 +54,9 @@ pub struct StreamInfo {
     pub events: u64,
     /// How many bytes it was given, as they went out.
     pub bytes: u64,
+    /// How many events were left out since a later one superseded them while the stream lagged.
+    #[serde(default)]
+    pub conflated: u64,
     /// When it was opened, RFC 3339.
     pub opened_at: String,
     /// When its access token ends, RFC 3339.
@@ -79,6 +82,8 @@ pub struct StreamList {
 pub enum Outcome {
     /// It was given to the stream's connection.
     Sent,
+    /// The stream has left out events of this type while it lagged, perhaps this one.
+    PossiblyConflated,
     /// The stream lags and has still to be given it.
     NotYet,
     /// The stream begins behind it.
@@ -103,6 +108,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sent => "sent",
+            Self::PossiblyConflated => "possibly_conflated",
             Self::NotYet => "not_yet",
             Self::OpenedAfter => "opened_after",
             Self::ClosedBefore => "closed_before",

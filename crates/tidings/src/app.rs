@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::Engines;
 use crate::error::Refusal;
 use crate::fanout::{Rules, TypeTable, ViewRequest, Window};
+use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::Purges;
@@ -21,12 +22,17 @@ use crate::registry::{DeviceGroup, Registry};
 /// How many pages of the history are read at once.
 pub const HISTORY_READERS: usize = 4;
 
+/// How many requests wait for the state at once, each on a thread.
+pub const STATE_READERS: usize = 16;
+
 /// The server's parts, each of which looks after its own state.
 pub struct App {
     /// The resolved configuration.
     pub config: Config,
     /// The event types that there are here.
     pub known_types: Vec<EventType>,
+    /// What their events are the latest state of.
+    pub subjects: Subjects,
     /// The log.
     pub log: Log,
     /// Its newest part, encoded.
@@ -51,6 +57,8 @@ pub struct App {
     pub limits: Limits,
     /// Permits to read pages of the history.
     pub history_readers: Semaphore,
+    /// Permits to wait for the state.
+    pub state_readers: Semaphore,
     /// Set once the server is on its way out.
     pub draining: AtomicBool,
 }

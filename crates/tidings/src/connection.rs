@@ -155,20 +155,30 @@ async fn serve_http1(
 
 async fn open_on_socket(app: &App, socket: TcpStream, mut stream: OpenStream) -> io::Result<()> {
     let socket = socket.into_std()?;
-    bound_kernel_share(app, &socket);
+    bound_kernel_share(app, &socket, stream.conflation.is_some());
     stream.sink = StreamSink::Socket(socket);
     app.engines.open(stream).await;
     Ok(())
 }
 
+/// What the kernel holds for a stream that conflates, in bytes. What it holds can't be superseded any more:
+/// the less, the sooner a status is through that comes behind it.
+const CONFLATING_SEND_BUFFER: usize = 16 * 1024;
+
 /// Bounds what the kernel holds for a stream and for how long. A stream works without it too, so a
 /// kernel that refuses is told of and forgiven: its token is spent already.
-fn bound_kernel_share(app: &App, socket: &std::net::TcpStream) {
+fn bound_kernel_share(app: &App, socket: &std::net::TcpStream, conflates: bool) {
     let options = SockRef::from(socket);
     // The kernel's own watch over a peer that acknowledges nothing, a little after the engine's.
     let stall = app.config.stream.stall_timeout + Duration::from_secs(5);
+    let configured = app.config.stream.send_buffer;
+    let send_buffer = if conflates {
+        configured.min(CONFLATING_SEND_BUFFER)
+    } else {
+        configured
+    };
     let bounded = options
-        .set_send_buffer_size(app.config.stream.send_buffer)
+        .set_send_buffer_size(send_buffer)
         .and_then(|()| options.set_tcp_user_timeout(Some(stall)));
     if let Err(error) = bounded {
         tracing::warn!(%error, "a stream's socket keeps the kernel's defaults");

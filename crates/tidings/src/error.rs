@@ -77,6 +77,15 @@ impl Refusal {
         }
     }
 
+    /// 429, with the time after which another try makes sense.
+    #[must_use]
+    pub fn too_many(detail: impl Into<String>, retry_after: Duration) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        }
+    }
+
     /// 405, with the methods that would do.
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {

@@ -113,10 +113,15 @@ pub async fn history(
     }
 }
 
-fn authorise(app: &App, headers: &HeaderMap, peer: SocketAddr) -> Result<Identity, Refusal> {
+/// Finds out who reads.
+///
+/// # Errors
+///
+/// 401 without a good access token, 429 after too many bad ones.
+pub fn authorise(app: &App, headers: &HeaderMap, peer: SocketAddr) -> Result<Identity, Refusal> {
     app.limits.failures_exceeded(peer.ip())?;
     let token = bearer(headers).ok_or_else(|| {
-        Refusal::unauthorized("the history needs Authorization: Bearer with an access token")
+        Refusal::unauthorized("reading needs Authorization: Bearer with an access token")
     })?;
     app.access_tokens
         .verify(token, time::unix_seconds(SystemTime::now()))

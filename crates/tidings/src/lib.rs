@@ -10,7 +10,7 @@
 //!
 //! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection.
 //! - [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
-//!   [`operate`]: operators' calls; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
+//!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
@@ -41,5 +41,6 @@ pub mod registry;
 pub mod routes;
 pub mod server;
 pub mod shutdown;
+pub mod state;
 pub mod stream;
 pub mod time;

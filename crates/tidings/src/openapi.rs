@@ -41,8 +41,25 @@ pub struct StreamParameters {
     types: Option<String>,
     /// Only these devices, separated by commas.
     device_id: Option<String>,
+    /// Begin with the last event of each living subject, as `snapshot` events and a `snapshot_end`. A cursor
+    /// wins; not together with `since`.
+    snapshot: Option<bool>,
+    /// The types of which the latest of each subject will do while the stream lags, separated by commas, or
+    /// `default` for the server's own list.
+    conflate: Option<String>,
     /// `tenant`: a `super_admin` sees only the tenant in the path.
     scope: Option<String>,
+}
+
+/// The parameters of the state.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "only described here; state::read reads them")]
+pub struct StateParameters {
+    /// Only these types, separated by commas.
+    types: Option<String>,
+    /// Only these devices, separated by commas.
+    device_id: Option<String>,
 }
 
 /// The parameters of the history.

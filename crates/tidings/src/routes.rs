@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::error::Refusal;
-use crate::{cors, history, ingest, openapi, operate, pages, stream};
+use crate::{cors, history, ingest, openapi, operate, pages, state, stream};
 
 /// The API with its description: what every mount prefix carries.
 #[must_use]
@@ -29,6 +29,8 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::streams::disconnect))
         .routes(routes!(operate::tenants::list))
         .routes(routes!(operate::tenants::purge))
+        .routes(routes!(state::read::state))
+        .routes(routes!(operate::devices::remove))
         .routes(routes!(operate::audience::audience))
         .routes(routes!(operate::groups::list))
         .routes(routes!(

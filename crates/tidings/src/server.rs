@@ -12,16 +12,17 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::app::{App, HISTORY_READERS};
+use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::config::{Config, ConfigError};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
-use crate::{admin, connection, descriptors, routes};
+use crate::{admin, connection, descriptors, routes, state};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +153,10 @@ impl Server {
             stopping: CancellationToken::new(),
             app,
         };
+        server.tasks.spawn(state::ageing::run(
+            Arc::clone(&server.app),
+            server.refusing.clone(),
+        ));
         server.accept_on(public, routes::public(&server.app));
         server.accept_on(admin, admin::router(&server.app));
         tracing::info!(
@@ -273,6 +278,7 @@ fn assemble(
     let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
     engines.health_changed(&log.health());
     Ok(App {
+        subjects: Subjects::new(&config.subjects),
         known_types,
         stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
@@ -281,6 +287,7 @@ fn assemble(
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
+        state_readers: Semaphore::new(STATE_READERS),
         draining: AtomicBool::new(false),
         config,
         log,
@@ -306,6 +313,12 @@ fn log_options(config: &Config, address: SocketAddr) -> LogOptions {
                 };
                 (*tenant, options)
             })
+            .collect(),
+        state_subjects_per_kind: config.limits.subjects_per_type,
+        state_max_age: config
+            .subjects
+            .iter()
+            .filter_map(|rule| Some((rule.kind.to_string(), rule.max_age?)))
             .collect(),
         owner: format!("pid {}, listening on {address}", std::process::id()),
         ..LogOptions::new(&config.log.path)

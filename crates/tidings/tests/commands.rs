@@ -279,6 +279,49 @@ fn publish_stores_exactly_what_stands_before_the_refused_line() {
 }
 
 #[test]
+fn state_shows_how_things_are_and_tail_can_begin_with_it() {
+    let demo = Demo::start("127.0.0.1:0", &["--rate", "0"]);
+    let input = "{\"type\":\"device_status\",\"device_id\":\"shown-1\",\"data\":{\"status\":\"offline\"}}\n\
+                 {\"type\":\"device_status\",\"device_id\":\"shown-1\",\"data\":{\"status\":\"online\"}}\n";
+    assert!(demo.publish(&[], input).status.success());
+    let state = |arguments: &[&str]| {
+        let command = [&["state", TENANT, "--device", "shown-1"], arguments].concat();
+        let output = demo.client(&command).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json: Value = serde_json::from_str(&state(&["--json"])).unwrap();
+    assert_eq!(json["subjects"].as_array().unwrap().len(), 1);
+    assert_eq!(json["subjects"][0]["data"]["status"], "online");
+    let table = state(&["--types", "device_status"]);
+    assert!(
+        table.contains("shown-1") && table.contains("1 subjects at "),
+        "{table}"
+    );
+
+    let tail = Process::start(&mut demo.client(&[
+        "tail",
+        "--json",
+        "--snapshot",
+        "--conflate",
+        "default",
+        "--tenant",
+        TENANT,
+        "--device",
+        "shown-1",
+    ]));
+    let first = tail.event(|_| true);
+    assert_eq!(first["id"], json["subjects"][0]["id"]);
+    tail.error_with("that is how things are at");
+    assert!(
+        demo.publish(&[], &input.replace("online", "back"))
+            .status
+            .success()
+    );
+    tail.event(|event| event["data"]["status"] == "back");
+}
+
+#[test]
 fn publishing_again_with_the_same_keys_stores_nothing_twice() {
     let demo = Demo::start("127.0.0.1:0", &["--rate", "0"]);
     let input = "{\"type\":\"alert_fired\",\"data\":{}}\n".repeat(3);

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::support::{Server, impatient};
-use tidings_client::{AccessToken, Client, ClientError, EventStream, StreamEvent, StreamOptions};
+use tidings_client::{
+    AccessToken, Client, ClientError, Conflate, EventStream, StreamEvent, StreamOptions,
+};
 use tidings_protocol::api::{ClosingReason, GapReason};
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
@@ -397,4 +399,65 @@ async fn a_page_in_place_of_a_stream_is_not_read_as_one() {
     };
     let ((), first) = tokio::join!(script, stream.next());
     assert!(matches!(first, Some(Err(ClientError::Unexpected { .. }))));
+}
+
+#[tokio::test]
+async fn a_snapshot_comes_subject_by_subject_and_only_its_end_is_a_place_to_resume_at() {
+    let server = Server::start().await;
+    let mut stream = server.client().stream(StreamOptions {
+        snapshot: true,
+        conflate: Conflate::Types(vec!["metric_update".parse().unwrap()]),
+        ..impatient()
+    });
+    let script = async {
+        let mut first = server.stream_request().await;
+        assert_eq!(first.parameter("snapshot"), Some("true"));
+        assert_eq!(first.parameter("conflate"), Some("metric_update"));
+        first.stream_head().await;
+        first
+            .write(
+                b"event: snapshot\ndata: {\"type\":\"device_status\",\"id\":\"1j8.3\",\"data\":{\"n\":1}}\n\n",
+            )
+            .await;
+        first.end(false).await;
+        // It broke off before the whole was there: from the beginning, not from the subject's event.
+        let mut second = server.stream_request().await;
+        assert_eq!(second.parameter("last_event_id"), None);
+        second.stream_head().await;
+        second
+            .write(b"event: snapshot_end\nid: 1j8.7\ndata: {}\n\n")
+            .await;
+        second.end(false).await;
+        let third = server.stream_request().await;
+        assert_eq!(third.parameter("last_event_id"), Some("1j8.7"));
+        assert_eq!(
+            third.parameter("snapshot"),
+            Some("true"),
+            "for behind a gap"
+        );
+    };
+    let reader = async {
+        let (mut subjects, mut ends) = (Vec::new(), Vec::new());
+        loop {
+            match stream.next().await.unwrap().unwrap() {
+                StreamEvent::Snapshot(subject) => subjects.push((subject.event_type, subject.id)),
+                StreamEvent::SnapshotEnd { cursor } => ends.push(cursor),
+                StreamEvent::Event(event) => panic!("{event:?}"),
+                _ => {}
+            }
+            if ends.len() == 1 && subjects.len() == 1 {
+                assert_eq!(
+                    subjects[0],
+                    ("device_status".to_owned(), "1j8.3".to_owned())
+                );
+                assert_eq!(ends[0], "1j8.7");
+                break;
+            }
+        }
+        while stream.next().await.is_some() {}
+    };
+    tokio::select! {
+        () = script => {}
+        () = reader => unreachable!("the stream opens again and again"),
+    }
 }

@@ -11,6 +11,7 @@ mod key;
 mod log;
 mod publish;
 mod serve;
+mod state;
 mod streams;
 mod summary;
 mod table;
@@ -38,6 +39,7 @@ Examples:
   tidings demo                          A server, this machine and a simulated fleet
   tidings serve --config tidings.toml   The server
   tidings tail --since 10m              Follow what happens
+  tidings state                         How things are
   tidings publish events.ndjson         Publish a file, one event a line")]
 pub struct Cli {
     #[command(subcommand)]
@@ -56,6 +58,8 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Follow a stream of events, as `tail -f` follows a file
     Tail(tail::TailArgs),
+    /// Show how things are: the last event of each device, metric, alert, push and job
+    State(state::StateArgs),
     /// List the open streams, or disconnect some
     Streams(streams::StreamsCommand),
     /// Tell who was shown an event, and what kept it from the others
@@ -149,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => agent::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Tail(args) => tail::run(args),
+        Command::State(args) => state::run(args),
         Command::Streams(command) => streams::run(command),
         Command::Audience(args) => audience::run(&args),
         Command::Tenants(command) => tenants::run(command),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tidings_client::{Event, StreamEvent, StreamOptions};
+use tidings_client::{Conflate, Event, StreamEvent, StreamOptions};
 use tidings_protocol::{DeviceId, EventType};
 
 use super::connect::ConnectArgs;
@@ -27,8 +27,14 @@ Examples:
   tidings tail --tenant 11111111-1111-4111-8111-111111111111 --device core-1")]
 pub(super) struct TailArgs {
     /// Begin with what was appended since then: RFC 3339, or a span back from now such as 10m
-    #[arg(long, value_name = "TIME", value_parser = values::moment, conflicts_with = "after")]
+    #[arg(long, value_name = "TIME", value_parser = values::moment, conflicts_with_all = ["after", "snapshot"])]
     since: Option<String>,
+    /// Begin with how things are: the last event of each device, metric, alert, push and job
+    #[arg(long)]
+    snapshot: bool,
+    /// Be content with the latest of these types where the line is slow, comma-separated, or `default`
+    #[arg(long, value_name = "TYPES", value_parser = values::conflate)]
+    conflate: Option<Conflate>,
     /// Begin after this cursor (an event's id)
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
@@ -56,6 +62,8 @@ pub(super) fn run(args: TailArgs) -> Outcome {
         // A super admin who names a tenant means that one.
         scope_tenant: tenant.is_some(),
         cursor: args.after,
+        snapshot: args.snapshot,
+        conflate: args.conflate.unwrap_or_default(),
         ..StreamOptions::default()
     };
     let terminal = io::stdout().is_terminal();
@@ -79,6 +87,14 @@ pub(super) fn run(args: TailArgs) -> Outcome {
             };
             let written = match next? {
                 StreamEvent::Event(event) => writer.write(&mut output, &event),
+                StreamEvent::Snapshot(subject) => {
+                    let event = Event {
+                        id: subject.id,
+                        event: subject.event_type,
+                        data: subject.data.get().to_owned(),
+                    };
+                    writer.write(&mut output, &event)
+                }
                 StreamEvent::Moved { .. } => Ok(()),
                 other => {
                     eprintln!("tidings: {}", said(&other));
@@ -104,6 +120,12 @@ fn said(event: &StreamEvent) -> String {
     match event {
         StreamEvent::Connected { connection_id } => {
             format!("following ({})", visible(connection_id))
+        }
+        StreamEvent::SnapshotEnd { cursor } => {
+            format!(
+                "that is how things are at {}; what follows happens now",
+                visible(cursor)
+            )
         }
         StreamEvent::Gap(gap) => format!(
             "gap: what came after {} can't be given ({:?}); it goes on after {}",
@@ -219,7 +241,7 @@ fn clock(time: Option<&str>) -> String {
         .map_or_else(|| text.clone(), |(_, clock)| clock.to_owned())
 }
 
-fn shortened(text: &str, length: usize) -> String {
+pub(super) fn shortened(text: &str, length: usize) -> String {
     if text.chars().count() <= length {
         return text.to_owned();
     }

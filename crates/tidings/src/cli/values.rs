@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tidings_client::Conflate;
 
 /// `KEY=VALUE`; the value may hold further equals signs.
 pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
@@ -10,6 +11,18 @@ pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE, such as stream.heartbeat=5s".to_owned()),
     }
+}
+
+/// `default`, or event types.
+pub(super) fn conflate(text: &str) -> Result<Conflate, String> {
+    if text == "default" {
+        return Ok(Conflate::Default);
+    }
+    let types = text.split(',').map(|name| {
+        name.parse()
+            .map_err(|error: tidings_protocol::event::InvalidEventType| error.to_string())
+    });
+    types.collect::<Result<_, _>>().map(Conflate::Types)
 }
 
 /// A span such as `500ms`, `5s`, `10m`, `2h` or `1d`.

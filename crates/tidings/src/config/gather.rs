@@ -135,13 +135,7 @@ impl Settings {
     /// Adds to an error what is known about where its key was set, to the line.
     #[must_use]
     pub fn locate(&self, mut error: ConfigError) -> ConfigError {
-        let name = error.key.split('[').next().unwrap_or_default();
-        // What lies within a key that is made of tables belongs to that key.
-        let table = KEYS.iter().find(|key| {
-            let rest = name.strip_prefix(key.name);
-            rest.is_some_and(|rest| rest.starts_with('.'))
-        });
-        let name = table.map_or(name, |key| key.name);
+        let name = declared(&error.key);
         if error.source.is_none() {
             error.source = self
                 .source(name)
@@ -253,6 +247,18 @@ impl Gathering {
 
 fn key(name: &str) -> Option<&'static Key> {
     KEYS.iter().copied().find(|key| key.name == name)
+}
+
+/// The declared key that a path lies in; the path as far as its first bracket where there is none.
+fn declared(path: &str) -> &str {
+    let within = |key: &&Key| {
+        path.strip_prefix(key.name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    match KEYS.iter().copied().find(within) {
+        Some(key) => key.name,
+        None => path.split('[').next().unwrap_or_default(),
+    }
 }
 
 /// Whether `name` is a section, so the beginning of keys.

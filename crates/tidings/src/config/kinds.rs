@@ -355,7 +355,7 @@ const SIZE_UNITS: &[(&str, u64)] = &[
 ];
 
 /// A number and its unit; only 0 needs none.
-fn parse_duration(value: &Value) -> Result<Duration, String> {
+pub(super) fn parse_duration(value: &Value) -> Result<Duration, String> {
     let problem = || {
         "a duration is a whole number and its unit, such as 500ms, 15s, 5m, 24h or 7d".to_owned()
     };

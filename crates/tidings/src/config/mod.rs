@@ -19,6 +19,7 @@ mod model;
 mod publishers;
 mod reference;
 mod show;
+mod subjects;
 mod tenants;
 mod values;
 
@@ -34,7 +35,9 @@ pub use model::{
 };
 pub use reference::{configuration_reference, default_toml};
 pub(crate) use values::is_publisher_id;
-pub use values::{Bound, LogFormat, PublisherConfig, TenantConfig, TenantSettings};
+pub use values::{
+    Bound, LogFormat, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig, TenantSettings,
+};
 
 /// The variable that names the configuration file where `--config` does not.
 pub const CONFIG_VARIABLE: &str = "TIDINGS_CONFIG";

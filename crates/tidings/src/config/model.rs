@@ -17,8 +17,9 @@ use super::error::ConfigError;
 use super::key::section;
 use super::kinds;
 use super::publishers::PUBLISHERS;
+use super::subjects::{self, SUBJECTS};
 use super::tenants::TENANTS;
-use super::values::{LogFormat, PublisherConfig, TenantConfig, TenantSettings};
+use super::values::{LogFormat, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings};
 use crate::engine::Coding;
 
 section! {
@@ -41,6 +42,13 @@ section! {
         /// `streams` (a number instead of `limits.streams_per_tenant`), `event_bytes` (a size instead of
         /// `limits.event_bytes`).
         tenants: BTreeMap<TenantId, TenantConfig> = TENANTS, "{}";
+        /// What events are the latest state of, by event type: `[subjects.door_state]` with `fields`, the fields
+        /// of the payload that name the subject together (`["site", "door_id"]`; of `"door_id|device_id"` the
+        /// first that is there; `[]` for no subject). `kind` is the type under which the state keeps the subject,
+        /// the event's own if left out. A subject ends with an event that has one of `final_values` in
+        /// `final_field`, with every event of the type where `ends = true`, and after `max_age` without one. The
+        /// built-in types have rules, which a rule given here replaces; they are in the protocol.
+        subjects: Vec<SubjectConfig> = SUBJECTS, "{}";
     }
     sections {
         /// Who may do what.
@@ -183,6 +191,9 @@ section! {
         /// How streams may be compressed, best first, of `zstd` and `gzip`; each gets the one that its
         /// `Accept-Encoding` likes best. Empty: not at all. It saves bandwidth for processor time.
         compression: Vec<Coding> = kinds::CODINGS, "[]";
+        /// The types of which a stream that asks for `conflate=default` gets the latest of each subject only, while
+        /// it lags.
+        conflate: Vec<EventType> = kinds::EVENT_TYPES, r#"["metric_update"]"#;
         /// How many streams that have ended are remembered, at most for a day, so that the audience of an
         /// event can be told.
         ended_streams: usize = kinds::count::<0, 1_000_000>(), "10000";
@@ -218,6 +229,9 @@ section! {
         event_bytes: usize = kinds::EVENT_BYTES, "1MiB";
         /// The most events in one body.
         body_lines: usize = kinds::count::<1, 10_000_000>(), "100000";
+        /// The subjects of one event type that a tenant may have at a time: devices, metrics, open alerts. An event
+        /// of a further one is refused.
+        subjects_per_type: usize = kinds::count::<1, 100_000_000>(), "100000";
         /// The most device groups of one tenant.
         device_groups: usize = kinds::count::<1, 100_000>(), "1000";
         /// The most devices in one device group.
@@ -325,6 +339,17 @@ impl Config {
             }
         }
         errors.extend(self.auth.jwt.claims.clashes());
+        let known = self.known_types();
+        errors.extend(subjects::contradictions(&self.subjects, &known));
+        for event_type in self
+            .stream
+            .conflate
+            .iter()
+            .filter(|kind| !known.contains(kind))
+        {
+            let problem = format!("{event_type} is no event type here; add it to event_types");
+            errors.push(ConfigError::new("stream.conflate", problem));
+        }
         errors
     }
 }

@@ -774,3 +774,74 @@ fn the_commented_file_is_the_default_configuration() {
         shown(&Given::default().config())
     );
 }
+
+#[test]
+fn rules_of_subjects_are_read_whole_or_refused_by_field_and_line() {
+    let good = "event_types = [\"door_state\", \"door_gone\"]\n\n[subjects.door_state]\nfields = [\"site\", \
+                \"door|device_id\"]\nfinal_field = \"stage\"\nfinal_values = [\"removed\"]\nmax_age = \"1d\"\n\n\
+                [subjects.door_gone]\nfields = [\"door\"]\nkind = \"door_state\"\nends = true\n";
+    let rules = file(good).config().subjects;
+    let of = |name: &str| {
+        rules
+            .iter()
+            .find(|rule| rule.event_type.as_str() == name)
+            .unwrap()
+    };
+    assert_eq!(
+        of("door_state").fields[1],
+        ["door".into(), "device_id".into()]
+    );
+    assert_eq!(of("door_state").max_age, Some(Duration::from_hours(24)));
+    assert_eq!(of("door_gone").kind.as_str(), "door_state");
+    assert_eq!(of("alert_resolved").kind.as_str(), "alert_fired");
+    for (from, to, error) in [
+        (
+            "\"site\"",
+            "\"si te\"",
+            "subjects.door_state.fields (tidings.toml:4): \"si te\": a field is",
+        ),
+        (
+            "\"site\"",
+            "1",
+            "subjects.door_state.fields (tidings.toml:4): this is text",
+        ),
+        (
+            "final_field = \"stage\"\n",
+            "",
+            "subjects.door_state.final_field (tidings.toml:3): this is missing beside final_values",
+        ),
+        (
+            "ends = true",
+            "end = true",
+            "subjects.door_gone.end (tidings.toml:12): there is no such key; did you mean ends?",
+        ),
+        (
+            "ends = true",
+            "ends = true\nfinal_field = \"stage\"",
+            "subjects.door_gone.ends (tidings.toml:12): final_field and final_values say when",
+        ),
+        (
+            "ends = true",
+            "max_age = \"1d\"",
+            "subjects.door_gone.max_age (tidings.toml:12): set it in subjects.door_state",
+        ),
+        (
+            ", \"door_gone\"]",
+            "]",
+            "subjects.door_gone (tidings.toml:9): door_gone is no event type here",
+        ),
+        (
+            "kind = \"door_state\"",
+            "kind = \"door\"",
+            "subjects.door_gone.kind (tidings.toml:11): door is no event type here",
+        ),
+        (
+            "[subjects.door_gone]",
+            "[subjects.removed]",
+            "subjects.removed (tidings.toml:9): this event type is the server's own",
+        ),
+    ] {
+        let errors = file(&good.replace(from, to)).errors();
+        assert!(errors.starts_with(error), "{errors}");
+    }
+}

@@ -102,3 +102,35 @@ pub(crate) fn is_publisher_id(text: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
 }
+
+/// What the events of one type are the latest state of, one entry of `subjects`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectConfig {
+    /// The type of the events.
+    pub event_type: EventType,
+    /// The type under which the state keeps the subject.
+    pub kind: EventType,
+    /// The fields of the payload that name the subject together; of each the alternatives, the first
+    /// that is there counts. None at all: no subject.
+    pub fields: Vec<Vec<Box<str>>>,
+    /// When the subject leaves the state.
+    pub ends: SubjectEnd,
+    /// After how long without an event it leaves the state; of the rule of `kind` itself.
+    pub max_age: Option<Duration>,
+}
+
+/// Which events of a type end their subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubjectEnd {
+    /// None.
+    Never,
+    /// Each.
+    Always,
+    /// Those with one of these values in this field.
+    At {
+        /// The field of the payload.
+        field: Box<str>,
+        /// The final values.
+        values: Vec<Box<str>>,
+    },
+}

@@ -99,6 +99,16 @@ impl CatchUpPool {
         self.shared.log.purge_count()
     }
 
+    /// The log that is read.
+    pub(super) fn log(&self) -> &Log {
+        &self.shared.log
+    }
+
+    /// Event types as numbers.
+    pub(super) fn types(&self) -> &TypeTable {
+        &self.shared.types
+    }
+
     pub(super) fn request(&self, request: Request) {
         self.shared.queue.lock().requests.push_back(request);
         self.shared.more.notify_one();

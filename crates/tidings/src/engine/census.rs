@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::stream::{Stage, Stream};
 use super::thread::Thread;
 use super::ticket::ConnectionId;
-use crate::fanout::{Rules, View};
+use crate::fanout::{Conflation, Rules, View};
 
 /// How many slots one slice looks at.
 const SLICE: usize = 512;
@@ -82,6 +82,10 @@ pub struct StreamRecord {
     pub events: u64,
     /// How many bytes it was given.
     pub bytes: u64,
+    /// The types of which it can do with the latest while it lags.
+    pub conflation: Option<Arc<Conflation>>,
+    /// How many events it did without.
+    pub conflated: u64,
 }
 
 /// Ordered by connection, so that a heap of them keeps the first so many.
@@ -267,6 +271,8 @@ impl Thread {
             given: stream.given(self.position),
             events: stream.events_sent,
             bytes: stream.bytes_sent,
+            conflation: stream.conflation.clone(),
+            conflated: stream.conflated,
         }
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tidings_protocol::{DeviceId, Position};
 
 use super::ticket::ConnectionId;
-use crate::fanout::Rules;
+use crate::fanout::{Conflation, Rules};
 use crate::time::unix_microseconds;
 
 /// How long a stream is remembered.
@@ -40,6 +40,8 @@ pub struct EndedStream {
     pub after: Position,
     /// It was given everything of its view up to here.
     pub given: Position,
+    /// What it did without while it lagged, if it did.
+    pub conflated: Option<Arc<Conflation>>,
 }
 
 /// The record. Engine threads add to it, handlers read it, each under one short lock.
@@ -202,6 +204,7 @@ mod tests {
             because: "client_left",
             after: 0,
             given: 0,
+            conflated: None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::index::slot as slot_of;
 use super::sink::Sink;
 use super::stream::{Stage, Stream, Unsent, Written};
 use super::thread::{Thread, ticks};
-use super::ticket::{OpenStream, Recheck, StreamSink};
+use super::ticket::{OpenStream, Recheck, StreamSink, Ticket};
 use super::wheel::Tick;
 use crate::stream::preamble;
 use crate::time::unix_microseconds;
@@ -55,26 +55,9 @@ impl End {
 impl Thread {
     /// Takes over a stream.
     pub(super) fn open(&mut self, open: OpenStream) {
-        let entry = self.streams.vacant_entry();
-        let slot = entry.key();
-        let sink = match open.sink {
-            StreamSink::Socket(socket) => {
-                let mut socket = mio::net::TcpStream::from_std(socket);
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                if let Err(error) =
-                    self.poll
-                        .registry()
-                        .register(&mut socket, Token(slot), interest)
-                {
-                    tracing::error!(%error, connection_id = %open.ticket.connection, "a stream's socket can't be polled");
-                    return;
-                }
-                Sink::Socket(socket)
-            }
-            StreamSink::Body(body) => {
-                body.attach(std::sync::Arc::clone(&self.mailbox), slot);
-                Sink::Body(body)
-            }
+        let slot = self.streams.vacant_key();
+        let Some(sink) = self.attach(open.sink, slot, &open.ticket) else {
+            return;
         };
         let ended = open.recheck.and_then(Recheck::ask);
         let (group, place) = self.index.insert(open.view, open.coding, slot_of(slot));
@@ -85,11 +68,15 @@ impl Thread {
         let mut unsent = Unsent::default();
         unsent.append(&open.head);
         unsent.append(open.coding.header());
-        let stream = entry.insert(Stream {
+        self.streams.insert(Stream {
             sink,
             group,
             place,
-            stage: Stage::Behind,
+            stage: if open.snapshot.is_some() {
+                Stage::Snapshot
+            } else {
+                Stage::Behind
+            },
             blocked: false,
             told_stale: false,
             queued: false,
@@ -105,12 +92,16 @@ impl Thread {
             expires: 0,
             scheduled: Tick::MAX,
             discarded: 0,
+            snapshot: open.snapshot.map(Box::new),
+            wants_snapshot: open.wants_snapshot,
+            conflation: open.conflation,
+            conflated: 0,
             events_sent: 0,
             bytes_sent: 0,
             opened: Instant::now(),
             ticket: Box::new(open.ticket),
         });
-        stream.say(&open.preamble, &mut self.coder);
+        self.streams[slot].say(&open.preamble, &mut self.coder);
         let expires = self.tick_of(self.streams[slot].ticket.identity.expires_at);
         self.streams[slot].expires = expires;
         self.schedule(slot, expires.min(self.now + heartbeat - head_start));
@@ -132,11 +123,31 @@ impl Thread {
         }
     }
 
+    /// Sees to it that this thread hears of the stream's sink. None where it can't.
+    fn attach(&mut self, sink: StreamSink, slot: usize, ticket: &Ticket) -> Option<Sink> {
+        match sink {
+            StreamSink::Socket(socket) => {
+                let mut socket = mio::net::TcpStream::from_std(socket);
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                let registry = self.poll.registry();
+                if let Err(error) = registry.register(&mut socket, Token(slot), interest) {
+                    tracing::error!(%error, connection_id = %ticket.connection, "a stream's socket can't be polled");
+                    return None;
+                }
+                Some(Sink::Socket(socket))
+            }
+            StreamSink::Body(body) => {
+                body.attach(std::sync::Arc::clone(&self.mailbox), slot);
+                Some(Sink::Body(body))
+            }
+        }
+    }
+
     /// The position that a stream has been given its view up to.
     pub(super) fn reached(&self, stream: &Stream) -> Position {
         match stream.stage {
             Stage::Live => self.position,
-            Stage::Behind | Stage::Waiting | Stage::Closing(_) => stream.cursor,
+            Stage::Snapshot | Stage::Behind | Stage::Waiting | Stage::Closing(_) => stream.cursor,
         }
     }
 
@@ -361,7 +372,7 @@ impl Thread {
         let closing = Closing {
             reason,
             retry: preamble::jittered(self.options.retry),
-            conflated: 0,
+            conflated: self.streams[slot].conflated,
         };
         let data = serde_json::to_vec(&closing).expect("a plain struct");
         let mut frame = Vec::new();
@@ -445,6 +456,7 @@ impl Thread {
             duration_seconds = stream.opened.elapsed().as_secs_f64(),
             events = stream.events_sent,
             bytes = stream.bytes_sent,
+            conflated = stream.conflated,
             reason = end.as_str(),
             "stream_closed"
         );
@@ -457,6 +469,7 @@ impl Thread {
             because: end.as_str(),
             after: stream.began,
             given: stream.given(self.position),
+            conflated: stream.conflation.clone().filter(|_| stream.conflated > 0),
         });
     }
 }

@@ -9,6 +9,7 @@
 //! - [`stream`]: the record of one stream, [`sink`]: where its bytes go.
 //! - [`coding`]: compression, done once for all streams of a view.
 //! - [`deliver`]: what is written to streams that follow the tail, [`pull`]: to those behind it.
+//! - [`snapshot`]: what a stream begins with that asks how things are, [`select`]: what the others get.
 //! - [`catch_up`]: the small pool that reads the log for the latter.
 //! - [`census`]: listing and closing streams for operators, in slices.
 //! - [`ended`]: the streams that have ended lately.
@@ -26,7 +27,9 @@ mod index;
 mod lifecycle;
 mod mailbox;
 mod pull;
+mod select;
 mod sink;
+mod snapshot;
 mod stream;
 mod thread;
 mod ticket;
@@ -45,6 +48,7 @@ pub use census::{StreamFilter, StreamRecord};
 pub use coding::Coding;
 pub use ended::{EndedStream, EndedStreams};
 pub use sink::{StreamBody, body};
+pub use snapshot::{SnapshotReading, shows};
 pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, Recheck, StreamSink, Ticket};
 
 use crate::fanout::{Follower, TypeTable, Window};

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidings_log::{Expired, Scope};
-use tidings_protocol::api::{Gap, GapReason};
+use tidings_protocol::api::{ClosingReason, Gap, GapReason};
 use tidings_protocol::{Cursor, Position};
 
 use super::catch_up::{Caught, Chunk, Request};
-use super::coding::{Checksum, Coder, Coding};
+use super::coding::{Coder, Coding};
 use super::deliver::{Due, Piece, code_pieces};
 use super::index::slot as slot_of;
+use super::select::{Reading, Selection, Thinning, pieces_of, select};
 use super::stream::{Stage, Written};
 use super::thread::Thread;
-use crate::fanout::block::Run;
-use crate::fanout::{Block, View};
+use crate::fanout::{Block, Conflation, View};
 use crate::stream::preamble;
 
 /// How far behind the tail a stream may be and still read from the window. Beyond it a sparse view
@@ -29,11 +29,11 @@ const TURN: usize = 256 * 1024;
 /// The same for a compressed stream, in bytes before compression, which takes its time.
 const CODED_TURN: usize = 64 * 1024;
 
+/// The same for a stream that conflates: what it can do without is better known at the next write.
+const CONFLATED_TURN: usize = 32 * 1024;
+
 /// How long turns are taken before the tail is looked at again.
 const SLICE: Duration = Duration::from_millis(1);
-
-/// How many runs of events go into one write.
-const MAX_PARTS: usize = 64;
 
 /// What the catch-up pool has brought, for the streams that can still use it.
 #[derive(Debug, Default)]
@@ -126,11 +126,18 @@ impl Thread {
             return;
         }
         let stream = &self.streams[slot];
-        if stream.stage != Stage::Behind {
+        match stream.stage {
+            Stage::Snapshot => return self.give_snapshot(slot),
+            Stage::Live | Stage::Waiting | Stage::Closing(_) => return,
+            Stage::Behind => {}
+        }
+        if stream.cursor == self.position {
+            self.streams[slot].stage = Stage::Live;
             return;
         }
-        if stream.cursor >= self.position {
-            self.streams[slot].stage = Stage::Live;
+        if stream.cursor > self.position {
+            // The state was a moment ahead of this thread. It must not follow before it is level.
+            self.queue_turn(slot);
             return;
         }
         let (cursor, view) = (stream.cursor, Arc::clone(self.index.view(stream.group)));
@@ -158,7 +165,11 @@ impl Thread {
     /// Writes what the blocks hold for the view after the stream's cursor, in one call.
     fn give(&mut self, slot: usize, view: &Arc<View>, blocks: &[Arc<Block>]) {
         // A gap that was told before may have filled the sink, or found the peer gone.
-        let Some(stream) = self.streams.get(slot).filter(|stream| stream.is_clear()) else {
+        let Some(stream) = self
+            .streams
+            .get(slot)
+            .filter(|stream| stream.is_clear() && stream.stage == Stage::Behind)
+        else {
             return;
         };
         match stream.coding {
@@ -168,8 +179,11 @@ impl Thread {
     }
 
     fn give_plain(&mut self, slot: usize, view: &View, blocks: &[Arc<Block>]) {
-        let cursor = self.streams[slot].cursor;
-        let Selection { runs, through } = select(view, blocks, cursor, self.position, TURN);
+        let Selection {
+            runs,
+            through,
+            left_out,
+        } = self.select(slot, view, blocks, TURN);
         let parts: Vec<IoSlice<'_>> = runs
             .iter()
             .map(|(number, run)| IoSlice::new(&blocks[*number].bytes()[run.bytes.clone()]))
@@ -187,6 +201,7 @@ impl Thread {
                     stream.told = blocks[*number].position(run.events.end - 1);
                 }
                 self.read_through(slot, through);
+                self.note_left_out(slot, &left_out);
             }
             Written::Part(mut taken) => {
                 for (number, run) in &runs {
@@ -201,6 +216,7 @@ impl Thread {
                         break;
                     }
                 }
+                self.note_left_out(slot, &left_out);
                 self.watch_for_stall(slot);
             }
             Written::Failed(error) => self.peer_failed(slot, &error),
@@ -214,19 +230,22 @@ impl Thread {
         let reading = self
             .coded_reading
             .take()
-            .filter(|kept| kept.serves(view, coding, cursor, purges));
-        let reading = reading.unwrap_or_else(|| {
-            let selection = select(view, blocks, cursor, self.position, CODED_TURN);
-            CodedReading::new(
-                &mut self.coder,
-                Arc::clone(view),
-                coding,
-                cursor,
-                purges,
-                blocks,
-                &selection,
-            )
-        });
+            .filter(|kept| kept.serves(view, coding, cursor, purges, stream.conflation.as_ref()));
+        let reading = match reading {
+            Some(kept) => kept,
+            None => CodedReading {
+                conflation: stream.conflation.clone(),
+                ..CodedReading::new(
+                    self.select(slot, view, blocks, CODED_TURN),
+                    Arc::clone(view),
+                    coding,
+                    cursor,
+                    purges,
+                    blocks,
+                    &mut self.coder,
+                )
+            },
+        };
         let due = Due::new(&reading.bytes, &reading.pieces, coding);
         let stream = &mut self.streams[slot];
         let written = if due.bytes.is_empty() {
@@ -238,14 +257,46 @@ impl Thread {
             Written::All => {
                 stream.note_all(&due);
                 self.read_through(slot, reading.through);
+                self.note_left_out(slot, &reading.left_out);
             }
             Written::Part(taken) => {
                 stream.note_cut(&due, taken);
+                self.note_left_out(slot, &reading.left_out);
                 self.watch_for_stall(slot);
             }
             Written::Failed(error) => self.peer_failed(slot, &error),
         }
         self.coded_reading = Some(reading);
+    }
+
+    /// What the stream is to be given next.
+    fn select(&self, slot: usize, view: &View, blocks: &[Arc<Block>], turn: usize) -> Selection {
+        let stream = &self.streams[slot];
+        let thinning = stream.conflation.as_deref().map(|conflation| Thinning {
+            conflation,
+            state: self.pool.log().state(),
+            types: self.pool.types(),
+        });
+        let room = match thinning {
+            Some(_) => turn.min(CONFLATED_TURN),
+            None => turn,
+        };
+        let reading = Reading {
+            view,
+            cursor: stream.cursor,
+            until: self.position,
+            room,
+            thinning,
+        };
+        select(&reading, blocks)
+    }
+
+    /// Counts what was left out as far as the stream has come. What lies behind its cursor is looked at
+    /// again.
+    fn note_left_out(&mut self, slot: usize, left_out: &[Position]) {
+        let stream = &mut self.streams[slot];
+        let passed = left_out.partition_point(|&position| position <= stream.cursor);
+        stream.conflated += passed as u64;
     }
 
     /// The stream has been given its view up to here.
@@ -325,14 +376,29 @@ impl Thread {
         })
     }
 
-    /// Announces, once, that something after the stream's cursor has expired, and goes on behind it.
+    /// Announces, once, that something after the stream's cursor has expired, and goes on behind it, or
+    /// with a snapshot.
     fn tell_gap(&mut self, slot: usize, expired: Expired) {
         let epoch = self.epoch;
-        let stream = &mut self.streams[slot];
+        let stream = &self.streams[slot];
         if expired.removed_through <= stream.cursor.max(stream.announced) {
             return;
         }
-        let resume_after = expired.resume_after.max(stream.cursor);
+        let snapshot = match stream.wants_snapshot.then(|| self.take_snapshot(slot)) {
+            None => None,
+            Some(Ok(snapshot)) => Some(snapshot),
+            Some(Err(error)) => {
+                // Without it the client would take what follows for the whole picture.
+                tracing::warn!(%error, connection_id = %stream.ticket.connection, "a stream can't be given a snapshot");
+                self.close(slot, ClosingReason::Disconnected);
+                return;
+            }
+        };
+        let stream = &mut self.streams[slot];
+        let resume_after = match &snapshot {
+            Some(snapshot) => snapshot.through(),
+            None => expired.resume_after.max(stream.cursor),
+        };
         let requested = Cursor {
             epoch,
             position: stream.cursor,
@@ -348,6 +414,12 @@ impl Thread {
             source: None,
         };
         let mut frame = Vec::new();
+        if let Some(snapshot) = snapshot {
+            preamble::write_gap_before_snapshot(&mut frame, &gap);
+            stream.say(&frame, &mut self.coder);
+            self.begin_snapshot(slot, snapshot);
+            return;
+        }
         preamble::write_gap(&mut frame, resumed, &gap);
         stream.say(&frame, &mut self.coder);
         stream.cursor = resume_after;
@@ -367,17 +439,20 @@ pub(super) struct CodedReading {
     through: Position,
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
+    /// What the streams that it was read for can do without.
+    conflation: Option<Arc<Conflation>>,
+    left_out: Vec<Position>,
 }
 
 impl CodedReading {
     fn new(
-        coder: &mut Coder,
+        selection: Selection,
         view: Arc<View>,
         coding: Coding,
         after: Position,
         purges: u64,
         blocks: &[Arc<Block>],
-        selection: &Selection,
+        coder: &mut Coder,
     ) -> Self {
         let mut plain = Vec::new();
         let mut plain_pieces = Vec::new();
@@ -408,67 +483,23 @@ impl CodedReading {
             through: selection.through,
             bytes,
             pieces,
+            conflation: None,
+            left_out: selection.left_out,
         }
     }
 
-    fn serves(&self, view: &Arc<View>, coding: Coding, after: Position, purges: u64) -> bool {
+    fn serves(
+        &self,
+        view: &Arc<View>,
+        coding: Coding,
+        after: Position,
+        purges: u64,
+        conflation: Option<&Arc<Conflation>>,
+    ) -> bool {
         Arc::ptr_eq(&self.view, view)
             && self.coding == coding
             && self.after == after
             && self.purges == purges
+            && self.conflation.as_ref() == conflation
     }
-}
-
-/// The events of a run as pieces; their ends count from the run's begin.
-fn pieces_of(block: &Block, run: &Run) -> Vec<Piece> {
-    run.events
-        .clone()
-        .map(|event| Piece {
-            position: block.position(event),
-            end: block.extent(event).end - run.bytes.start,
-            events: 1,
-            checksum: Checksum::EMPTY,
-        })
-        .collect()
-}
-
-/// What a view has in some blocks.
-struct Selection {
-    /// Indexes of blocks, and runs in them.
-    runs: Vec<(usize, Run)>,
-    /// Everything of the view up to here is in the runs.
-    through: Position,
-}
-
-/// Selects what `view` has after `cursor` up to `until`, bounded by `room` bytes and [`MAX_PARTS`].
-///
-/// `until` is what live streams were given: a stream that got more here would get it twice.
-fn select(
-    view: &View,
-    blocks: &[Arc<Block>],
-    cursor: Position,
-    until: Position,
-    mut room: usize,
-) -> Selection {
-    let mut runs = Vec::new();
-    let mut through = cursor;
-    for (number, block) in blocks.iter().enumerate() {
-        let mut next = block.first_after(through);
-        while let Some(run) = block.next_run(view, next, room) {
-            if block.position(run.events.end - 1) > until {
-                // Blocks end where the engine has handed out, so this is a chunk that overlaps the
-                // tail; the rest comes live.
-                break;
-            }
-            next = run.events.end;
-            through = block.position(next - 1);
-            room = room.saturating_sub(run.bytes.len());
-            runs.push((number, run));
-            if room == 0 || runs.len() == MAX_PARTS {
-                return Selection { runs, through };
-            }
-        }
-        through = block.through().min(until);
-    }
-    Selection { runs, through }
 }

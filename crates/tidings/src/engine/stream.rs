@@ -1,6 +1,7 @@
 //! The record of one stream.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tidings_protocol::Position;
@@ -8,14 +9,18 @@ use tidings_protocol::Position;
 use super::coding::{self, Coder, Coding, RunningChecksum};
 use super::index::GroupId;
 use super::sink::Sink;
+use super::snapshot::SnapshotReading;
 use super::ticket::Ticket;
 use super::wheel::Tick;
+use crate::fanout::Conflation;
 
 /// What a stream is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// It has been given everything up to the engine's position and follows it.
     Live,
+    /// It is given a snapshot, part by part when its sink takes bytes, and reads on from there.
+    Snapshot,
     /// It reads on from the window or the log when its sink takes bytes.
     Behind,
     /// The catch-up pool is reading for it.
@@ -26,6 +31,10 @@ pub(super) enum Stage {
 
 /// One open stream. The engine thread that holds it owns it; nothing else refers to it.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and none excludes another"
+)]
 pub(super) struct Stream {
     pub(super) sink: Sink,
     pub(super) group: GroupId,
@@ -63,6 +72,14 @@ pub(super) struct Stream {
     pub(super) scheduled: Tick,
     /// Bytes that the peer sent though a stream takes none.
     pub(super) discarded: u32,
+    /// What is left of the snapshot that it is given.
+    pub(super) snapshot: Option<Box<SnapshotReading>>,
+    /// It gets a snapshot behind each gap.
+    pub(super) wants_snapshot: bool,
+    /// What it can do without while it is behind.
+    pub(super) conflation: Option<Arc<Conflation>>,
+    /// How many events it did without.
+    pub(super) conflated: u64,
     pub(super) events_sent: u64,
     pub(super) bytes_sent: u64,
     pub(super) opened: Instant,
@@ -181,7 +198,7 @@ impl Stream {
     pub(super) fn given(&self, position: Position) -> Position {
         let reached = match self.stage {
             Stage::Live => position,
-            Stage::Behind | Stage::Waiting | Stage::Closing(_) => self.cursor,
+            Stage::Snapshot | Stage::Behind | Stage::Waiting | Stage::Closing(_) => self.cursor,
         };
         reached.min(self.whole)
     }

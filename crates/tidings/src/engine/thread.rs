@@ -321,6 +321,9 @@ mod tests {
             coding: Coding::Identity,
             head: Vec::new(),
             preamble: Vec::new(),
+            snapshot: None,
+            wants_snapshot: false,
+            conflation: None,
             recheck: None,
             ticket: Ticket {
                 connection: ConnectionId::random(),

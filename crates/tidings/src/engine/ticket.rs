@@ -10,8 +10,9 @@ use tidings_protocol::{Position, TenantId};
 
 use super::coding::Coding;
 use super::sink::BodySink;
+use super::snapshot::SnapshotReading;
 use crate::auth::Identity;
-use crate::fanout::{Rules, View};
+use crate::fanout::{Conflation, Rules, View};
 use crate::limits::Place;
 
 /// Names one stream to its client, in logs and to operators: `sse-` and 12 hex digits.
@@ -124,6 +125,12 @@ pub struct OpenStream {
     /// What is sent before the first event: `retry`, the connection's name, a gap where there is
     /// one, and the cursor `after`.
     pub preamble: Vec<u8>,
+    /// What it begins with, if it asked how things are; true at `after`.
+    pub snapshot: Option<SnapshotReading>,
+    /// It is to get a snapshot again behind each gap.
+    pub wants_snapshot: bool,
+    /// The types of which it can do with the latest while it lags.
+    pub conflation: Option<Arc<Conflation>>,
     /// What is asked again when an engine takes it over, if anything can have changed.
     pub recheck: Option<Recheck>,
     /// Whose it is.

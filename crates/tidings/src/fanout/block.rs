@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tidings_log::EventRef;
+use tidings_log::{EventRef, Subject};
 use tidings_protocol::sse::EventWriter;
 use tidings_protocol::{Epoch, Position, TenantId};
 
@@ -17,13 +17,25 @@ const FULL: usize = 256 * 1024;
 struct BlockEvent {
     position: Position,
     tenant: TenantId,
+    /// Where its device's name stands, and behind it its subject's key.
+    names_start: u32,
+    /// Where its bytes end; they begin where those of the event before end.
+    end: u32,
+    /// [`SAME`] where the key is the device's name.
+    subject_length: u16,
     kind: TypeId,
     /// 0 where the event has no device.
     device_length: u8,
-    device_start: u32,
-    /// Where its bytes end; they begin where those of the event before end.
-    end: u32,
+    /// Among the block's; [`NO_SUBJECT`] where the event has none.
+    subject_kind: u8,
 }
+
+/// The subject's key is the device's name, as with most statuses, and is not stored twice.
+const SAME: u16 = u16::MAX;
+
+/// The event has no subject, or one of the 256th kind that the block meets: nothing tells then that it was
+/// superseded, so it is sent.
+const NO_SUBJECT: u8 = u8::MAX;
 
 /// Events of the log in their wire form, all that there are in `(after, through]` of a scope.
 #[derive(Debug)]
@@ -33,7 +45,9 @@ pub struct Block {
     /// The tenant of all events, if they have one in common.
     only_tenant: Option<TenantId>,
     bytes: Box<[u8]>,
-    device_names: Box<str>,
+    /// Of devices and subjects.
+    names: Box<str>,
+    subject_kinds: Box<[Box<str>]>,
     events: Box<[BlockEvent]>,
 }
 
@@ -64,7 +78,7 @@ impl Block {
     pub fn weight(&self) -> usize {
         size_of::<Self>()
             + self.bytes.len()
-            + self.device_names.len()
+            + self.names.len()
             + self.events.len() * size_of::<BlockEvent>()
     }
 
@@ -85,14 +99,29 @@ impl Block {
     pub fn facts(&self, index: usize) -> EventFacts<'_> {
         let event = &self.events[index];
         let device = (event.device_length > 0).then(|| {
-            let start = event.device_start as usize;
-            &self.device_names[start..start + usize::from(event.device_length)]
+            let start = event.names_start as usize;
+            &self.names[start..start + usize::from(event.device_length)]
         });
         EventFacts {
             tenant: event.tenant,
             kind: event.kind,
             device,
         }
+    }
+
+    /// What the event at `index` is the latest state of, or was when it was published.
+    #[must_use]
+    pub fn subject(&self, index: usize) -> Option<(&str, &str)> {
+        let event = &self.events[index];
+        let kind = self.subject_kinds.get(usize::from(event.subject_kind))?;
+        let start = event.names_start as usize;
+        let behind = start + usize::from(event.device_length);
+        let key = if event.subject_length == SAME {
+            start..behind
+        } else {
+            behind..behind + usize::from(event.subject_length)
+        };
+        Some((kind, &self.names[key]))
     }
 
     /// The bytes of the block.
@@ -165,7 +194,8 @@ pub struct BlockBuilder {
     /// than all else here.
     types_seen: Vec<(Box<str>, TypeId)>,
     bytes: Vec<u8>,
-    device_names: String,
+    names: String,
+    subject_kinds: Vec<Box<str>>,
     events: Vec<BlockEvent>,
 }
 
@@ -178,7 +208,8 @@ impl BlockBuilder {
             after,
             types_seen: Vec::new(),
             bytes: Vec::new(),
-            device_names: String::new(),
+            names: String::new(),
+            subject_kinds: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -218,17 +249,41 @@ impl BlockBuilder {
         );
         let kind = self.kind(visible_type(event), types);
         let device = event.device.unwrap_or_default();
-        let device_start =
-            u32::try_from(self.device_names.len()).expect("a block stays far below 4 GiB");
-        self.device_names.push_str(device);
+        let names_start = u32::try_from(self.names.len()).expect("a block stays far below 4 GiB");
+        self.names.push_str(device);
+        let (subject_kind, subject_length) = match event.subject {
+            Some(subject) => self.subject(subject, device),
+            None => (NO_SUBJECT, 0),
+        };
         self.events.push(BlockEvent {
             position: event.position,
             tenant: event.tenant,
+            names_start,
+            end: u32::try_from(self.bytes.len()).expect("a block stays far below 4 GiB"),
+            subject_length,
             kind,
             device_length: u8::try_from(device.len()).expect("a device id has at most 128 bytes"),
-            device_start,
-            end: u32::try_from(self.bytes.len()).expect("a block stays far below 4 GiB"),
+            subject_kind,
         });
+    }
+
+    /// Notes a subject behind its event's device. Gives the place of its kind and the length of its key.
+    fn subject(&mut self, subject: Subject<'_>, device: &str) -> (u8, u16) {
+        let place = self
+            .subject_kinds
+            .iter()
+            .position(|kind| **kind == *subject.kind)
+            .unwrap_or_else(|| {
+                self.subject_kinds.push(subject.kind.into());
+                self.subject_kinds.len() - 1
+            });
+        let kind = u8::try_from(place).unwrap_or(NO_SUBJECT);
+        if subject.key == device {
+            return (kind, SAME);
+        }
+        self.names.push_str(subject.key);
+        let length = u16::try_from(subject.key.len()).expect("a key has at most 512 bytes");
+        (kind, length)
     }
 
     fn kind(&mut self, name: &str, types: &TypeTable) -> TypeId {
@@ -251,7 +306,12 @@ impl BlockBuilder {
             through,
             only_tenant,
             bytes: self.bytes.into_boxed_slice(),
-            device_names: self.device_names.into_boxed_str(),
+            names: self.names.into_boxed_str(),
+            subject_kinds: self
+                .subject_kinds
+                .into_iter()
+                .take(NO_SUBJECT.into())
+                .collect(),
             events: self.events.into_boxed_slice(),
         }
     }
@@ -320,6 +380,18 @@ mod tests {
         proptest::collection::vec(sample, 0..60)
     }
 
+    /// Kind and key; statuses are about their device.
+    fn subject_of(sample: &Sample) -> Option<(String, String)> {
+        match sample.ends {
+            Ends::No if sample.kind == 0 => sample
+                .device
+                .map(|number| (TYPES[0].to_owned(), device(number).to_string())),
+            Ends::No => None,
+            Ends::ByItself(kind) => Some((TYPES[kind].to_owned(), "s".to_owned())),
+            Ends::Removed => Some((TYPES[sample.kind].to_owned(), "s".to_owned())),
+        }
+    }
+
     /// The block, and of each event what the history judges it by, apart from the device.
     fn encode(samples: &[Sample], types: &TypeTable) -> (Block, Vec<EventFacts<'static>>) {
         let mut judged = Vec::new();
@@ -327,11 +399,11 @@ mod tests {
         for (position, sample) in (101..).zip(samples) {
             let id = sample.device.map(device);
             let data = vec![b'x'; sample.size];
-            let (event_type, subject_kind) = match sample.ends {
-                Ends::No => (TYPES[sample.kind], None),
-                Ends::ByItself(kind) => (TYPES[sample.kind], Some(TYPES[kind])),
-                Ends::Removed => ("removed", Some(TYPES[sample.kind])),
+            let event_type = match sample.ends {
+                Ends::No | Ends::ByItself(_) => TYPES[sample.kind],
+                Ends::Removed => "removed",
             };
+            let subject = subject_of(sample);
             let event = EventRef {
                 position,
                 appended_at: 0,
@@ -339,10 +411,10 @@ mod tests {
                 tenant: tenant(sample.tenant),
                 event_type,
                 device: id.as_ref().map(DeviceId::as_str),
-                subject: subject_kind.map(|kind| Subject {
+                subject: subject.as_ref().map(|(kind, key)| Subject {
                     kind,
-                    key: "s",
-                    ends: true,
+                    key,
+                    ends: sample.ends != Ends::No,
                 }),
                 data: &data,
             };
@@ -425,6 +497,10 @@ mod tests {
 
             for (index, judged) in judged.into_iter().enumerate() {
                 prop_assert_eq!(EventFacts { device: None, ..block.facts(index) }, judged);
+            }
+            for (index, sample) in samples.iter().enumerate() {
+                let kept = block.subject(index).map(|(kind, key)| (kind.to_owned(), key.to_owned()));
+                prop_assert_eq!(kept, subject_of(sample));
             }
             let mut seen = Vec::new();
             let mut wire = Vec::new();

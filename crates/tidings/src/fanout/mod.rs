@@ -4,13 +4,17 @@
 //! - [`view`]: what a stream may see. The one place that decides it, on every path.
 //! - [`rules`]: what bounds a view, to explain its verdicts.
 //! - [`block`]: consecutive events in their wire form, with what is needed to select among them.
+//! - [`snapshot`]: the last event of each subject in its wire form.
+//! - [`conflation`]: which events a stream that lags can do without.
 //! - [`window`]: the newest blocks, bounded by bytes.
 //!
 //! Data flows from the log's writer ([`FanOut`] is its listener) through the window to the
 //! engines, which are only told that there is more and fetch it themselves.
 
 pub mod block;
+pub mod conflation;
 pub mod rules;
+pub mod snapshot;
 pub mod types;
 pub mod view;
 pub mod window;
@@ -21,6 +25,7 @@ use tidings_log::{EventRef, Health, Listener};
 use tidings_protocol::Epoch;
 
 pub use block::{Block, BlockBuilder};
+pub use conflation::Conflation;
 pub use rules::Rules;
 pub use types::{TypeId, TypeSet, TypeTable};
 pub use view::{View, ViewRequest};

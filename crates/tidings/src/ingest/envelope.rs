@@ -10,6 +10,7 @@ use tidings_log::{IdempotencyKey, NewEvent};
 use tidings_protocol::event::InvalidEventType;
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
+use super::subject::Subjects;
 use super::{json_text, payload};
 use crate::time;
 
@@ -36,6 +37,8 @@ pub struct Terms<'a> {
     pub known_types: &'a [EventType],
     /// The largest event, in bytes.
     pub event_bytes: usize,
+    /// What their events are the latest state of.
+    pub subjects: &'a Subjects,
     /// Who publishes; keys are unique within that.
     pub publisher: &'a str,
     /// The `Idempotency-Key` header, for events without a key of their own.
@@ -137,14 +140,14 @@ pub fn read(text: &str, line: u64, terms: &Terms<'_>) -> Result<NewEvent, Invali
     let data = envelope
         .data
         .ok_or_else(|| wrong("data", "is missing; it must be a JSON object"))?;
-    let payload = payload::admit(data, terms.tenant, device)
+    let payload = payload::admit(data, terms.tenant, device, terms.subjects.of(&event_type))
         .map_err(|error| wrong(error.field, &error.detail))?;
     let mut event = NewEvent {
         event_type,
         device: payload.device,
         time,
         key: None,
-        subject: None,
+        subject: payload.subject,
         data: payload.bytes,
     };
     event.key = key.map(|key| idempotency_key(terms, &key, &event));

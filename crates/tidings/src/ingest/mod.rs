@@ -5,6 +5,7 @@
 //! - [`envelope`]: one event of it, checked field by field.
 //! - [`json_text`]: its strings.
 //! - [`payload`]: its `data`, made to name its tenant and device.
+//! - [`subject`]: what it is the latest state of.
 //! - [`publish`]: the handler: admits the body, gives it to the log and answers when it is durable.
 
 pub mod body;
@@ -13,3 +14,4 @@ pub mod json_text;
 pub mod payload;
 pub mod publish;
 pub mod publisher;
+pub mod subject;

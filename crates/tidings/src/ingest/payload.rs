@@ -10,10 +10,12 @@ use std::io::Write as _;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
+use tidings_log::NewSubject;
 use tidings_protocol::event::InvalidDeviceId;
 use tidings_protocol::{DeviceId, TenantId};
 
 use super::json_text;
+use super::subject::{Members, SubjectRule};
 
 /// What a payload says of itself.
 #[derive(Debug, Default)]
@@ -23,6 +25,8 @@ struct Identity<'a> {
     /// in which one they take.
     tenants: SmallVec<[&'a RawValue; 1]>,
     devices: SmallVec<[&'a RawValue; 1]>,
+    /// What the rule of the event's type asks for.
+    members: Members<'a>,
 }
 
 /// A payload can't be published.
@@ -41,11 +45,15 @@ pub struct Payload {
     pub bytes: Vec<u8>,
     /// The event's device.
     pub device: Option<DeviceId>,
+    /// What the event is the latest state of.
+    pub subject: Option<NewSubject>,
 }
 
-struct IdentityVisitor;
+struct IdentityVisitor<'a> {
+    rule: Option<&'a SubjectRule>,
+}
 
-impl<'de> Visitor<'de> for IdentityVisitor {
+impl<'de> Visitor<'de> for IdentityVisitor<'_> {
     type Value = Identity<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,9 +70,12 @@ impl<'de> Visitor<'de> for IdentityVisitor {
             match name.0.as_ref() {
                 "tenant_id" => identity.tenants.push(members.next_value()?),
                 "device_id" => identity.devices.push(members.next_value()?),
-                _ => {
-                    members.next_value::<IgnoredAny>()?;
-                }
+                other => match self.rule.and_then(|rule| rule.place(other)) {
+                    Some(place) => identity.members.push((place, members.next_value()?)),
+                    None => {
+                        members.next_value::<IgnoredAny>()?;
+                    }
+                },
             }
         }
         Ok(identity)
@@ -77,7 +88,7 @@ impl<'de> Visitor<'de> for IdentityVisitor {
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Checks a payload against the tenant it is published to and the device of its envelope, and
-/// makes it what is stored.
+/// makes it what is stored. The rule is that of the event's type, if it has one.
 ///
 /// # Errors
 ///
@@ -86,10 +97,11 @@ pub fn admit(
     data: &RawValue,
     tenant: TenantId,
     device: Option<DeviceId>,
+    rule: Option<&SubjectRule>,
 ) -> Result<Payload, InvalidPayload> {
     let text = data.get();
     let identity = serde_json::Deserializer::from_str(text)
-        .deserialize_any(IdentityVisitor)
+        .deserialize_any(IdentityVisitor { rule })
         .map_err(|_| invalid("data", "must be a JSON object"))?;
     check_tenant(&identity, tenant)?;
     let device = check_device(&identity, device)?;
@@ -101,7 +113,12 @@ pub fn admit(
         identity.tenants.is_empty(),
         missing_device,
     );
-    Ok(Payload { bytes, device })
+    let subject = rule.and_then(|rule| rule.subject(tenant, device.as_ref(), &identity.members));
+    Ok(Payload {
+        bytes,
+        device,
+        subject,
+    })
 }
 
 fn check_tenant(identity: &Identity<'_>, tenant: TenantId) -> Result<(), InvalidPayload> {
@@ -229,6 +246,7 @@ mod tests {
             raw,
             TENANT.parse().unwrap(),
             device.map(|device| device.parse().unwrap()),
+            None,
         )
         .map(|payload| {
             let device = payload.device.map(|device| device.to_string());

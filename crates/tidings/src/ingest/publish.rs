@@ -10,7 +10,8 @@ use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use tidings_log::{AppendError, Appended};
+use smallvec::SmallVec;
+use tidings_log::{AppendError, Appended, Busy, NewEvent, NewSubject, Subject};
 use tidings_protocol::TenantId;
 use tidings_protocol::api::PublishReceipt;
 use tokio::sync::oneshot;
@@ -70,14 +71,23 @@ pub async fn publish(
         tenant,
         known_types: &app.known_types,
         event_bytes: app.config.tenant(tenant).event_bytes,
+        subjects: &app.subjects,
         publisher: &author.name,
         request_key: request_key.as_deref(),
     };
     let Body { events, lines } = body::read(layout, &bytes, &terms, &app.config.limits)?;
     author.check(&events, &lines)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+    check_subjects(&app, tenant, &events)?;
     app.limits.publish_allowed(tenant, count)?;
-    let appended = append(&app, tenant, events, &lines).await?;
+    let appended = append(&app, tenant, events).await;
+    let appended = appended.map_err(|error| match error {
+        NotAppended::Answer(error @ AppendError::KeyConflict { index }) => {
+            let line = lines.get(index).copied().unwrap_or(1);
+            Refusal::from(error).at_line(line)
+        }
+        other => other.into(),
+    })?;
     Ok(receipt(&app, &appended))
 }
 
@@ -119,12 +129,15 @@ pub(crate) async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Re
 }
 
 /// Gives the events to the log and waits until they are durable.
-async fn append(
+///
+/// # Errors
+///
+/// When the log is too busy to take them, or could not store them.
+pub async fn append(
     app: &App,
     tenant: TenantId,
-    events: Vec<tidings_log::NewEvent>,
-    lines: &[u64],
-) -> Result<Appended, Refusal> {
+    events: Vec<NewEvent>,
+) -> Result<Appended, NotAppended> {
     let (answer, answered) = oneshot::channel();
     let submitted = app.log.submit(
         tenant,
@@ -134,15 +147,46 @@ async fn append(
             let _ = answer.send(outcome);
         }),
     );
-    submitted.map_err(|busy| Refusal::unavailable(busy.to_string(), Duration::from_secs(1)))?;
+    submitted.map_err(NotAppended::Busy)?;
     match answered.await {
-        Ok(Ok(appended)) => Ok(appended),
-        Ok(Err(error @ AppendError::KeyConflict { index })) => {
-            let line = lines.get(index).copied().unwrap_or(1);
-            Err(Refusal::from(error).at_line(line))
+        Ok(outcome) => outcome.map_err(NotAppended::Answer),
+        Err(_) => Err(NotAppended::Answer(AppendError::Closed)),
+    }
+}
+
+/// Events were not stored.
+#[derive(Debug)]
+pub enum NotAppended {
+    /// Too much waits for the log's writer.
+    Busy(Busy),
+    /// What the writer says.
+    Answer(AppendError),
+}
+
+impl From<NotAppended> for Refusal {
+    fn from(error: NotAppended) -> Self {
+        match error {
+            NotAppended::Busy(busy) => Self::unavailable(busy.to_string(), Duration::from_secs(1)),
+            NotAppended::Answer(error) => error.into(),
         }
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(AppendError::Closed.into()),
+    }
+}
+
+/// Refuses a body that would bring the tenant over its subjects of a type.
+fn check_subjects(app: &App, tenant: TenantId, events: &[NewEvent]) -> Result<(), Refusal> {
+    let subjects: SmallVec<[Subject<'_>; 8]> = events
+        .iter()
+        .filter_map(|event| event.subject.as_ref().map(NewSubject::as_ref))
+        .collect();
+    match app.log.state().would_exceed(tenant, &subjects) {
+        None => Ok(()),
+        Some(kind) => Err(Refusal::too_many(
+            format!(
+                "the tenant has its {} subjects of {kind} (limits.subjects_per_type); remove a device or end some",
+                app.config.limits.subjects_per_type
+            ),
+            Duration::from_mins(1),
+        )),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::engine::{ConnectionId, EndedStream, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::rules::Withheld;
 use crate::fanout::view::{EventFacts, visible_type};
-use crate::fanout::{Rules, TypeId, TypeTable, ViewRequest};
+use crate::fanout::{Conflation, Rules, TypeId, TypeTable, ViewRequest};
 use crate::stream::request::{Query, read_tenant};
 use crate::time::rfc3339;
 
@@ -184,6 +184,8 @@ struct Sighting {
     opened_at: i64,
     after: Position,
     given: Position,
+    /// What it did without while it lagged, if it did.
+    conflated: Option<Arc<Conflation>>,
     /// When it ended, and why.
     ended: Option<(i64, &'static str)>,
 }
@@ -197,6 +199,7 @@ impl From<StreamRecord> for Sighting {
             opened_at: stream.opened_at,
             after: stream.after,
             given: stream.given,
+            conflated: stream.conflation.filter(|_| stream.conflated > 0),
             ended: None,
         }
     }
@@ -211,6 +214,7 @@ impl From<EndedStream> for Sighting {
             opened_at: stream.opened_at,
             after: stream.after,
             given: stream.given,
+            conflated: stream.conflated,
             ended: Some((stream.closed_at, stream.because)),
         }
     }
@@ -248,7 +252,10 @@ fn outcome(
     if position <= stream.after {
         Outcome::OpenedAfter
     } else if position <= stream.given {
-        Outcome::Sent
+        match &stream.conflated {
+            Some(conflation) if conflation.is_of(event.kind) => Outcome::PossiblyConflated,
+            _ => Outcome::Sent,
+        }
     } else if stream.ended.is_some() {
         Outcome::ClosedBefore
     } else {

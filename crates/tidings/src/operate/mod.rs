@@ -1,6 +1,7 @@
 //! Operators' calls: what is open, who was shown what, who may see which devices.
 //!
 //! - [`audience`]: which streams were shown an event, and what kept it from the others.
+//! - [`devices`]: devices taken away.
 //! - [`streams`]: the open streams, listed and ended.
 //! - [`groups`]: device groups, and the end of the streams that a changed one bounds.
 //! - [`tenants`]: what there is of each tenant, and the purge of one.
@@ -8,6 +9,7 @@
 //! Who may call is [`crate::auth::Operator`]'s to say.
 
 pub mod audience;
+pub mod devices;
 pub mod groups;
 pub mod streams;
 pub mod tenants;

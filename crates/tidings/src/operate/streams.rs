@@ -105,6 +105,7 @@ fn describe_one(app: &App, record: &StreamRecord, lag: Lag) -> StreamInfo {
         lag_seconds: lag.seconds,
         events: record.events,
         bytes: record.bytes,
+        conflated: record.conflated,
         opened_at: rfc3339(record.opened_at),
         expires_at: rfc3339_seconds(identity.expires_at),
         remote_address: record.address.to_string(),

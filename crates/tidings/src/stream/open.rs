@@ -8,19 +8,23 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use tidings_log::StateSnapshot;
 use tidings_protocol::api::ClosingReason;
 
 use super::preamble;
-use super::request::{Credential, StreamRequest};
+use super::request::{Credential, StartRequest, StreamRequest};
 use super::start::{self, Start};
 use crate::app::App;
 use crate::auth::Identity;
 use crate::connection::HandOver;
 use crate::cors;
-use crate::engine::{self, Coding, ConnectionId, OpenStream, Recheck, StreamSink, Ticket, coding};
+use crate::engine::{
+    self, Coding, ConnectionId, OpenStream, Recheck, SnapshotReading, StreamSink, Ticket, coding,
+};
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
-use crate::fanout::View;
+use crate::fanout::{Conflation, View};
 use crate::operate::groups::still_the_same;
+use crate::state;
 use crate::time::{unix_microseconds, unix_seconds};
 
 /// The header that names a stream to its client.
@@ -95,6 +99,15 @@ struct Attempt<'a> {
     head_only: bool,
 }
 
+/// What a stream is given first, and how.
+struct Beginning {
+    start: Start,
+    /// True where the start is.
+    snapshot: Option<StateSnapshot>,
+    wants_snapshot: bool,
+    conflation: Option<Arc<Conflation>>,
+}
+
 /// A stream that has passed all checks.
 struct Granted {
     stream: OpenStream,
@@ -118,8 +131,12 @@ impl<'a> Attempt<'a> {
             request.uri.query(),
             &request.headers,
             &app.known_types,
+            &app.config.stream.conflate,
         )?;
         app.check_serving()?;
+        if parameters.snapshot {
+            state::check_ready(app)?;
+        }
         app.limits.failures_exceeded(self.address)?;
         let identity = self.look_up(&parameters).await?;
         let sees_all = self.check_tenant(&parameters, &identity).await?;
@@ -139,8 +156,27 @@ impl<'a> Attempt<'a> {
         let view = rules.view(&app.types);
         // What is acknowledged after the client has seen the head is behind this tail.
         let tail = app.window.tail();
-        let start = start::resolve(&app.log, view.scope(), &parameters.start, tail)
+        let mut start = start::resolve(&app.log, view.scope(), &parameters.start, tail)
             .map_err(|error| log_unavailable(&error))?;
+        let from_cursor = matches!(parameters.start, StartRequest::Cursor(_));
+        let snapshot = if parameters.snapshot && (!from_cursor || start.gap.is_some()) {
+            let snapshot = state::snapshot(app, view.scope())?;
+            start.begin_at(app.cursor(snapshot.through()));
+            Some(snapshot)
+        } else {
+            None
+        };
+        let beginning = Beginning {
+            start,
+            snapshot,
+            wants_snapshot: parameters.snapshot,
+            conflation: parameters.conflate.map(|names| {
+                Arc::new(Conflation::new(
+                    &app.types,
+                    names.iter().map(String::as_str),
+                ))
+            }),
+        };
         // A super admin's streams are no tenant's, whatever its access token says.
         let counted_for = identity.tenant.filter(|_| !identity.super_admin);
         let place = app
@@ -159,7 +195,7 @@ impl<'a> Attempt<'a> {
             opened_at: unix_microseconds(SystemTime::now()),
             place: Some(place),
         };
-        let granted = self.grant(&request.headers, view, &start, ticket);
+        let granted = self.grant(&request.headers, view, beginning, ticket);
         hand_over(app, request, granted).await
     }
 
@@ -230,8 +266,15 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    fn grant(&self, request: &HeaderMap, view: View, start: &Start, ticket: Ticket) -> Granted {
+    fn grant(
+        &self,
+        request: &HeaderMap,
+        view: View,
+        beginning: Beginning,
+        ticket: Ticket,
+    ) -> Granted {
         let app = self.app;
+        let start = &beginning.start;
         let mut headers = stream_headers(Some(ticket.connection));
         let coding = negotiate(&app.config.stream.compression, request, &mut headers);
         cors::allow(&app.config.cors, request, &mut headers);
@@ -243,6 +286,7 @@ impl<'a> Attempt<'a> {
             ticket.connection,
             start.gap.as_ref(),
             cursor,
+            beginning.snapshot.is_some(),
         );
         tracing::info!(
             target: "tidings::stream",
@@ -252,6 +296,7 @@ impl<'a> Attempt<'a> {
             role = %ticket.identity.role,
             address = %ticket.address,
             cursor = %cursor,
+            snapshot = beginning.snapshot.as_ref().map(StateSnapshot::len),
             gap = start.gap.as_ref().map(|gap| tracing::field::debug(gap.reason)),
             "stream_requested"
         );
@@ -265,6 +310,9 @@ impl<'a> Attempt<'a> {
             coding,
             head: Vec::new(),
             preamble,
+            snapshot: beginning.snapshot.map(SnapshotReading::new),
+            wants_snapshot: beginning.wants_snapshot,
+            conflation: beginning.conflation,
             recheck: self.recheck(&ticket),
             ticket,
         };

@@ -24,14 +24,27 @@ pub fn write_gap(wire: &mut Vec<u8>, resumed_at: Cursor, gap: &Gap) {
     sse::write_event(wire, resumed_at, "gap", &data);
 }
 
+/// Appends a `gap` event behind which a snapshot follows. It has no id: a client that loses the stream
+/// before it has the whole snapshot comes back with the cursor that it had, and is told and given the
+/// same again.
+///
+/// # Panics
+///
+/// Never: a gap is a plain struct.
+pub fn write_gap_before_snapshot(wire: &mut Vec<u8>, gap: &Gap) {
+    let data = serde_json::to_vec(gap).expect("a plain struct");
+    sse::write_event_without_id(wire, "gap", &data);
+}
+
 /// Appends what comes before a stream's first event: the reconnection time, the connection's name,
-/// the gap if there is one, and where the stream stands.
+/// the gap if there is one, and where the stream stands, which a snapshot says itself.
 pub fn write_opening(
     wire: &mut Vec<u8>,
     retry: Duration,
     connection: ConnectionId,
     gap: Option<&Gap>,
     cursor: Cursor,
+    snapshot_follows: bool,
 ) {
     // Writing to a Vec can't fail.
     let _ = write!(
@@ -39,10 +52,14 @@ pub fn write_opening(
         "retry: {}\n: connected {connection}\n",
         jittered(retry)
     );
-    if let Some(gap) = gap {
-        write_gap(wire, cursor, gap);
+    match gap {
+        Some(gap) if snapshot_follows => write_gap_before_snapshot(wire, gap),
+        Some(gap) => write_gap(wire, cursor, gap),
+        None => {}
     }
-    write_cursor(wire, cursor);
+    if !snapshot_follows {
+        write_cursor(wire, cursor);
+    }
 }
 
 /// A reconnection time in milliseconds, drawn from ¾ to 1¼ of the configured one, so that streams

@@ -56,10 +56,23 @@ impl Query {
         Ok(ViewRequest {
             types: self
                 .get("types")
-                .map(|list| read_types(list, known_types))
+                .map(|list| read_types("types", list, known_types))
                 .transpose()?,
             devices: self.get("device_id").map(read_devices).transpose()?,
         })
+    }
+
+    /// Whether a switch is on; absent is off.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither `true` nor `false`.
+    pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Refusal::parameter(name, "can only be true or false")),
+        }
     }
 
     /// A time, in microseconds since the Unix epoch.
@@ -81,14 +94,18 @@ impl Query {
     }
 }
 
-fn read_types(list: &str, known_types: &[EventType]) -> Result<Vec<String>, Refusal> {
+fn read_types(
+    parameter: &str,
+    list: &str,
+    known_types: &[EventType],
+) -> Result<Vec<String>, Refusal> {
     list.split(',')
         .map(|name| {
             let known = known_types.iter().any(|known| known.as_str() == name);
             known.then(|| name.to_owned()).ok_or_else(|| {
                 let names: Vec<&str> = known_types.iter().map(EventType::as_str).collect();
                 Refusal::parameter(
-                    "types",
+                    parameter,
                     format!(
                         "{name:?} is no event type here; there are {}",
                         names.join(", ")
@@ -142,6 +159,10 @@ pub struct StreamRequest {
     pub view: ViewRequest,
     /// A super admin asks for the path's tenant only.
     pub tenant_only: bool,
+    /// It is to begin with a snapshot, unless it resumes.
+    pub snapshot: bool,
+    /// The types of which it can do with the latest while it lags.
+    pub conflate: Option<Vec<String>>,
 }
 
 impl StreamRequest {
@@ -155,6 +176,7 @@ impl StreamRequest {
         query: Option<&str>,
         headers: &HeaderMap,
         known_types: &[EventType],
+        conflated_by_default: &[EventType],
     ) -> Result<Self, Refusal> {
         let tenant = tenant.map(read_tenant).transpose()?;
         let query = Query::parse(query)?;
@@ -178,12 +200,23 @@ impl StreamRequest {
             }
             Some(_) => return Err(Refusal::parameter("scope", "can only be \"tenant\"")),
         };
-        for missing in ["snapshot", "conflate"] {
-            // A client that asked for it would take what it gets for the whole picture.
-            if query.get(missing).is_some_and(|value| value != "false") {
-                return Err(Refusal::parameter(missing, "this server does not offer it"));
-            }
+        let snapshot = query.flag("snapshot")?;
+        if snapshot && since.is_some() {
+            return Err(Refusal::parameter(
+                "snapshot",
+                "a snapshot is of now; it can't be had together with since",
+            ));
         }
+        let conflate = match query.get("conflate") {
+            None => None,
+            Some("default") => Some(
+                conflated_by_default
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            ),
+            Some(list) => Some(read_types("conflate", list, known_types)?),
+        };
         let credential = match (query.get("token"), bearer(headers)) {
             (Some(token), _) => Credential::StreamToken(token.to_owned()),
             (None, Some(token)) => Credential::AccessToken(token.to_owned()),
@@ -195,6 +228,8 @@ impl StreamRequest {
             start,
             view,
             tenant_only,
+            snapshot,
+            conflate,
         })
     }
 }

@@ -21,6 +21,17 @@ pub struct Start {
     pub announced: Position,
 }
 
+impl Start {
+    /// Begins at the cursor of a snapshot instead: what came before is in the snapshot.
+    pub fn begin_at(&mut self, cursor: Cursor) {
+        self.after = cursor.position;
+        self.announced = cursor.position;
+        if let Some(gap) = &mut self.gap {
+            gap.resumed_at = cursor.to_string();
+        }
+    }
+}
+
 /// Resolves what was asked for, against what is retained of `scope` now. `tail` is the last
 /// position that was fixed before the caller was authorised.
 ///

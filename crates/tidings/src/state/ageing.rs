@@ -1,0 +1,80 @@
+//! Takes subjects away of which nothing was heard for too long: pushes and jobs that never say how they
+//! ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_log::{NewEvent, StateEntry};
+use tidings_protocol::{Position, TenantId};
+use tokio_util::sync::CancellationToken;
+
+use super::removal::removed;
+use crate::app::App;
+use crate::ingest::publish::{NotAppended, append};
+
+/// How many subjects are taken away at a time.
+const BATCH: usize = 1000;
+
+/// How long the state may take to fold what was appended before it is asked again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks for overdue subjects from time to time, until told to stop.
+pub async fn run(app: Arc<App>, stopping: CancellationToken) {
+    let ages = app.config.subjects.iter().filter_map(|rule| rule.max_age);
+    let Some(shortest) = ages.min() else {
+        return;
+    };
+    let interval = (shortest / 10).clamp(Duration::from_millis(100), Duration::from_mins(1));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = stopping.cancelled() => return,
+        }
+        while let Some(last) = take_away(&app).await {
+            let waiting = Arc::clone(&app);
+            let folded = move || waiting.log.state().wait_through(last, PATIENCE);
+            if !tokio::task::spawn_blocking(folded).await.unwrap_or(false) {
+                break;
+            }
+        }
+    }
+}
+
+/// Takes a batch of overdue subjects away. Gives the last position where there can be more.
+async fn take_away(app: &Arc<App>) -> Option<Position> {
+    let looking = Arc::clone(app);
+    let overdue = move || looking.log.state().overdue(BATCH);
+    let overdue = tokio::task::spawn_blocking(overdue).await.ok()?;
+    let more = overdue.len() == BATCH;
+    let mut bodies: BTreeMap<TenantId, Vec<NewEvent>> = BTreeMap::new();
+    for entry in overdue.iter().filter(|entry| is_last(app, entry)) {
+        let body = bodies.entry(entry.tenant()).or_default();
+        body.extend(removed(entry));
+    }
+    let mut last = None;
+    for (tenant, body) in bodies {
+        let count = body.len();
+        match append(app, tenant, body).await {
+            Ok(appended) => {
+                tracing::info!(tenant_id = %tenant, count, "subjects were taken away by their age");
+                last = Some(appended.last);
+            }
+            Err(error @ (NotAppended::Busy(_) | NotAppended::Answer(_))) => {
+                // They stay overdue and are met again.
+                tracing::debug!(?error, "overdue subjects can't be taken away");
+                return None;
+            }
+        }
+    }
+    last.filter(|_| more)
+}
+
+/// Nothing was heard of the subject since it was found overdue.
+fn is_last(app: &App, entry: &StateEntry) -> bool {
+    let latest = app
+        .log
+        .state()
+        .latest(entry.tenant(), entry.kind(), entry.key());
+    latest.is_some_and(|latest| latest.position() == entry.position())
+}
