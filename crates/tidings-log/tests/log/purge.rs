@@ -116,7 +116,7 @@ fn the_state_of_a_purged_tenant_is_gone_at_once_and_soon_from_its_file() {
 
 #[test]
 fn a_segment_of_a_purged_tenant_alone_is_no_gap_to_anybody_when_it_goes() {
-    let mut bench = Bench::with(|options| options.retention = Duration::from_secs(600));
+    let mut bench = Bench::with(|options| options.retention = Duration::from_mins(10));
     bench.append(tenant(1), vec![event(MARK)]).unwrap();
     bench.log().purge(tenant(1)).unwrap();
     bench.wait_for_purge(tenant(1));
