@@ -73,7 +73,7 @@ fn publish(address: SocketAddr) {
 
 #[test]
 fn a_killed_nats_server_is_back_on_its_port_with_what_it_stored() {
-    let mut server = NatsServer::start(NatsOptions::new());
+    let mut server = NatsServer::start(&NatsOptions::new());
     create(server.address, 1);
     publish(server.address);
     server.kill();
@@ -85,7 +85,7 @@ fn a_killed_nats_server_is_back_on_its_port_with_what_it_stored() {
 
 #[test]
 fn a_frozen_nats_server_is_silent_and_goes_on() {
-    let server = NatsServer::start(NatsOptions::new());
+    let server = NatsServer::start(&NatsOptions::new());
     create(server.address, 1);
     server.pause();
     let info = "$JS.API.STREAM.INFO.KEPT";
@@ -144,7 +144,7 @@ fn command(address: SocketAddr, text: &str) -> String {
 
 #[test]
 fn a_killed_redis_server_is_back_on_its_port_with_what_it_was_told_to_keep() {
-    let mut server = RedisServer::start(RedisOptions::new().durable());
+    let mut server = RedisServer::start(&RedisOptions::new().durable());
     assert_eq!(command(server.address, "SET name tidings"), "+OK");
     server.kill();
     assert!(TcpStream::connect(server.address).is_err());

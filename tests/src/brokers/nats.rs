@@ -43,7 +43,7 @@ impl NatsOptions {
 
     /// Starts it and waits until it is ready.
     pub fn start(self) -> NatsServer {
-        NatsServer::start(self)
+        NatsServer::start(&self)
     }
 }
 
@@ -65,7 +65,7 @@ pub struct NatsServer {
 
 impl NatsServer {
     /// Starts one and waits until clients can connect and JetStream is up.
-    pub fn start(options: NatsOptions) -> Self {
+    pub fn start(options: &NatsOptions) -> Self {
         for _ in 0..ATTEMPTS {
             let mut server = Self::new(options.clone(), any_address(), String::new());
             server.launch();
@@ -107,7 +107,9 @@ impl NatsServer {
         let (name, is_alone) = (self.name.clone(), self.cluster.is_empty());
         self.process.wait_until("ready", || {
             answers_as(address, &name)
-                && (!is_alone || ask(monitor, "/healthz?js-enabled=true").is_some_and(is_well))
+                && (!is_alone
+                    || ask(monitor, "/healthz?js-enabled=true")
+                        .is_some_and(|answer| is_well(&answer)))
         })
     }
 
@@ -206,7 +208,7 @@ fn answers_as(address: SocketAddr, name: &str) -> bool {
         && line.contains(&format!("\"server_name\":\"{name}\""))
 }
 
-fn is_well(answer: Value) -> bool {
+fn is_well(answer: &Value) -> bool {
     answer["status"] == "ok"
 }
 

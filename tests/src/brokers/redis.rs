@@ -60,7 +60,7 @@ impl RedisOptions {
 
     /// Starts it and waits until it is ready.
     pub fn start(self) -> RedisServer {
-        RedisServer::start(self)
+        RedisServer::start(&self)
     }
 }
 
@@ -76,7 +76,7 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts one and waits until it answers.
-    pub fn start(options: RedisOptions) -> Self {
+    pub fn start(options: &RedisOptions) -> Self {
         for _ in 0..ATTEMPTS {
             let mut server = Self::new(options.clone());
             match server.try_launch() {
