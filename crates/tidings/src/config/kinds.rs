@@ -10,7 +10,7 @@ use tidings_protocol::EventType;
 use toml::Value;
 
 use super::key::{Class, Fault, Kind};
-use super::values::LogFormat;
+use super::values::{LogFormat, TokensKind};
 use crate::engine::Coding;
 
 pub(super) const TEXT: Kind<String> = Kind {
@@ -207,6 +207,26 @@ pub(super) const LOG_LEVEL: Kind<String> = Kind {
         } else {
             Err("a level is off, error, warn, info, debug or trace, or several such as info,tidings::auth=debug".into())
         }
+    },
+};
+
+pub(super) const SWITCH: Kind<bool> = Kind {
+    name: "true or false",
+    class: Class::Value,
+    read: |value| {
+        value
+            .as_bool()
+            .ok_or_else(|| "this is true or false, written without quotes".into())
+    },
+};
+
+pub(super) const TOKENS_KIND: Kind<TokensKind> = Kind {
+    name: "memory or redis",
+    class: Class::Text,
+    read: |value| match text(value)? {
+        "memory" => Ok(TokensKind::Memory),
+        "redis" => Ok(TokensKind::Redis),
+        _ => Err("stream tokens are kept in memory or redis".into()),
     },
 };
 

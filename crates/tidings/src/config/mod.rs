@@ -17,6 +17,8 @@ mod key;
 mod kinds;
 mod model;
 mod publishers;
+mod redis;
+mod redis_url;
 mod reference;
 mod show;
 mod subjects;
@@ -33,10 +35,13 @@ pub use model::{
     AuthConfig, ClaimNames, Config, CorsConfig, JwtConfig, LimitsConfig, LogConfig, LoggingConfig,
     ShutdownConfig, StreamConfig,
 };
+pub use redis::{RedisConfig, TokensConfig};
+pub use redis_url::{RedisAddress, RedisServers, RedisUrl};
 pub use reference::{configuration_reference, default_toml};
 pub(crate) use values::is_publisher_id;
 pub use values::{
     Bound, LogFormat, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig, TenantSettings,
+    TokensKind,
 };
 
 /// The variable that names the configuration file where `--config` does not.

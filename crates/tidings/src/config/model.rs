@@ -17,6 +17,7 @@ use super::error::ConfigError;
 use super::key::section;
 use super::kinds;
 use super::publishers::PUBLISHERS;
+use super::redis::{self, RedisConfig, TokensConfig};
 use super::subjects::{self, SUBJECTS};
 use super::tenants::TENANTS;
 use super::values::{LogFormat, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings};
@@ -55,6 +56,10 @@ section! {
         auth: AuthConfig;
         /// Which web pages may call.
         cors: CorsConfig;
+        /// Stream tokens.
+        tokens: TokensConfig;
+        /// Redis.
+        redis: RedisConfig;
         /// The event log.
         log: LogConfig;
         /// Streams on the wire.
@@ -339,6 +344,7 @@ impl Config {
             }
         }
         errors.extend(self.auth.jwt.claims.clashes());
+        errors.extend(redis::contradictions(&self.tokens, &self.redis));
         let known = self.known_types();
         errors.extend(subjects::contradictions(&self.subjects, &known));
         for event_type in self
