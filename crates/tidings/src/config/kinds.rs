@@ -210,7 +210,7 @@ pub(super) const LOG_LEVEL: Kind<String> = Kind {
     },
 };
 
-pub(super) const SWITCH: Kind<bool> = Kind {
+pub(super) const BOOL: Kind<bool> = Kind {
     name: "true or false",
     class: Class::Value,
     read: |value| {

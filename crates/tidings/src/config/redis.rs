@@ -20,7 +20,7 @@ section! {
         kind: TokensKind = kinds::TOKENS_KIND, "memory";
         /// Whether tokens are exchanged with another back end through the same Redis, under the keys
         /// `sse_token:{token}`: its tokens open streams here, and ours there. Set it alike on all nodes.
-        shared: bool = kinds::SWITCH, "false";
+        shared: bool = kinds::BOOL, "false";
         /// How long a stream may live that was opened with another back end's token, which does not say when its
         /// user's authority ends.
         shared_max_lifetime: Duration = kinds::duration::<1_000, 86_400_000>(), "15m";
@@ -165,5 +165,114 @@ fn with_url(
             key,
             "redis.url names no sentinels; leave this out, or write redis-sentinel://… there",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Loaded, Settings, resolve};
+
+    const TOKENS: (&str, &str) = ("tokens.kind", "redis");
+    const URL: (&str, &str) = ("redis.url", "redis://cache");
+
+    fn load(flags: &[(&str, &str)]) -> Result<Loaded, String> {
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()))
+            .collect();
+        Settings::gather(&[], None, &[], &flags)
+            .and_then(resolve)
+            .map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_named_with_what_would_be_right() {
+        for (flags, key, remedy) in [
+            (&[TOKENS][..], "redis.url", "redis://127.0.0.1:6379"),
+            (&[("tokens.shared", "true")], "tokens.shared", "tokens.kind"),
+            (
+                &[URL, ("redis.password", "a"), ("redis.password_file", "b")],
+                "redis.password_file",
+                "set one of them",
+            ),
+            (
+                &[
+                    ("redis.url", "redis://:a@cache"),
+                    ("redis.password_file", "b"),
+                ],
+                "redis.url",
+                "set one of them",
+            ),
+            (
+                &[("redis.url", "redis://ada:a@cache"), ("redis.user", "eve")],
+                "redis.url",
+                "set one of them",
+            ),
+            (
+                &[URL, ("redis.user", "ada")],
+                "redis.user",
+                "redis.password_file",
+            ),
+            (
+                &[URL, ("redis.ca_file", "ca.pem")],
+                "redis.ca_file",
+                "rediss",
+            ),
+            (
+                &[
+                    ("redis.url", "rediss://cache"),
+                    ("redis.client_key_file", "key.pem"),
+                ],
+                "redis.client_certificate_file",
+                "redis.client_key_file",
+            ),
+            (
+                &[URL, ("redis.sentinel_password", "a")],
+                "redis.sentinel_password",
+                "redis-sentinel://",
+            ),
+            (&[("tokens.kind", "disk")], "tokens.kind", "memory or redis"),
+            (
+                &[("tokens.shared", "perhaps")],
+                "tokens.shared",
+                "true or false",
+            ),
+            (
+                &[("redis.response_timeout", "2h")],
+                "redis.response_timeout",
+                "60s",
+            ),
+        ] {
+            let errors = load(flags).expect_err(key);
+            assert!(
+                errors.starts_with(key) && errors.contains(remedy),
+                "{flags:?}: {errors}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_password_in_a_url_is_shown_nowhere() {
+        let loaded = load(&[TOKENS, ("redis.url", "redis://ada:ses@me@cache:7/1")]).unwrap();
+        let shown = [
+            loaded.settings.table(),
+            loaded.settings.json().to_string(),
+            format!("{loaded:?}"),
+        ];
+        for shown in shown {
+            assert!(
+                !shown.contains("ses@me") && !shown.contains("ses"),
+                "{shown}"
+            );
+        }
+        assert!(
+            loaded
+                .settings
+                .table()
+                .contains("redis://********@cache:7/1")
+        );
+        let errors = load(&[("redis.url", "http://ada:sesame@cache")]).unwrap_err();
+        assert!(errors.contains("http://********@cache"), "{errors}");
+        assert!(!errors.contains("sesame"), "{errors}");
     }
 }
