@@ -57,7 +57,7 @@ fn assert_refused_everywhere(server: &Server, tenant: &str, access: &str) {
         Request::get(&format!("/tenants/{tenant}/state")),
         Request::get("/streams"),
         Request::get("/tenants"),
-        Request::new("DELETE", &format!("/users/eve/streams")),
+        Request::new("DELETE", "/users/eve/streams"),
     ];
     for request in requests {
         let answer = server.exchange(&request.bearer(access));
