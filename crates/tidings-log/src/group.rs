@@ -81,6 +81,7 @@ impl Group {
                     event_type: event.event_type.as_str(),
                     device: event.device.as_ref().map(DeviceId::as_str),
                     subject: event.subject.as_ref().map(NewSubject::as_ref),
+                    origin: event.origin.as_deref(),
                     data: &event.data,
                 });
                 position += 1;

@@ -58,8 +58,8 @@ mod writer;
 
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
-    Appended, EventRef, Expired, IdempotencyKey, Lost, NewEvent, NewSubject, ReadEnd, ReadLimit,
-    Resume, Scope, Subject, TenantUsage, Usage,
+    Appended, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject, ReadEnd,
+    ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};

@@ -25,8 +25,9 @@ use crate::view::{Shared, View};
 use crate::workshop::Workshop;
 use crate::writer::Writer;
 use crate::{
-    AppendError, Appended, Busy, EventRef, Health, LogOptions, NewEvent, OpenError, ReadEnd,
-    ReadError, ReadLimit, Resume, Scope, State, StateError, TenantUsage, Usage, state, upkeep,
+    AppendError, Appended, Busy, EventRef, Health, LogOptions, MAX_ORIGIN, NewEvent, OpenError,
+    ReadEnd, ReadError, ReadLimit, Resume, Scope, State, StateError, TenantUsage, Usage, state,
+    upkeep,
 };
 
 /// Told what became durable. Called on the writer thread: what it does, publishers wait for.
@@ -207,6 +208,13 @@ impl Log {
             (submission.answer)(Err(AppendError::TooLarge { bytes, limit }));
             return Ok(());
         }
+        debug_assert!(
+            submission.events.iter().all(|event| event
+                .origin
+                .as_ref()
+                .is_none_or(|origin| origin.len() <= MAX_ORIGIN)),
+            "an origin is at most MAX_ORIGIN bytes"
+        );
         self.shared().queue.submit(submission)
     }
 

@@ -242,6 +242,7 @@ mod tests {
                 time: None,
                 key: None,
                 subject: None,
+                origin: None,
                 data: vec![0; size],
             }],
             Box::new(move |outcome| answers.send(outcome.map(|_| ())).unwrap()),

@@ -223,6 +223,7 @@ mod tests {
                 key: format!("key-{key}").parse().unwrap(),
                 ends: sample.ends,
             }),
+            origin: None,
             data: br#"{"some":"payload"}"#.to_vec(),
         }
     }

@@ -355,6 +355,7 @@ mod tests {
                 event_type: "device_status",
                 device: Some("r1"),
                 subject: None,
+                origin: None,
                 data: &[b'x'; 250],
             },
             types,

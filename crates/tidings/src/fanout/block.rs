@@ -416,6 +416,7 @@ mod tests {
                     key,
                     ends: sample.ends != Ends::No,
                 }),
+                origin: None,
                 data: &data,
             };
             builder.push(&event, types);

@@ -117,6 +117,7 @@ mod tests {
                 event_type: "device_status",
                 device: None,
                 subject: None,
+                origin: None,
                 data: b"{}",
             };
             builder.push(&event, &types);
