@@ -14,12 +14,16 @@ use tidings_protocol::event::BUILT_IN_TYPES;
 use tidings_protocol::{EventType, TenantId};
 
 use super::error::ConfigError;
+use super::fleet;
 use super::key::section;
 use super::kinds;
+use super::nats::NatsConfig;
 use super::publishers::PUBLISHERS;
 use super::subjects::{self, SUBJECTS};
 use super::tenants::TENANTS;
-use super::values::{LogFormat, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings};
+use super::values::{
+    LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings,
+};
 use crate::engine::Coding;
 
 section! {
@@ -57,6 +61,8 @@ section! {
         cors: CorsConfig;
         /// The event log.
         log: LogConfig;
+        /// The NATS servers.
+        nats: NatsConfig;
         /// Streams on the wire.
         stream: StreamConfig;
         /// Limits; 0 means no limit where a key says nothing else.
@@ -162,6 +168,12 @@ section! {
 section! {
     /// The event log.
     LogConfig in "log." {
+        /// Where the log is: `embedded` in the folder `log.path`, or `jetstream` in the streams of NATS servers
+        /// (`nats.url`), which any number of nodes share; each then keeps a copy of what is retained in `log.path`.
+        kind: LogKind = kinds::LOG_KIND, "embedded";
+        /// Which streams of JetStream are the log: `own`, one stream that is made where it does not exist and that
+        /// the publish endpoint writes; or `fleet`, the existing streams of `nats.fleet`, which are only read.
+        layout: LogLayout = kinds::LOG_LAYOUT, "own";
         /// The folder of the log; it is created where it does not exist.
         path: PathBuf = kinds::PATH, "./tidings-data";
         /// How long events are kept; 0 means until there are too many.
@@ -344,6 +356,10 @@ impl Config {
         errors.extend(self.auth.jwt.claims.clashes());
         let known = self.known_types();
         errors.extend(subjects::contradictions(&self.subjects, &known));
+        errors.extend(self.nats.contradictions(&self.log));
+        if self.log.layout == LogLayout::Fleet {
+            errors.extend(fleet::contradictions(&self.nats.fleet, &known));
+        }
         for event_type in self
             .stream
             .conflate
