@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on. In the order in which a test meets it:
 //!
 //! - [`server`]: the real `tidings` binary as a child process: started, stopped, killed, started again.
+//! - [`brokers`]: real `nats-server`s and `redis-server`s, one or a cluster.
 //! - [`access`]: access tokens, signed here and not by the server's code.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
@@ -22,6 +23,7 @@
 use std::time::Duration;
 
 pub mod access;
+pub mod brokers;
 pub mod http;
 pub mod publish;
 pub mod server;
@@ -29,6 +31,7 @@ pub mod sse;
 pub mod stream;
 
 pub use access::AccessToken;
+pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use http::{Answer, Connection, Request};
 pub use publish::Receipt;
 pub use server::{Server, Setup};

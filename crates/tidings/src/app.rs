@@ -7,6 +7,7 @@ use std::time::Duration;
 use tidings_log::{Health, Log};
 use tidings_protocol::{EventType, Position, TenantId};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::auth::{AccessTokens, Identity, PublisherKeys, StreamTokens};
 use crate::config::Config;
@@ -56,6 +57,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// Changes of device groups that are under way.
     pub group_changes: GroupChanges,
+    /// Operators' changes that have begun; they go on when their caller leaves.
+    pub operations: TaskTracker,
     /// Purges of tenants that are under way.
     pub purges: Purges,
     /// Counts and rates.

@@ -219,11 +219,12 @@ impl Server {
             tracing::warn!(connections = self.tasks.len(), "connections were cut off");
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if tokio::time::timeout(left, self.app.group_changes.finish())
+        self.app.operations.close();
+        if tokio::time::timeout(left, self.app.operations.wait())
             .await
             .is_err()
         {
-            tracing::warn!("a change of a device group did not end in time");
+            tracing::warn!("an operator's change did not end in time");
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if tokio::time::timeout(left, self.app.purges.finish())
@@ -263,8 +264,12 @@ fn assemble(
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Arc::new(Registry::open(&config.log.path)?);
+    let registry = Arc::new(Registry::open(
+        &config.log.path,
+        config.auth.revocations_kept,
+    )?);
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
+    let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
     let cursors = Arc::new(Cursors::of_log(&log));
@@ -285,6 +290,7 @@ fn assemble(
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
         registry,
+        operations: TaskTracker::new(),
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),

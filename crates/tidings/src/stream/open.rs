@@ -152,6 +152,11 @@ impl<'a> Attempt<'a> {
                 "the access token behind this stream has expired",
             ));
         }
+        if app.registry.revocations().cover(&identity) {
+            return Err(Refusal::unauthorized(
+                "the access token behind this stream was revoked",
+            ));
+        }
         if self.head_only {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
@@ -351,7 +356,7 @@ impl<'a> Attempt<'a> {
             snapshot: beginning.snapshot.map(SnapshotReading::new),
             wants_snapshot: beginning.wants_snapshot,
             conflation: beginning.conflation,
-            recheck: self.recheck(&ticket),
+            recheck: Some(self.recheck(&ticket)),
             ticket,
         };
         Granted { stream, headers }
@@ -360,19 +365,24 @@ impl<'a> Attempt<'a> {
 
 impl Attempt<'_> {
     /// What the engine asks again when it takes the stream over.
-    fn recheck(&self, ticket: &Ticket) -> Option<Recheck> {
-        let tenant = ticket.rules.tenant()?;
-        let group = ticket.rules.group().map(|(_, name)| name);
+    fn recheck(&self, ticket: &Ticket) -> Recheck {
+        let identity = Arc::clone(&ticket.identity);
+        let tenant = ticket.rules.tenant();
+        let group = ticket.rules.group();
         let members = ticket.rules.group_members().cloned();
         let registry = Arc::clone(&self.app.registry);
-        Some(Recheck::new(move || {
-            if registry.purged().contains(tenant) {
+        Recheck::new(move || {
+            if registry.revocations().cover(&identity) {
+                return Some(ClosingReason::Revoked);
+            }
+            if tenant.is_some_and(|tenant| registry.purged().contains(tenant)) {
                 return Some(ClosingReason::Deleted);
             }
-            let changed = group
-                .is_some_and(|name| !still_the_same(&registry, tenant, &name, members.as_ref()));
+            let changed = group.is_some_and(|(tenant, name)| {
+                !still_the_same(&registry, tenant, &name, members.as_ref())
+            });
             changed.then_some(ClosingReason::ViewChanged)
-        }))
+        })
     }
 }
 
