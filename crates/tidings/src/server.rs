@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::config::{Config, ConfigError};
+use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
-use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
@@ -223,11 +224,12 @@ impl Server {
             tracing::warn!(connections = self.tasks.len(), "connections were cut off");
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if tokio::time::timeout(left, self.app.group_changes.finish())
+        self.app.operations.close();
+        if tokio::time::timeout(left, self.app.operations.wait())
             .await
             .is_err()
         {
-            tracing::warn!("a change of a device group did not end in time");
+            tracing::warn!("an operator's change did not end in time");
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if tokio::time::timeout(left, self.app.purges.finish())
@@ -258,31 +260,35 @@ fn assemble(
 ) -> Result<App, StartError> {
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
-    let epoch = Arc::new(OnceLock::new());
-    let followers: Arc<OnceLock<Vec<Arc<dyn Follower>>>> = Arc::new(OnceLock::new());
+    let ids = Arc::new(OnceLock::new());
+    let liveness = Arc::new(Liveness::default());
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
-        Arc::clone(&epoch),
-        Arc::clone(&followers),
+        Arc::clone(&ids),
+        Arc::clone(&liveness),
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Arc::new(Registry::open(&config.log.path)?);
+    let registry = Arc::new(Registry::open(
+        &config.log.path,
+        config.auth.revocations_kept,
+    )?);
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
+    let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
-    let _ = epoch.set(log.epoch());
+    let cursors = Arc::new(Cursors::of_log(&log));
+    let _ = ids.set(Arc::clone(cursors.ids()));
     window.start_at(log.tail());
     let known_types = config.known_types();
     for event_type in &known_types {
         types.number(event_type.as_str());
     }
-    let engines = Engines::start(&engine_options(&config), &log, &window, &types)
+    let engines = Engines::start(&engine_options(&config), &log, &cursors, &window, &types)
         .map_err(StartError::Engine)?;
     let engines = Arc::new(engines);
-    let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
-    engines.health_changed(&log.health());
+    liveness.follow(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
     Ok(App {
         subjects: Subjects::new(&config.subjects),
         known_types,
@@ -290,6 +296,7 @@ fn assemble(
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
         registry,
+        operations: TaskTracker::new(),
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
@@ -297,6 +304,8 @@ fn assemble(
         draining: AtomicBool::new(false),
         config,
         log,
+        liveness,
+        cursors,
         window,
         types,
         engines,

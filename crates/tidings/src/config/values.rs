@@ -93,6 +93,24 @@ pub enum TokensKind {
     Redis,
 }
 
+/// Where the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// In this server's own folder.
+    Embedded,
+    /// In NATS JetStream; every node keeps a copy in its own folder.
+    JetStream,
+}
+
+/// Which streams and subjects of JetStream hold the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLayout {
+    /// One stream that the publish endpoint of any node writes.
+    Own,
+    /// Streams that others publish to, and that are only read here.
+    Fleet,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
