@@ -353,6 +353,29 @@ fn a_token_of_ours_keeps_its_own_end_also_where_it_is_shared() {
 }
 
 #[test]
+fn a_revocation_reaches_tokens_that_wait_in_redis() {
+    let redis = redis();
+    for setup in [node(&redis), sharing(&redis)] {
+        let node = setup.start();
+        let mut redis = Redis::connect(redis.address);
+        let tenant = new_tenant();
+        let issued = |at: u64| AccessToken::new("ada", &tenant, "viewer").claim("iat", at);
+        let before = node.stream_token(&node.sign(&issued(now())));
+        let revoke = Request::new("DELETE", "/users/ada/streams").bearer(&node.super_admin());
+        assert_eq!(node.exchange(&revoke).status, 200);
+        node.stream_of(&tenant)
+            .token(&before)
+            .refused()
+            .problem(401);
+        // Who has logged in since is let in; what says nothing of when is not.
+        let since = node.stream_token(&node.sign(&issued(now() + 30)));
+        node.stream_of(&tenant).token(&since).open();
+        give(&mut redis, "t", &user(&tenant));
+        node.stream_of(&tenant).token("t").refused().problem(401);
+    }
+}
+
+#[test]
 fn a_token_with_claims_that_the_shared_layout_cannot_say_is_never_shared() {
     let redis = redis();
     let node = sharing(&redis).start();

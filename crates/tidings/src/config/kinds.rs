@@ -10,7 +10,7 @@ use tidings_protocol::EventType;
 use toml::Value;
 
 use super::key::{Class, Fault, Kind};
-use super::values::{LogFormat, LogKind, LogLayout, TokensKind};
+use super::values::{LogFormat, LogKind, LogLayout};
 use crate::engine::Coding;
 
 pub(super) const TEXT: Kind<String> = Kind {
@@ -220,16 +220,6 @@ pub(super) const BOOL: Kind<bool> = Kind {
     },
 };
 
-pub(super) const TOKENS_KIND: Kind<TokensKind> = Kind {
-    name: "memory or redis",
-    class: Class::Text,
-    read: |value| match text(value)? {
-        "memory" => Ok(TokensKind::Memory),
-        "redis" => Ok(TokensKind::Redis),
-        _ => Err("stream tokens are kept in memory or redis".into()),
-    },
-};
-
 pub(super) const LOG_KIND: Kind<LogKind> = Kind {
     name: "embedded or jetstream",
     class: Class::Text,
@@ -255,7 +245,9 @@ pub(super) const NATS_URLS: Kind<Vec<String>> = Kind {
     class: Class::List,
     read: |value| {
         // One URL needs no brackets, in a file either.
-        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let items = value
+            .as_array()
+            .map_or(std::slice::from_ref(value), Vec::as_slice);
         // What is wrong is not quoted: somebody may have put a password there.
         let read = |(index, item)| {
             nats_url(item).map_err(|problem| Fault {

@@ -7,17 +7,27 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::ConfigError;
-use super::key::section;
-use super::kinds;
+use super::key::{Class, Kind, section};
+use super::kinds::{self, text};
 use super::redis_url::{REDIS_URL, RedisServers, RedisUrl};
 use super::values::TokensKind;
+
+const TOKENS_KIND: Kind<TokensKind> = Kind {
+    name: "memory or redis",
+    class: Class::Text,
+    read: |value| match text(value)? {
+        "memory" => Ok(TokensKind::Memory),
+        "redis" => Ok(TokensKind::Redis),
+        _ => Err("stream tokens are kept in memory or redis".into()),
+    },
+};
 
 section! {
     /// Stream tokens: the secrets that open one stream each. How long they can be used is `stream.token_ttl`.
     TokensConfig in "tokens." {
         /// Where they are kept until they are used: `memory`, for a single node, or `redis`, for nodes that take
         /// each other's.
-        kind: TokensKind = kinds::TOKENS_KIND, "memory";
+        kind: TokensKind = TOKENS_KIND, "memory";
         /// Whether tokens are exchanged with another back end through the same Redis, under the keys
         /// `sse_token:{token}`: its tokens open streams here, and ours there. Set it alike on all nodes.
         shared: bool = kinds::BOOL, "false";
