@@ -126,6 +126,7 @@ impl Server {
         for warning in access_tokens.warnings() {
             tracing::warn!("{warning}");
         }
+        let (stream_tokens, redis) = StreamTokens::from_config(&config)?;
         let not_usable = |key, address| {
             move |source| StartError::Listen {
                 key,
@@ -144,7 +145,7 @@ impl Server {
             .local_addr()
             .map_err(not_usable("admin_listen", config.admin_listen))?;
 
-        let app = Arc::new(assemble(config, access_tokens, address)?);
+        let app = Arc::new(assemble(config, access_tokens, stream_tokens, address)?);
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
@@ -154,6 +155,10 @@ impl Server {
             stopping: CancellationToken::new(),
             app,
         };
+        if let Some(redis) = redis {
+            // Until the very end: requests that are under way then may still need it.
+            server.tasks.spawn(redis.run(server.stopping.clone()));
+        }
         server.tasks.spawn(state::ageing::run(
             Arc::clone(&server.app),
             server.refusing.clone(),
@@ -250,6 +255,7 @@ impl Server {
 fn assemble(
     config: Config,
     access_tokens: AccessTokens,
+    stream_tokens: StreamTokens,
     address: SocketAddr,
 ) -> Result<App, StartError> {
     let types = Arc::new(TypeTable::default());
@@ -286,7 +292,7 @@ fn assemble(
     Ok(App {
         subjects: Subjects::new(&config.subjects),
         known_types,
-        stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
+        stream_tokens,
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
         registry,
