@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::cursors::{CursorText, Cursors};
 use crate::engine::Engines;
 use crate::error::Refusal;
-use crate::fanout::{Rules, TypeTable, ViewRequest, Window};
+use crate::fanout::{Liveness, Rules, TypeTable, ViewRequest, Window};
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
@@ -37,6 +37,8 @@ pub struct App {
     pub subjects: Subjects,
     /// The log.
     pub log: Log,
+    /// Whether what streams are shown is live.
+    pub liveness: Arc<Liveness>,
     /// What clients see of positions in it.
     pub cursors: Arc<Cursors>,
     /// Its newest part, encoded.

@@ -17,7 +17,7 @@ use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::config::{Config, ConfigError};
 use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
-use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
@@ -255,12 +255,12 @@ fn assemble(
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
     let ids = Arc::new(OnceLock::new());
-    let followers: Arc<OnceLock<Vec<Arc<dyn Follower>>>> = Arc::new(OnceLock::new());
+    let liveness = Arc::new(Liveness::default());
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
         Arc::clone(&ids),
-        Arc::clone(&followers),
+        Arc::clone(&liveness),
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
@@ -282,8 +282,7 @@ fn assemble(
     let engines = Engines::start(&engine_options(&config), &log, &cursors, &window, &types)
         .map_err(StartError::Engine)?;
     let engines = Arc::new(engines);
-    let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
-    engines.health_changed(&log.health());
+    liveness.follow(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
     Ok(App {
         subjects: Subjects::new(&config.subjects),
         known_types,
@@ -299,6 +298,7 @@ fn assemble(
         draining: AtomicBool::new(false),
         config,
         log,
+        liveness,
         cursors,
         window,
         types,
