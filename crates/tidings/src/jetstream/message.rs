@@ -20,7 +20,7 @@ use tidings_protocol::{DeviceId, EventType, SubjectKey, TenantId};
 const PREFIX: &str = "tidings.";
 
 /// All subjects of the stream.
-pub const ALL_SUBJECTS: &str = "tidings.>";
+pub const ALL_SUBJECTS: &str = "tidings.*.*.*";
 
 /// The header by which the broker recognises a repetition.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
