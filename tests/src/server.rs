@@ -365,7 +365,7 @@ impl Server {
 
 impl Output {
     /// Everything, of a process that has ended: waits for both pipes to be read out.
-    pub(crate) fn text_at_end(self: &Arc<Self>) -> String {
+    pub fn text_at_end(self: &Arc<Self>) -> String {
         let deadline = Instant::now() + GUARD;
         while Arc::strong_count(self) > 1 && Instant::now() < deadline {
             std::thread::yield_now();

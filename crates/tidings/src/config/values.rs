@@ -84,15 +84,6 @@ pub struct TenantSettings<'a> {
     pub event_bytes: usize,
 }
 
-/// Where stream tokens are kept until they are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokensKind {
-    /// In the process's memory: they open streams of this process only.
-    Memory,
-    /// In Redis: they open streams of every node that asks the same Redis.
-    Redis,
-}
-
 /// Where the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogKind {
@@ -109,6 +100,15 @@ pub enum LogLayout {
     Own,
     /// Streams that others publish to, and that are only read here.
     Fleet,
+}
+
+/// Where stream tokens are kept until they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokensKind {
+    /// In the process's memory: they open streams of this process only.
+    Memory,
+    /// In Redis: they open streams of every node that asks the same Redis.
+    Redis,
 }
 
 /// How log lines are written.

@@ -58,7 +58,8 @@ pub struct StreamInfo {
 
 #[derive(Deserialize)]
 struct RawInfo {
-    created: jiff::Timestamp,
+    /// RFC 3339, to the nanosecond.
+    created: String,
     config: Value,
     state: RawState,
 }
@@ -73,8 +74,10 @@ impl TryFrom<RawInfo> for StreamInfo {
     type Error = ApiError;
 
     fn try_from(raw: RawInfo) -> Result<Self, ApiError> {
-        let incarnation = u64::try_from(raw.created.as_nanosecond())
-            .map_err(|_| ApiError::Unreadable("a stream created before 1970".to_owned()))?;
+        let created = raw.created.parse::<jiff::Timestamp>().ok();
+        let incarnation = created
+            .and_then(|created| u64::try_from(created.as_nanosecond()).ok())
+            .ok_or_else(|| ApiError::Unreadable(format!("created at {}", raw.created)))?;
         Ok(Self {
             incarnation,
             // An empty stream that never had a message says 0.

@@ -79,7 +79,10 @@ impl FleetDecoder {
         if named.tenant.is_some_and(|text| text.parse() != Ok(tenant)) {
             return Err(Malformed::OtherTenant);
         }
-        let limit = self.own_event_bytes.get(&tenant).unwrap_or(&self.event_bytes);
+        let limit = self
+            .own_event_bytes
+            .get(&tenant)
+            .unwrap_or(&self.event_bytes);
         if payload.len() > *limit {
             return Err(Malformed::TooLarge);
         }
@@ -104,6 +107,7 @@ impl FleetDecoder {
                 device: admitted.device,
                 time: None,
                 key: None,
+                origin: None,
                 subject: admitted.subject,
                 data: admitted.bytes,
             },
@@ -161,7 +165,10 @@ mod tests {
     }
 
     /// What the three streams make of a message: type, tenant, device and data, or why not.
-    fn read(subject: &str, payload: &str) -> Result<Option<(String, Option<String>, Value)>, Malformed> {
+    fn read(
+        subject: &str,
+        payload: &str,
+    ) -> Result<Option<(String, Option<String>, Value)>, Malformed> {
         for decoder in decoders() {
             if let Some((tenant, event)) = decoder.decode(subject, payload.as_bytes())? {
                 assert_eq!(tenant.to_string(), TENANT);
@@ -182,12 +189,21 @@ mod tests {
             ("device.status.r1", Some(("device_status", r1))),
             ("device.status.r%2E1", Some(("device_status", Some("r.1")))),
             ("device.metrics.health.r1", Some(("metric_update", r1))),
-            (&*format!("config.push.{TENANT}.r1"), Some(("config_push", r1))),
+            (
+                &*format!("config.push.{TENANT}.r1"),
+                Some(("config_push", r1)),
+            ),
             ("config.push.rollback.r1", Some(("config_push", None))),
             ("config.push.rollback.a.b.c", Some(("config_push", None))),
             ("config.push.alert.x", Some(("config_push", None))),
-            (&*format!("alert.fired.{TENANT}"), Some(("alert_fired", None))),
-            (&*format!("alert.resolved.{TENANT}"), Some(("alert_resolved", None))),
+            (
+                &*format!("alert.fired.{TENANT}"),
+                Some(("alert_fired", None)),
+            ),
+            (
+                &*format!("alert.resolved.{TENANT}"),
+                Some(("alert_resolved", None)),
+            ),
             (
                 &*format!("firmware.progress.{TENANT}.r1"),
                 Some(("firmware_progress", r1)),
@@ -224,16 +240,44 @@ mod tests {
             ("device.status.r1", "null".to_owned(), Malformed::Payload),
             ("device.status.r1", "{} {}".to_owned(), Malformed::Payload),
             ("device.status.r1", "{}".to_owned(), Malformed::NoTenant),
-            ("device.status.r1", with(json!({"tenant_id": null})), Malformed::NoTenant),
-            ("device.status.r1", with(json!({"tenant_id": "x"})), Malformed::NoTenant),
-            ("device.status.r1", with(json!({"tenant_id": 7})), Malformed::NoTenant),
+            (
+                "device.status.r1",
+                with(json!({"tenant_id": null})),
+                Malformed::NoTenant,
+            ),
+            (
+                "device.status.r1",
+                with(json!({"tenant_id": "x"})),
+                Malformed::NoTenant,
+            ),
+            (
+                "device.status.r1",
+                with(json!({"tenant_id": 7})),
+                Malformed::NoTenant,
+            ),
             ("device.status.r1", repeated, Malformed::OtherTenant),
-            ("device.status.r1", with(json!({"device_id": "r2"})), Malformed::OtherDevice),
-            ("device.status.r1", with(json!({"device_id": null})), Malformed::OtherDevice),
-            ("device.status.r%ZZ", with(json!({})), Malformed::OtherDevice),
+            (
+                "device.status.r1",
+                with(json!({"device_id": "r2"})),
+                Malformed::OtherDevice,
+            ),
+            (
+                "device.status.r1",
+                with(json!({"device_id": null})),
+                Malformed::OtherDevice,
+            ),
+            (
+                "device.status.r%ZZ",
+                with(json!({})),
+                Malformed::OtherDevice,
+            ),
             ("device.status.-", with(json!({})), Malformed::OtherDevice),
             ("device.status.r1", large, Malformed::TooLarge),
-            (&format!("alert.fired.{OTHER}"), with(json!({})), Malformed::OtherTenant),
+            (
+                &format!("alert.fired.{OTHER}"),
+                with(json!({})),
+                Malformed::OtherTenant,
+            ),
             ("alert.fired.x", with(json!({})), Malformed::OtherTenant),
         ] {
             assert_eq!(read(subject, &payload), Err(reason), "{subject} {payload}");

@@ -20,7 +20,7 @@ use tidings_protocol::{DeviceId, EventType, SubjectKey, TenantId};
 const PREFIX: &str = "tidings.";
 
 /// All subjects of the stream.
-pub const ALL_SUBJECTS: &str = "tidings.>";
+pub const ALL_SUBJECTS: &str = "tidings.*.*.*";
 
 /// The header by which the broker recognises a repetition.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -144,10 +144,9 @@ pub fn headers(event: &NewEvent, message_id: &str) -> HeaderMap {
 #[must_use]
 pub fn overhead(event: &NewEvent) -> usize {
     // The names of headers and fields, ids, digest, time and line ends; a key can be three times itself.
-    let subject = event
-        .subject
-        .as_ref()
-        .map_or(0, |subject| subject.kind.as_str().len() + 3 * subject.key.as_str().len());
+    let subject = event.subject.as_ref().map_or(0, |subject| {
+        subject.kind.as_str().len() + 3 * subject.key.as_str().len()
+    });
     240 + subject
 }
 
@@ -192,6 +191,7 @@ pub fn decode(
             device,
             time,
             key: None,
+            origin: None,
             subject,
             data: payload.to_vec(),
         },
@@ -333,13 +333,16 @@ mod tests {
     }
 
     fn any_event() -> impl Strategy<Value = NewEvent> {
-        let subject = ("[a-z][a-z0-9]{0,5}x", "\\PC{1,40}|[\\r\\n %=.]{1,8}", any::<bool>()).prop_map(
-            |(kind, key, ends)| NewSubject {
+        let subject = (
+            "[a-z][a-z0-9]{0,5}x",
+            "\\PC{1,40}|[\\r\\n %=.]{1,8}",
+            any::<bool>(),
+        )
+            .prop_map(|(kind, key, ends)| NewSubject {
                 kind: kind.parse().unwrap(),
                 key: key.parse().unwrap(),
                 ends,
-            },
-        );
+            });
         (
             "[a-z][a-z0-9_]{0,9}x|device_status",
             proptest::option::of("[A-Za-z0-9_.:-]{2,30}"),
@@ -352,6 +355,7 @@ mod tests {
                 device: device.map(|device| device.parse().unwrap()),
                 time,
                 key: key.map(|(key, digest)| IdempotencyKey { key, digest }),
+                origin: None,
                 subject,
                 data: b"{\"a\":1}".to_vec(),
             })
@@ -434,16 +438,34 @@ mod tests {
             format!("tidings.{tenant}.cursor.-"),
             format!("other.{tenant}.device_status.-"),
         ] {
-            assert_eq!(read(&subject, Some(&ours), "{}"), Err(Malformed::Subject), "{subject}");
+            assert_eq!(
+                read(&subject, Some(&ours), "{}"),
+                Err(Malformed::Subject),
+                "{subject}"
+            );
         }
         assert_eq!(read(&good, None, "{}"), Err(Malformed::Header));
-        for header in ["", "2", "1 time=x", "1 kind=device_status", "1 kind=A key=b"] {
+        for header in [
+            "",
+            "2",
+            "1 time=x",
+            "1 kind=device_status",
+            "1 kind=A key=b",
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert(HEADER, header);
-            assert_eq!(read(&good, Some(&headers), "{}"), Err(Malformed::Header), "{header}");
+            assert_eq!(
+                read(&good, Some(&headers), "{}"),
+                Err(Malformed::Header),
+                "{header}"
+            );
         }
         for payload in ["", "[]", "{\n}", "{} "] {
-            assert_eq!(read(&good, Some(&ours), payload), Err(Malformed::Payload), "{payload}");
+            assert_eq!(
+                read(&good, Some(&ours), payload),
+                Err(Malformed::Payload),
+                "{payload}"
+            );
         }
     }
 }

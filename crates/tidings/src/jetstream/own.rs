@@ -107,7 +107,8 @@ impl OwnStream {
     /// The configuration that a stream should have instead of `config`; `None` where that will do.
     fn grown(&self, config: &Value) -> Result<Option<Value>, ApiError> {
         let subjects = config["subjects"].as_array();
-        if subjects.is_none_or(|subjects| !subjects.iter().any(|one| one == message::ALL_SUBJECTS)) {
+        if subjects.is_none_or(|subjects| !subjects.iter().any(|one| one == message::ALL_SUBJECTS))
+        {
             return Err(ApiError::Refused {
                 code: 0,
                 description: format!(

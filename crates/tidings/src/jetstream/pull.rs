@@ -195,7 +195,8 @@ impl Pull {
 
     /// What has come already.
     pub fn next_at_hand(&mut self) -> Option<Result<Pulled, Broken>> {
-        let message = self.subscription.next().now_or_never()??;
+        // A batch is bounded, so it needs no share of the task's time.
+        let message = tokio::task::unconstrained(self.subscription.next()).now_or_never()??;
         Some(self.take(message))
     }
 

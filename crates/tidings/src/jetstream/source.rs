@@ -246,6 +246,8 @@ enum Told {
 enum Ended {
     NoStream,
     Away(String),
+    /// The consumer is gone, and a new one will do.
+    Interrupted(String),
     /// Nobody receives the reports.
     Unheard,
 }
@@ -255,6 +257,15 @@ impl From<ApiError> for Ended {
         match error {
             ApiError::NoStream => Self::NoStream,
             other => Self::Away(other.to_string()),
+        }
+    }
+}
+
+impl From<Broken> for Ended {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Ended(_) | Broken::Hole => Self::Interrupted(broken.to_string()),
+            Broken::Silent | Broken::Closed => Self::Away(broken.to_string()),
         }
     }
 }
@@ -293,6 +304,12 @@ impl Reader {
                 Ended::Unheard => return,
                 Ended::NoStream => (self.tell_waiting().await, WAIT_FOR_STREAM),
                 Ended::Away(reason) => (self.tell_away(reason).await, pause),
+                // What ends and begins anew at once is not worth a word to streams.
+                Ended::Interrupted(reason) if pause == PAUSES.0 => {
+                    tracing::debug!(stream = self.spec.stream, reason, "source_interrupted");
+                    (Ok(()), pause)
+                }
+                Ended::Interrupted(reason) => (self.tell_away(reason).await, pause),
             };
             if told.is_err() {
                 return;
@@ -350,13 +367,10 @@ impl Reader {
             let pull = self.pull.as_mut().expect("it was opened above");
             let refreshed = tokio::select! {
                 biased;
-                lost = connectivity.wait_for(|state| *state != Connectivity::Connected) => {
-                    let reason = lost.map_or_else(|_| String::new(), |state| away_reason(&state));
-                    return Err(Ended::Away(reason));
-                }
+                reason = lost(&mut connectivity) => return Err(Ended::Away(reason)),
                 () = tokio::time::sleep_until(refresh) => true,
                 gathered = gather(pull, &self.spec.decoder) => {
-                    let gathered = gathered.map_err(|broken| Ended::Away(broken.to_string()))?;
+                    let gathered = gathered?;
                     self.take(gathered).await?;
                     false
                 }
@@ -539,7 +553,6 @@ impl Reader {
         if self.told == Told::Away {
             return Ok(());
         }
-        // What ends and begins anew at once is not worth a word to streams.
         tracing::warn!(stream = self.spec.stream, reason, "source_away");
         self.told = Told::Away;
         self.tell(SourceEvent::Away { reason }).await
@@ -560,6 +573,17 @@ impl Reader {
             event,
         };
         self.reports.send(report).await.map_err(|_| Ended::Unheard)
+    }
+}
+
+/// Waits until the connection is lost, and says why.
+async fn lost(connectivity: &mut tokio::sync::watch::Receiver<Connectivity>) -> String {
+    match connectivity
+        .wait_for(|state| *state != Connectivity::Connected)
+        .await
+    {
+        Ok(state) => away_reason(&state),
+        Err(_) => "the client is closed".to_owned(),
     }
 }
 

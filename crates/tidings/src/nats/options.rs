@@ -132,20 +132,23 @@ pub(super) fn pause_before(attempt: usize) -> Duration {
 
 impl Identity {
     fn from_config(config: &NatsConfig) -> Result<Self, ConfigError> {
-        let secret = |key: &'static str, value: &Option<SecretString>, file: &Option<PathBuf>| {
-            match (value, file) {
+        let secret =
+            |key: &'static str, value: &Option<SecretString>, file: &Option<PathBuf>| match (
+                value, file,
+            ) {
                 (Some(value), _) => Ok(Some((key, value.clone()))),
-                (None, Some(path)) => read_secret(path).map(|secret| Some((key, secret))).map_err(
-                    |problem| {
-                        ConfigError::new(
-                            format!("{key}_file"),
-                            format!("{}: {problem}", path.display()),
-                        )
-                    },
-                ),
+                (None, Some(path)) => {
+                    read_secret(path)
+                        .map(|secret| Some((key, secret)))
+                        .map_err(|problem| {
+                            ConfigError::new(
+                                format!("{key}_file"),
+                                format!("{}: {problem}", path.display()),
+                            )
+                        })
+                }
                 (None, None) => Ok(None),
-            }
-        };
+            };
         if let Some(path) = &config.credentials_file {
             let wrong = |problem: String| {
                 ConfigError::new(
@@ -160,9 +163,9 @@ impl Identity {
         }
         if let Some((key, seed)) = secret("nats.nkey", &config.nkey, &config.nkey_file)? {
             let pair = KeyPair::from_seed(seed.expose_secret().trim());
-            return pair
-                .map(|pair| Self::Nkey(Arc::new(pair)))
-                .map_err(|_| ConfigError::new(key, "this is no seed of an NKEY, which begins with SU"));
+            return pair.map(|pair| Self::Nkey(Arc::new(pair))).map_err(|_| {
+                ConfigError::new(key, "this is no seed of an NKEY, which begins with SU")
+            });
         }
         if let Some((_, token)) = secret("nats.token", &config.token, &config.token_file)? {
             return Ok(Self::Token(token));
@@ -228,8 +231,8 @@ fn credentials(text: &str) -> Result<(&str, KeyPair), &'static str> {
 }
 
 fn read_secret(path: &Path) -> Result<SecretString, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("the file can't be read: {error}"))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("the file can't be read: {error}"))?;
     // Editors and `echo` end a file with a line end that nobody means to be part of the secret.
     let secret = text.strip_suffix('\n').unwrap_or(&text);
     let secret = secret.strip_suffix('\r').unwrap_or(secret);

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_nats::{AuthError, Client, ConnectError, Event};
+use async_nats::{AuthError, Client, ConnectError, Event, HeaderMap};
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::options::NatsOptions;
@@ -59,15 +60,26 @@ impl SingleConnection {
         Ok(Self { client, lost })
     }
 
-    /// Whether it was lost.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        *self.lost.borrow()
-    }
-
     /// Returns when it was lost.
     pub async fn lost(&mut self) {
         // Without a sender the client is gone.
         let _ = self.lost.wait_for(|lost| *lost).await;
+    }
+
+    /// Hands a message to the client; false where the connection was lost. Messages go out in the order in
+    /// which they are handed over.
+    pub async fn publish(
+        &mut self,
+        subject: String,
+        reply: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> bool {
+        let lost = &mut self.lost;
+        tokio::select! {
+            biased;
+            sent = self.client.publish_with_reply_and_headers(subject, reply, headers, payload) => sent.is_ok(),
+            _ = lost.wait_for(|lost| *lost) => false,
+        }
     }
 }
