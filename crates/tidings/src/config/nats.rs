@@ -141,7 +141,11 @@ impl NatsConfig {
             ),
             _ => {}
         }
-        if !log.retention.is_zero() && self.duplicate_window > log.retention {
+        // Without JetStream nobody asks for its window, and a short retention is none of its business.
+        if log.kind == LogKind::JetStream
+            && !log.retention.is_zero()
+            && self.duplicate_window > log.retention
+        {
             wrong(
                 "nats.duplicate_window",
                 "this can't be longer than log.retention: what is forgotten can't be recognised",
