@@ -195,7 +195,7 @@ impl Worker {
                 Err(_) => Wake::Tick,
             },
             submission = self.submissions.recv() => Wake::Submission(submission),
-            () = std::future::ready(()), if can_flow => Wake::Tick,
+            () = tokio::task::yield_now(), if can_flow => Wake::Tick,
             _ = ticks.tick(), if is_busy => Wake::Tick,
         }
     }
@@ -469,6 +469,9 @@ impl Worker {
     }
 
     async fn send_carefully(&mut self) {
+        if !matches!(self.connecting, Connecting::Done(_)) {
+            return;
+        }
         let tenants: Vec<TenantId> = self.lanes.keys().copied().collect();
         for tenant in tenants {
             let Some(lane) = self.lanes.get_mut(&tenant) else {
@@ -494,6 +497,7 @@ impl Worker {
             if !self.flights.has_room() {
                 break;
             }
+            // Where it fails, the loss of the connection says so of all lanes.
             lane.is_sent = true;
             if !self.send_one(event).await {
                 return;
@@ -532,8 +536,11 @@ impl Worker {
             message::headers(&entry.event, &entry.id),
             entry.payload.clone(),
         );
-        // Where it fails the loss is told by the next wake.
-        sent.await
+        let is_sent = sent.await;
+        if !is_sent {
+            self.lose_link();
+        }
+        is_sent
     }
 }
 
