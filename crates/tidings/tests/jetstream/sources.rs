@@ -166,7 +166,10 @@ async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
     let nats = node(&server.url()).await;
     stream(&nats, &[]).await;
     let publisher = Publisher::start(&nats, STREAM);
-    publish(&publisher, 0..3_000).await;
+    // More than is ever on its way, so that a part has to come by another consumer.
+    for round in 0..4 {
+        publish(&publisher, round * 5_000..(round + 1) * 5_000).await;
+    }
     let mut reading = Reading::of_own(&nats, None, 1);
     let mut read = reading.next_batch().await.messages;
     // An operator, or an election, takes the consumer away while messages are on their way.
@@ -177,7 +180,7 @@ async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
         &json!({}),
     )
     .await;
-    read.extend(reading.read_through(3_000).await);
+    read.extend(reading.read_through(20_000).await);
     assert_eq!(reading.source.counters().consumers(), 2);
     server = killed_and_started(server).await;
     assert!(matches!(
@@ -185,12 +188,12 @@ async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
         SourceEvent::Away { .. }
     ));
     assert!(matches!(reading.next_word().await, SourceEvent::Back));
-    let body: Vec<NewEvent> = (3_000..3_500)
+    let body: Vec<NewEvent> = (20_000..20_500)
         .map(|number| event(tenant(1), number))
         .collect();
     crate::support::publish_surely(&publisher, tenant(1), &body).await;
-    read.extend(reading.read_through(3_500).await);
-    assert_eq!(numbers(&read), Vec::from_iter(0..3_500));
+    read.extend(reading.read_through(20_500).await);
+    assert_eq!(numbers(&read), Vec::from_iter(0..20_500));
     reading.source.stop().await;
     drop(server);
 }
