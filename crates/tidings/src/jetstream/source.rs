@@ -303,13 +303,14 @@ impl Reader {
             let (told, wait) = match ended {
                 Ended::Unheard => return,
                 Ended::NoStream => (self.tell_waiting().await, WAIT_FOR_STREAM),
-                Ended::Away(reason) => (self.tell_away(reason).await, pause),
                 // What ends and begins anew at once is not worth a word to streams.
                 Ended::Interrupted(reason) if pause == PAUSES.0 => {
                     tracing::debug!(stream = self.spec.stream, reason, "source_interrupted");
                     (Ok(()), pause)
                 }
-                Ended::Interrupted(reason) => (self.tell_away(reason).await, pause),
+                Ended::Away(reason) | Ended::Interrupted(reason) => {
+                    (self.tell_away(reason).await, pause)
+                }
             };
             if told.is_err() {
                 return;
@@ -629,7 +630,7 @@ async fn gather(pull: &mut Pull, decoder: &Decoder) -> Result<Gathered, Broken> 
 
 impl Gathered {
     fn add(&mut self, pulled: Pulled, decoder: &Decoder) {
-        let Pulled::Message(message, place) = pulled else {
+        let Some((message, place)) = pulled else {
             return;
         };
         if self.last.is_none() {

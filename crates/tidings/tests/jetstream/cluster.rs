@@ -103,7 +103,7 @@ async fn a_leader_that_steps_down_disorders_nothing_that_is_acknowledged() {
         });
     }
     let mut read = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..2 {
         read.extend(reading.next_batch().await.messages);
         // While there is no leader, nobody hears.
         until("a leader that hears", async || {
