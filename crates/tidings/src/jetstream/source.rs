@@ -300,28 +300,40 @@ impl Reader {
             if followed_since.elapsed() > PAUSES.1 {
                 pause = PAUSES.0;
             }
-            let (told, wait) = match ended {
+            let wait = match &ended {
                 Ended::Unheard => return,
-                Ended::NoStream => (self.tell_waiting().await, WAIT_FOR_STREAM),
-                // What ends and begins anew at once is not worth a word to streams.
-                Ended::Interrupted(reason) if pause == PAUSES.0 => {
-                    tracing::debug!(stream = self.spec.stream, reason, "source_interrupted");
-                    (Ok(()), pause)
-                }
-                Ended::Away(reason) | Ended::Interrupted(reason) => {
-                    (self.tell_away(reason).await, pause)
-                }
+                Ended::NoStream => WAIT_FOR_STREAM,
+                Ended::Away(_) | Ended::Interrupted(_) => pause,
             };
-            if told.is_err() {
-                return;
-            }
+            let is_first = pause == PAUSES.0;
             pause = (pause * 2).min(PAUSES.1);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                told = self.tell_end(ended, is_first) => if told.is_err() {
+                    return;
+                }
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(wait) => {}
             }
         }
         self.close().await;
+    }
+
+    /// Says why the stream is not followed any more.
+    async fn tell_end(&mut self, ended: Ended, is_first: bool) -> Result<(), Ended> {
+        match ended {
+            Ended::Unheard => Err(ended),
+            Ended::NoStream => self.tell_waiting().await,
+            // What ends and begins anew at once is not worth a word to streams.
+            Ended::Interrupted(reason) if is_first => {
+                tracing::debug!(stream = self.spec.stream, reason, "source_interrupted");
+                Ok(())
+            }
+            Ended::Away(reason) | Ended::Interrupted(reason) => self.tell_away(reason).await,
+        }
     }
 
     async fn close(&mut self) {

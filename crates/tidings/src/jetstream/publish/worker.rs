@@ -262,6 +262,9 @@ impl Worker {
             if let Some(body) = self.bodies.get_mut(number) {
                 body.fail(Failure::Unavailable(self.trouble.clone()));
             }
+        }
+        // Those that have failed waited for these only.
+        for &(number, _) in &lost.unanswered {
             self.bodies.settle(number);
         }
         if self.lanes.is_empty() {
