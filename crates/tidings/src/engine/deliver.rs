@@ -98,7 +98,12 @@ pub(super) fn code_pieces(
 impl Thread {
     /// Hands out the next events of the window to the live streams.
     pub(super) fn follow(&mut self) {
-        if self.position >= self.window.tail() {
+        let tail = self.window.tail();
+        if self.position >= tail {
+            return;
+        }
+        if self.streams.is_empty() {
+            self.position = tail;
             return;
         }
         let mut blocks = std::mem::take(&mut self.blocks);

@@ -122,7 +122,11 @@ impl Thread {
     fn work(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
+            let patience = self.patience();
+            self.mailbox.sleeps(patience.is_none());
+            let polled = self.poll.poll(&mut events, patience);
+            self.mailbox.has_woken();
+            if let Err(error) = polled
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "an engine thread can't poll its sockets");
@@ -395,6 +399,51 @@ mod tests {
         let admitted = open_from_the_start(&mut thread, stands);
         thread.close_all(ClosingReason::Draining);
         assert!(received(admitted).contains("device_status"));
+    }
+
+    /// A server that is only published to woke its engines for every commit, two switches of the processor each.
+    /// Now they sleep on, and whoever opens a stream must not pay for that with an event.
+    #[test]
+    fn a_thread_without_streams_sleeps_through_commits_and_a_stream_that_comes_begins_where_they_ended()
+     {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let types = TypeTable::default();
+        let mut events = Events::with_capacity(8);
+        let mut wakes = |thread: &mut Thread| {
+            let instant = Some(Duration::ZERO);
+            thread.poll.poll(&mut events, instant).unwrap();
+            !events.is_empty()
+        };
+        assert_eq!(thread.patience(), None);
+        thread.mailbox.sleeps(true);
+        let missed = block(&thread, 1, &types);
+        thread.window.push(missed);
+        thread.mailbox.tail_moved();
+        assert!(!wakes(&mut thread), "there is nobody to give it to");
+
+        let (mut stream, mut client) = authorised(&thread, &limits);
+        stream.after = 1;
+        thread.mailbox.open(stream).unwrap();
+        assert!(wakes(&mut thread));
+        thread.mailbox.has_woken();
+        thread.read_mail();
+        assert_eq!(thread.position, 1);
+        let due = block(&thread, 2, &types);
+        let expected = due.bytes().to_vec();
+        thread.window.push(due);
+        thread.mailbox.tail_moved();
+        assert!(wakes(&mut thread));
+        thread.follow();
+        let mut received = vec![0; expected.len()];
+        client.read_exact(&mut received).unwrap();
+        assert!(received == expected);
+
+        assert!(thread.patience().is_some());
+        thread.mailbox.sleeps(false);
+        thread.read_mail();
+        thread.mailbox.tail_moved();
+        assert!(wakes(&mut thread), "it has a stream");
     }
 
     /// What one event costs on its way from the window to every socket. `scripts/test` counts the
