@@ -141,6 +141,13 @@ impl Block {
         start..self.events[index].end as usize
     }
 
+    /// The index of the event that the byte at `offset` belongs to; the number of events for one behind them.
+    #[must_use]
+    pub fn event_at(&self, offset: usize) -> usize {
+        self.events
+            .partition_point(|event| event.end as usize <= offset)
+    }
+
     /// The index of the first event after `position`.
     #[must_use]
     pub fn first_after(&self, position: Position) -> usize {
