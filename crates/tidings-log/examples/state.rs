@@ -123,6 +123,7 @@ fn fill(log: &Log, events: usize) {
             device: Some(device),
             time: None,
             key: None,
+            origin: None,
             data: vec![b'x'; DATA],
         }
     };

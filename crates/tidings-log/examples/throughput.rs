@@ -83,6 +83,7 @@ fn event(key: Option<IdempotencyKey>) -> NewEvent {
         time: None,
         key,
         subject: None,
+        origin: None,
         data: vec![b'x'; DATA],
     }
 }

@@ -2,6 +2,9 @@
 
 use tidings_protocol::{DeviceId, EventType, Position, SubjectKey, TenantId};
 
+/// The longest origin of an event, in bytes.
+pub const MAX_ORIGIN: usize = 255;
+
 /// What makes a repeated publish recognisable: two hashes that the caller computes.
 ///
 /// `key` identifies the publisher and the key it chose (the publisher's identity is part of what
@@ -64,6 +67,9 @@ pub struct NewEvent {
     pub key: Option<IdempotencyKey>,
     /// What it is the latest state of, if the state keeps such.
     pub subject: Option<NewSubject>,
+    /// Where it comes from, if this log is a copy of others: at most [`MAX_ORIGIN`] bytes into which the
+    /// log does not look.
+    pub origin: Option<Box<[u8]>>,
     /// The payload; the log does not look into it.
     pub data: Vec<u8>,
 }
@@ -86,6 +92,8 @@ pub struct EventRef<'a> {
     pub device: Option<&'a str>,
     /// What it is the latest state of, if the state keeps such.
     pub subject: Option<Subject<'a>>,
+    /// Where it comes from, as it was appended.
+    pub origin: Option<&'a [u8]>,
     /// The payload, as it was appended.
     pub data: &'a [u8],
 }

@@ -54,7 +54,7 @@
 //!
 //! | bytes | event |
 //! | --- | --- |
-//! | 1 | bits: 1 device, 2 time, 4 key, 8 subject, 16 the subject ends |
+//! | 1 | bits: 1 device, 2 time, 4 key, 8 subject, 16 the subject ends, 32 origin |
 //! | 1 | length of the type |
 //! | 1 | length of the device |
 //! | 1 | length of the subject's kind; 0 where there is none or it is the type |
@@ -62,9 +62,10 @@
 //! | 8 | the publisher's time, with bit 2 |
 //! | 32 | key and digest, with bit 4 |
 //! | 2 | length of the subject's key, with bit 8 |
-//! | … | type, device, subject's kind, subject's key, data |
+//! | 1 | length of the origin, with bit 32 |
+//! | … | type, device, subject's kind, subject's key, origin, data |
 //!
-//! Version 1 had no subjects and no blank frames; what it wrote reads the same. Opening such a folder writes
+//! Version 1 had no subjects, no origins and no blank frames; what it wrote reads the same. Opening such a folder writes
 //! [`VERSION`] into `FORMAT`, since the older program would misread what is added.
 //!
 //! A **mark** has no payload; it is written when the log falls idle or closes, to say (with
@@ -123,6 +124,7 @@ const HAS_TIME: u8 = 2;
 const HAS_KEY: u8 = 4;
 const HAS_SUBJECT: u8 = 8;
 const SUBJECT_ENDS: u8 = 16;
+const HAS_ORIGIN: u8 = 32;
 
 pub(crate) fn log_name(number: u64) -> String {
     format!("{SEGMENTS}/{number:010}.log")
@@ -334,6 +336,7 @@ pub(crate) struct StoredEvent<'a> {
     pub(crate) time: Option<i64>,
     pub(crate) key: Option<IdempotencyKey>,
     pub(crate) subject: Option<Subject<'a>>,
+    pub(crate) origin: Option<&'a [u8]>,
     pub(crate) data: &'a [u8],
 }
 
@@ -343,8 +346,10 @@ pub(crate) fn event_bytes(event: &NewEvent) -> u64 {
     let subject = event.subject.as_ref().map_or(0, |subject| {
         2 + stored_kind(event, subject).len() + subject.key.as_str().len()
     });
+    let origin = event.origin.as_ref().map_or(0, |origin| 1 + origin.len());
     let optional = 8 * usize::from(event.time.is_some()) + 32 * usize::from(event.key.is_some());
-    (8 + optional + subject + event.event_type.as_str().len() + device + event.data.len()) as u64
+    (8 + optional + subject + origin + event.event_type.as_str().len() + device + event.data.len())
+        as u64
 }
 
 /// Most subjects are kept under the type of their events, which need not be written twice.
@@ -368,6 +373,7 @@ pub(crate) fn encode_event(event: &NewEvent, payload: &mut Vec<u8>) {
     bits |= HAS_KEY * u8::from(event.key.is_some());
     bits |= HAS_SUBJECT * u8::from(subject.is_some());
     bits |= SUBJECT_ENDS * u8::from(subject.is_some_and(|subject| subject.ends));
+    bits |= HAS_ORIGIN * u8::from(event.origin.is_some());
     payload.extend_from_slice(&[
         bits,
         u8::try_from(event_type.len()).expect("a type has at most 64 bytes"),
@@ -388,10 +394,15 @@ pub(crate) fn encode_event(event: &NewEvent, payload: &mut Vec<u8>) {
         let length = u16::try_from(subject_key.len()).expect("a key has at most 512 bytes");
         payload.extend_from_slice(&length.to_le_bytes());
     }
+    let origin = event.origin.as_deref().unwrap_or_default();
+    if event.origin.is_some() {
+        payload.push(u8::try_from(origin.len()).expect("bounded where events are submitted"));
+    }
     payload.extend_from_slice(event_type.as_bytes());
     payload.extend_from_slice(device.as_bytes());
     payload.extend_from_slice(kind.as_bytes());
     payload.extend_from_slice(subject_key.as_bytes());
+    payload.extend_from_slice(origin);
     payload.extend_from_slice(&event.data);
 }
 
@@ -443,6 +454,11 @@ impl<'a> Iterator for Events<'a> {
             let length = self.take(2)?;
             Some(u16::from_le_bytes([length[0], length[1]]))
         };
+        let origin_length = if bits & HAS_ORIGIN == 0 {
+            None
+        } else {
+            Some(usize::from(self.take(1)?[0]))
+        };
         // The texts stand side by side and are looked at together: checking that a text is one costs
         // about the same for few bytes as for many.
         let lengths = [
@@ -469,12 +485,17 @@ impl<'a> Iterator for Events<'a> {
         } else {
             None
         };
+        let origin = match origin_length {
+            None => None,
+            Some(length) => Some(self.take(length)?),
+        };
         Some(StoredEvent {
             event_type,
             device: (bits & HAS_DEVICE != 0).then_some(device),
             time,
             key,
             subject,
+            origin,
             data: self.take(data_length)?,
         })
     }
@@ -514,11 +535,12 @@ mod tests {
                 "\\PC{1,128}",
                 any::<bool>(),
             )),
+            prop::option::of(prop::collection::vec(any::<u8>(), 0..256)),
             prop::collection::vec(any::<u8>(), 0..200),
         )
             .prop_filter_map(
                 "reserved",
-                |(event_type, device, time, key, subject, data)| {
+                |(event_type, device, time, key, subject, origin, data)| {
                     let event_type: EventType = event_type.parse().ok()?;
                     let subject = match subject {
                         None => None,
@@ -535,6 +557,7 @@ mod tests {
                         time,
                         key: key.map(|(key, digest)| IdempotencyKey { key, digest }),
                         subject,
+                        origin: origin.map(Vec::into_boxed_slice),
                         data,
                     })
                 },
@@ -562,6 +585,7 @@ mod tests {
                         key: subject.key.parse().unwrap(),
                         ends: subject.ends,
                     }),
+                    origin: event.origin.map(Into::into),
                     data: event.data.to_vec(),
                 })
                 .collect();

@@ -22,6 +22,7 @@
 
 mod active;
 mod cache;
+mod chain;
 pub mod clock;
 mod database;
 mod error;
@@ -57,10 +58,11 @@ mod view;
 mod workshop;
 mod writer;
 
+pub use chain::Chain;
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
-    Appended, EventRef, Expired, IdempotencyKey, Lost, NewEvent, NewSubject, ReadEnd, ReadLimit,
-    Resume, Scope, Subject, TenantUsage, Usage,
+    Appended, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject, ReadEnd,
+    ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};

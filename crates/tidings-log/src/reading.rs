@@ -405,6 +405,7 @@ impl Reading<'_> {
                 event_type: event.event_type,
                 device: event.device,
                 subject: event.subject,
+                origin: event.origin,
                 data: event.data,
             };
             (self.visit)(event, header.run_time);

@@ -117,11 +117,13 @@ impl Writer {
                 Work::Bodies(bodies) => self.store(bodies),
                 Work::Idle => {
                     self.mark();
-                    if let Some(bytes) = self.lacking {
-                        let _ = self.roll(bytes);
-                    }
+                    self.look_for_room();
                 }
-                Work::Nudge => self.roll_if_due(),
+                // Nudges can come as often as the patience ends, so that it never does.
+                Work::Nudge => {
+                    self.look_for_room();
+                    self.roll_if_due();
+                }
                 Work::Purge(request) => self.purge(request),
                 Work::Close => {
                     self.finish();
@@ -229,6 +231,9 @@ impl Writer {
         self.lacking = Some(self.shared.options.segment_bytes());
         self.become_full(&reason);
         for body in self.group.finish() {
+            if let Some(chain) = &body.chain {
+                chain.set_broken();
+            }
             answer(body.answer, Err(AppendError::Full(reason.clone())));
         }
     }
@@ -297,6 +302,13 @@ impl Writer {
             self.set_health(&Health::Healthy);
         }
         Ok(())
+    }
+
+    /// Makes the segment that could not be made, if there is room by now.
+    fn look_for_room(&mut self) {
+        if let Some(bytes) = self.lacking {
+            let _ = self.roll(bytes);
+        }
     }
 
     /// Stands between what was stored before the purge and what is refused after it: the group is empty.

@@ -25,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod cors;
+pub mod cursors;
 pub mod demo;
 pub mod descriptors;
 pub mod engine;

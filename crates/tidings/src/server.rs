@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::config::{Config, ConfigError};
+use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
 use crate::ingest::subject::Subjects;
@@ -252,12 +253,12 @@ fn assemble(
 ) -> Result<App, StartError> {
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
-    let epoch = Arc::new(OnceLock::new());
+    let ids = Arc::new(OnceLock::new());
     let followers: Arc<OnceLock<Vec<Arc<dyn Follower>>>> = Arc::new(OnceLock::new());
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
-        Arc::clone(&epoch),
+        Arc::clone(&ids),
         Arc::clone(&followers),
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
@@ -266,13 +267,14 @@ fn assemble(
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
-    let _ = epoch.set(log.epoch());
+    let cursors = Arc::new(Cursors::of_log(&log));
+    let _ = ids.set(Arc::clone(cursors.ids()));
     window.start_at(log.tail());
     let known_types = config.known_types();
     for event_type in &known_types {
         types.number(event_type.as_str());
     }
-    let engines = Engines::start(&engine_options(&config), &log, &window, &types)
+    let engines = Engines::start(&engine_options(&config), &log, &cursors, &window, &types)
         .map_err(StartError::Engine)?;
     let engines = Arc::new(engines);
     let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
@@ -291,6 +293,7 @@ fn assemble(
         draining: AtomicBool::new(false),
         config,
         log,
+        cursors,
         window,
         types,
         engines,

@@ -22,7 +22,9 @@ pub struct StateEntry {
     names: Box<str>,
     key_length: u16,
     has_device: bool,
-    data: Box<[u8]>,
+    /// The origin, where the event has one, then the payload.
+    bytes: Box<[u8]>,
+    origin_length: Option<u8>,
 }
 
 impl StateEntry {
@@ -35,6 +37,7 @@ impl StateEntry {
         let mut text = String::with_capacity(subject.key.len() + event.device.map_or(0, str::len));
         text.push_str(subject.key);
         text.push_str(event.device.unwrap_or_default());
+        let origin = event.origin.unwrap_or_default();
         Self {
             tenant: event.tenant,
             position: event.position,
@@ -46,7 +49,10 @@ impl StateEntry {
             names: text.into(),
             key_length: u16::try_from(subject.key.len()).expect("a key has at most 512 bytes"),
             has_device: event.device.is_some(),
-            data: event.data.into(),
+            bytes: [origin, event.data].concat().into(),
+            origin_length: event
+                .origin
+                .map(|origin| u8::try_from(origin.len()).expect("at most 255 bytes")),
         }
     }
 
@@ -89,6 +95,9 @@ impl StateEntry {
     /// The event as a reader of the log would see it, whether the log retains it or not.
     #[must_use]
     pub fn event(&self) -> EventRef<'_> {
+        let (origin, data) = self
+            .bytes
+            .split_at(self.origin_length.unwrap_or_default().into());
         EventRef {
             position: self.position,
             appended_at: self.appended_at,
@@ -101,7 +110,8 @@ impl StateEntry {
                 key: self.key(),
                 ends: false,
             }),
-            data: &self.data,
+            origin: self.origin_length.map(|_| origin),
+            data,
         }
     }
 }

@@ -10,11 +10,12 @@
 //! | 8 | position |
 //! | 8 | append time |
 //! | 8 | run time |
-//! | 1 | bits: 1 device, 2 time |
+//! | 1 | bits: 1 device, 2 time, 4 origin |
 //! | 1 | length of the type |
 //! | 1 | length of the device |
 //! | 8 | the publisher's time, with bit 2 |
-//! | … | type, device, data |
+//! | 1 | length of the origin, with bit 4 |
+//! | … | type, device, origin, data |
 //!
 //! Table `forgotten`: the 16 bytes of tenants whose events are not folded any more.
 
@@ -45,6 +46,7 @@ const CACHE_BYTES: usize = 8 << 20;
 
 const HAS_DEVICE: u8 = 1;
 const HAS_TIME: u8 = 2;
+const HAS_ORIGIN: u8 = 4;
 
 /// A subject in the table `subjects`.
 pub(super) type StoreKey = Box<[u8]>;
@@ -302,6 +304,7 @@ fn encode(key: &[u8], entry: &StateEntry, value: &mut Vec<u8>) {
     let mut bits = 0;
     bits |= HAS_DEVICE * u8::from(event.device.is_some());
     bits |= HAS_TIME * u8::from(event.time.is_some());
+    bits |= HAS_ORIGIN * u8::from(event.origin.is_some());
     value.clear();
     value.extend_from_slice(&[0; 4]);
     value.extend_from_slice(&event.position.to_le_bytes());
@@ -311,8 +314,13 @@ fn encode(key: &[u8], entry: &StateEntry, value: &mut Vec<u8>) {
     if let Some(time) = event.time {
         value.extend_from_slice(&time.to_le_bytes());
     }
+    let origin = event.origin.unwrap_or_default();
+    if event.origin.is_some() {
+        value.push(short(origin.len()));
+    }
     value.extend_from_slice(event.event_type.as_bytes());
     value.extend_from_slice(device.as_bytes());
+    value.extend_from_slice(origin);
     value.extend_from_slice(event.data);
     let checksum = checksum(key, &value[4..]);
     value[..4].copy_from_slice(&checksum);
@@ -342,8 +350,17 @@ fn decode(key: &[u8], value: &[u8], names: &mut Names) -> Option<StateEntry> {
     } else {
         Some(get_u64(take(8)?, 0).cast_signed())
     };
+    let origin_length = if bits & HAS_ORIGIN == 0 {
+        None
+    } else {
+        Some(usize::from(take(1)?[0]))
+    };
     let event_type = text(take(type_length.into())?)?;
     let device = text(take(device_length.into())?)?;
+    let origin = match origin_length {
+        None => None,
+        Some(length) => Some(take(length)?),
+    };
     let event = EventRef {
         position: get_u64(head, 0),
         appended_at: get_u64(head, 8).cast_signed(),
@@ -352,6 +369,7 @@ fn decode(key: &[u8], value: &[u8], names: &mut Names) -> Option<StateEntry> {
         event_type,
         device: (bits & HAS_DEVICE != 0).then_some(device),
         subject: Some(subject),
+        origin,
         data: rest,
     };
     let run_time = get_u64(head, 16).cast_signed();
@@ -375,6 +393,7 @@ mod tests {
             names in ("[a-z][a-z0-9_]{0,63}", "[a-z][a-z0-9_]{0,63}", "\\PC{1,100}"),
             device in prop::option::of("[A-Za-z0-9_.:]{1,128}"),
             times in (any::<i64>(), any::<i64>(), any::<Option<i64>>()),
+            origin in prop::option::of(prop::collection::vec(any::<u8>(), 0..256)),
             data in prop::collection::vec(any::<u8>(), 0..200),
             flipped in any::<prop::sample::Index>(),
         ) {
@@ -388,6 +407,7 @@ mod tests {
                 event_type,
                 device: device.as_deref(),
                 subject: Some(subject),
+                origin: origin.as_deref(),
                 data: &data,
             };
             let mut shared = Names::default();

@@ -272,6 +272,7 @@ mod tests {
             event_type: kind,
             device: None,
             subject: Some(subject),
+            origin: None,
             data: b"{}",
         };
         Arc::new(StateEntry::new(&event, subject, 0, &mut Names::default()))

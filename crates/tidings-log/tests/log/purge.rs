@@ -270,6 +270,8 @@ fn damaged_bytes_of_a_purged_tenant_go_too() {
     }
 }
 
+/// Once it took a minute, or for ever: the upkeep thread, which waited for a new segment, nudged the writer as
+/// often as the writer looked for room, and the writer looked only where nothing had come.
 #[test]
 fn a_purge_waits_for_room_and_goes_on_by_itself() {
     let bench = filled();

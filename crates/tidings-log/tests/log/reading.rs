@@ -34,7 +34,7 @@ fn texts(events: &[Read]) -> Vec<String> {
 }
 
 #[test]
-fn a_subject_is_read_back_as_it_was_appended_and_heard() {
+fn subjects_and_origins_are_read_back_as_they_were_appended() {
     let bench = Bench::new();
     let subject = |kind: EventType, key: &str, ends| NewSubject {
         kind,
@@ -51,6 +51,7 @@ fn a_subject_is_read_back_as_it_was_appended_and_heard() {
         .iter()
         .map(|subject| NewEvent {
             subject: subject.clone(),
+            origin: subject.as_ref().map(|_| [0, 255, 10].into()),
             ..event("x")
         })
         .collect();
@@ -68,7 +69,13 @@ fn a_subject_is_read_back_as_it_was_appended_and_heard() {
                 let Subject { kind, key, ends } = subject;
                 (kind.to_owned(), key.to_owned(), ends)
             });
-            read.push((event.event_type.to_owned(), event.data.to_vec(), subject));
+            let origin = event.origin.map(Box::from);
+            read.push((
+                event.event_type.to_owned(),
+                origin,
+                event.data.to_vec(),
+                subject,
+            ));
         })
         .unwrap();
     let appended: Vec<_> = events
@@ -79,7 +86,8 @@ fn a_subject_is_read_back_as_it_was_appended_and_heard() {
                 (kind.to_owned(), key.to_owned(), ends)
             });
             let event_type = event.event_type.as_str().to_owned();
-            (event_type, event.data.clone(), subject)
+            let origin = event.origin.clone();
+            (event_type, origin, event.data.clone(), subject)
         })
         .collect();
     assert_eq!(read, appended);

@@ -287,6 +287,7 @@ pub(crate) fn event(text: &str) -> NewEvent {
         time: None,
         key: None,
         subject: None,
+        origin: None,
         data: text.as_bytes().to_vec(),
     }
 }

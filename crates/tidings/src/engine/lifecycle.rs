@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use mio::{Interest, Token};
 use tidings_log::ReadError;
 use tidings_protocol::api::{Closing, ClosingReason};
-use tidings_protocol::{Cursor, Position, sse};
+use tidings_protocol::{Position, sse};
 
 use super::coding::RunningChecksum;
 use super::ended::EndedStream;
@@ -313,13 +313,7 @@ impl Thread {
         let stream = &mut self.streams[slot];
         if reached > stream.told {
             let mut frame = Vec::new();
-            preamble::write_cursor(
-                &mut frame,
-                Cursor {
-                    epoch: self.epoch,
-                    position: reached,
-                },
-            );
+            preamble::write_cursor(&mut frame, &self.pool.cursors().text(reached));
             stream.told = reached;
             stream.say(&frame, &mut self.coder);
         } else {
@@ -452,7 +446,7 @@ impl Thread {
             tenant_id = ticket.tenant.map(tracing::field::display),
             user_id = %ticket.identity.user,
             role = %ticket.identity.role,
-            cursor = %Cursor { epoch: self.epoch, position: self.reached(stream) },
+            cursor = %self.pool.cursors().text(self.reached(stream)),
             duration_seconds = stream.opened.elapsed().as_secs_f64(),
             events = stream.events_sent,
             bytes = stream.bytes_sent,

@@ -51,6 +51,7 @@ pub use sink::{StreamBody, body};
 pub use snapshot::{SnapshotReading, shows};
 pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, Recheck, StreamSink, Ticket};
 
+use crate::cursors::Cursors;
 use crate::fanout::{Follower, TypeTable, Window};
 use census::Inquiry;
 use mailbox::{Command, Mailbox};
@@ -102,10 +103,11 @@ impl Engines {
     pub fn start(
         options: &EngineOptions,
         log: &Log,
+        cursors: &Arc<Cursors>,
         window: &Arc<Window>,
         types: &Arc<TypeTable>,
     ) -> io::Result<Self> {
-        let pool = Arc::new(CatchUpPool::start(log, types)?);
+        let pool = Arc::new(CatchUpPool::start(log, cursors, types)?);
         let ended = Arc::new(EndedStreams::new(options.ended_streams));
         let threads = (0..options.threads.max(1))
             .map(|number| {
@@ -116,7 +118,6 @@ impl Engines {
                     Arc::clone(&mailbox),
                     Arc::clone(window),
                     Arc::clone(&pool),
-                    log.epoch(),
                     Arc::clone(&ended),
                 );
                 let handle = std::thread::Builder::new()

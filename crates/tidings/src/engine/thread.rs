@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::{Events, Poll};
 use slab::Slab;
 use tidings_log::{Health, Scope};
+use tidings_protocol::Position;
 use tidings_protocol::api::ClosingReason;
-use tidings_protocol::{Epoch, Position};
 
 use super::EngineOptions;
 use super::catch_up::CatchUpPool;
@@ -38,7 +38,6 @@ pub(super) struct Thread {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) window: Arc<Window>,
     pub(super) pool: Arc<CatchUpPool>,
-    pub(super) epoch: Epoch,
     /// Shared by all engines; told of every end.
     pub(super) ended: Arc<EndedStreams>,
     pub(super) streams: Slab<Stream>,
@@ -78,7 +77,6 @@ impl Thread {
         mailbox: Arc<Mailbox>,
         window: Arc<Window>,
         pool: Arc<CatchUpPool>,
-        epoch: Epoch,
         ended: Arc<EndedStreams>,
     ) -> Self {
         let position = window.tail();
@@ -88,7 +86,6 @@ impl Thread {
             mailbox,
             window,
             pool,
-            epoch,
             ended,
             streams: Slab::new(),
             index: Index::default(),
@@ -248,6 +245,7 @@ mod tests {
 
     use super::*;
     use crate::auth::Identity;
+    use crate::cursors::Cursors;
     use crate::engine::census::Inquiry;
     use crate::engine::{
         Coding, ConnectionId, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink, Ticket,
@@ -274,7 +272,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = Log::open(LogOptions::new(folder.path()), Box::new(NoListener)).unwrap();
         let types = Arc::new(TypeTable::default());
-        let pool = Arc::new(CatchUpPool::start(&log, &types).unwrap());
+        let cursors = Arc::new(Cursors::of_log(&log));
+        let pool = Arc::new(CatchUpPool::start(&log, &cursors, &types).unwrap());
         let (mailbox, poll) = Mailbox::new().unwrap();
         let options = EngineOptions {
             threads: 1,
@@ -286,7 +285,7 @@ mod tests {
         };
         let window = Arc::new(Window::new(1 << 20));
         let ended = Arc::new(EndedStreams::new(options.ended_streams));
-        let thread = Thread::new(options, poll, mailbox, window, pool, log.epoch(), ended);
+        let thread = Thread::new(options, poll, mailbox, window, pool, ended);
         (thread, folder)
     }
 
@@ -349,7 +348,7 @@ mod tests {
 
     /// A block of one event of the tenant.
     fn block(thread: &Thread, position: Position, types: &TypeTable) -> Block {
-        let mut builder = BlockBuilder::new(thread.epoch, position - 1);
+        let mut builder = BlockBuilder::new(thread.pool.cursors().ids(), position - 1);
         builder.push(
             &EventRef {
                 position,
@@ -359,6 +358,7 @@ mod tests {
                 event_type: "device_status",
                 device: Some("r1"),
                 subject: None,
+                origin: None,
                 data: &[b'x'; 250],
             },
             types,

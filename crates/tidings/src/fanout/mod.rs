@@ -22,7 +22,8 @@ pub mod window;
 use std::sync::Arc;
 
 use tidings_log::{EventRef, Health, Listener};
-use tidings_protocol::Epoch;
+
+use crate::cursors::EventIds;
 
 pub use block::{Block, BlockBuilder};
 pub use conflation::Conflation;
@@ -45,24 +46,24 @@ pub struct FanOut {
     window: Arc<Window>,
     types: Arc<TypeTable>,
     /// Set once, as soon as the log is open; nothing is committed before.
-    epoch: Arc<std::sync::OnceLock<Epoch>>,
+    ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
     followers: Arc<std::sync::OnceLock<Vec<Arc<dyn Follower>>>>,
 }
 
 impl FanOut {
-    /// A fan-out into `window`. The log's epoch and the followers become known only after the log
+    /// A fan-out into `window`. How events are named and the followers become known only after the log
     /// is open, and so after its listener exists; both are set before the first append.
     #[must_use]
     pub fn new(
         window: Arc<Window>,
         types: Arc<TypeTable>,
-        epoch: Arc<std::sync::OnceLock<Epoch>>,
+        ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
         followers: Arc<std::sync::OnceLock<Vec<Arc<dyn Follower>>>>,
     ) -> Self {
         Self {
             window,
             types,
-            epoch,
+            ids,
             followers,
         }
     }
@@ -76,15 +77,15 @@ impl FanOut {
 
 impl Listener for FanOut {
     fn committed(&mut self, events: &[EventRef<'_>]) {
-        let (Some(first), Some(epoch)) = (events.first(), self.epoch.get()) else {
+        let (Some(first), Some(ids)) = (events.first(), self.ids.get()) else {
             return;
         };
-        let mut builder = BlockBuilder::new(*epoch, first.position - 1);
+        let mut builder = BlockBuilder::new(ids, first.position - 1);
         for event in events {
             builder.push(event, &self.types);
             if builder.is_full() {
                 self.window.push(builder.finish(event.position));
-                builder = BlockBuilder::new(*epoch, event.position);
+                builder = BlockBuilder::new(ids, event.position);
             }
         }
         if let Some(last) = events.last()

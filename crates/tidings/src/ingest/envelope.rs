@@ -148,6 +148,7 @@ pub fn read(text: &str, line: u64, terms: &Terms<'_>) -> Result<NewEvent, Invali
         time,
         key: None,
         subject: payload.subject,
+        origin: None,
         data: payload.bytes,
     };
     event.key = key.map(|key| idempotency_key(terms, &key, &event));

@@ -10,12 +10,14 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use http::StatusCode;
 use tidings_log::{ReadError, ReadLimit, Scope};
+use tidings_protocol::cursor::InvalidCursor;
 use tidings_protocol::operate::{Audience, AudienceEvent, AudienceStream, Outcome};
-use tidings_protocol::{Cursor, Position, TenantId};
+use tidings_protocol::{Position, TenantId};
 
 use super::{PageRequest, fill_page, log_unreadable, reading, text_of};
 use crate::app::App;
 use crate::auth::Operator;
+use crate::cursors::appended_at;
 use crate::engine::{ConnectionId, EndedStream, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::rules::Withheld;
@@ -56,16 +58,15 @@ pub async fn audience(
     let tenant = read_tenant(&tenant)?;
     operator.check_tenant(tenant)?;
     let page = PageRequest::read(&Query::parse(query.as_deref())?)?;
-    let cursor: Cursor =
-        cursor
-            .parse()
-            .map_err(|error: tidings_protocol::cursor::InvalidCursor| {
-                Refusal::parameter("cursor", error.to_string())
-            })?;
-    if cursor.epoch != app.log.epoch() || cursor.position > app.window.tail() {
-        return Err(unknown());
+    if !app.cursors.is_cursor(&cursor) {
+        return Err(Refusal::parameter("cursor", InvalidCursor.to_string()));
     }
-    let found = reading(&app, move |app| find_event(app, tenant, cursor.position)).await;
+    let asked = cursor.clone();
+    let found = reading(&app, move |app| match app.cursors.position_of(&asked)? {
+        Some(position) if position <= app.window.tail() => find_event(app, tenant, position),
+        _ => Ok(Found::Nothing),
+    })
+    .await;
     let event = match found.map_err(|error| log_unreadable(&error))? {
         Found::Event(event) => event,
         Found::Expired => return Err(expired()),
@@ -100,7 +101,7 @@ pub async fn audience(
     );
     Ok(Json(Audience {
         event: AudienceEvent {
-            id: cursor.to_string(),
+            id: cursor,
             event_type: event.name,
             device_id: event.device,
             time: rfc3339(event.appended_at),
@@ -156,7 +157,7 @@ fn find_event(app: &App, tenant: TenantId, position: Position) -> Result<Found, 
                     name: event.event_type.to_owned(),
                     kind: app.types.number(visible_type(&event)),
                     device: event.device.map(str::to_owned),
-                    appended_at: event.appended_at,
+                    appended_at: appended_at(&event),
                 });
             }
         })?;

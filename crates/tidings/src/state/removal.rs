@@ -25,6 +25,7 @@ pub fn removed(entry: &StateEntry) -> Option<NewEvent> {
             key: entry.key().parse().ok()?,
             ends: true,
         }),
+        origin: None,
         data: serde_json::to_vec(&data).ok()?,
     })
 }
