@@ -13,6 +13,7 @@ pub(super) struct Batch {
     events: Vec<Noted>,
     /// Their texts: kind, key, type, device.
     texts: String,
+    /// Their origins and payloads.
     data: Vec<u8>,
 }
 
@@ -27,6 +28,8 @@ struct Noted {
     /// Where its texts end, one after the other; they begin at `texts_start`.
     texts_start: usize,
     text_ends: [usize; 4],
+    /// Where its origin begins, if it has one.
+    origin_start: Option<usize>,
     data_start: usize,
     data_end: usize,
 }
@@ -49,6 +52,11 @@ impl Batch {
             self.texts.push_str(text);
             self.texts.len()
         });
+        let origin_start = event.origin.map(|origin| {
+            let start = self.data.len();
+            self.data.extend_from_slice(origin);
+            start
+        });
         let data_start = self.data.len();
         self.data.extend_from_slice(event.data);
         self.events.push(Noted {
@@ -61,6 +69,7 @@ impl Batch {
             has_device: event.device.is_some(),
             texts_start,
             text_ends,
+            origin_start,
             data_start,
             data_end: self.data.len(),
         });
@@ -94,6 +103,9 @@ impl Batch {
             event_type: &self.texts[key..event_type],
             device: noted.has_device.then(|| &self.texts[event_type..device]),
             subject: Some(subject),
+            origin: noted
+                .origin_start
+                .map(|start| &self.data[start..noted.data_start]),
             data: &self.data[noted.data_start..noted.data_end],
         };
         (event, subject)
@@ -127,6 +139,7 @@ mod tests {
                 event_type: "progress",
                 device: (position != 6).then_some("r1"),
                 subject: subject.map(|(kind, key, ends)| Subject { kind, key, ends }),
+                origin: (position % 2 == 0).then_some(b"from afar".as_slice()),
                 data: data.as_bytes(),
             };
             batch.note(&event, 1_000);
@@ -136,6 +149,8 @@ mod tests {
             .map(|(event, subject, run_time)| {
                 assert_eq!((event.subject, run_time), (Some(subject), 1_000));
                 assert_eq!((event.event_type, event.time), ("progress", Some(7)));
+                let origin = (event.position % 2 == 0).then_some(b"from afar".as_slice());
+                assert_eq!(event.origin, origin);
                 let data = std::str::from_utf8(event.data).unwrap();
                 (event.position, subject.ends, event.device, data)
             })
