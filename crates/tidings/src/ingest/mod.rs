@@ -4,6 +4,7 @@
 //! - [`body`]: the body's lines.
 //! - [`envelope`]: one event of it, checked field by field.
 //! - [`json_text`]: its strings.
+//! - `members`: what an object holds, once its text was checked.
 //! - [`payload`]: its `data`, made to name its tenant and device.
 //! - [`subject`]: what it is the latest state of.
 //! - [`publish`]: the handler: admits the body, gives it to the log and answers when it is durable.
@@ -11,6 +12,7 @@
 pub mod body;
 pub mod envelope;
 pub mod json_text;
+mod members;
 pub mod payload;
 pub mod publish;
 pub mod publisher;
