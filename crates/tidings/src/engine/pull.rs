@@ -89,6 +89,11 @@ impl Chunks {
             .cloned()
     }
 
+    #[cfg(test)]
+    pub(super) fn reach(&self, scope: Scope, after: Position) -> bool {
+        self.find(scope, after, 0).is_some()
+    }
+
     /// Lets go of everything: nobody reads behind the tail any more.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
