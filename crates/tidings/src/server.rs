@@ -18,12 +18,13 @@ use crate::config::{Config, ConfigError};
 use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::front::Front;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
-use crate::{admin, connection, descriptors, routes, state};
+use crate::{admin, connection, descriptors, state};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -158,8 +159,8 @@ impl Server {
             Arc::clone(&server.app),
             server.refusing.clone(),
         ));
-        server.accept_on(public, routes::public(&server.app));
-        server.accept_on(admin, admin::router(&server.app));
+        server.accept_on(public, Front::public(&server.app));
+        server.accept_on(admin, Front::of(admin::router(&server.app)));
         tracing::info!(
             %address,
             %admin_address,
@@ -189,11 +190,11 @@ impl Server {
         &self.app
     }
 
-    fn accept_on(&self, listener: TcpListener, router: axum::Router) {
+    fn accept_on(&self, listener: TcpListener, front: Front) {
         let accepting = accept(
             Arc::clone(&self.app),
             listener,
-            router,
+            front,
             self.tasks.clone(),
             self.refusing.clone(),
             self.stopping.clone(),
@@ -349,7 +350,7 @@ const ACCEPTS_IN_A_TURN: u32 = 16;
 async fn accept(
     app: Arc<App>,
     listener: TcpListener,
-    router: axum::Router,
+    front: Front,
     tasks: TaskTracker,
     refusing: CancellationToken,
     stopping: CancellationToken,
@@ -373,7 +374,7 @@ async fn accept(
                 }
                 tasks.spawn(connection::serve(
                     Arc::clone(&app),
-                    router.clone(),
+                    front.clone(),
                     socket,
                     peer,
                     stopping.clone(),

@@ -11,7 +11,7 @@ use super::view::{EventFacts, View, visible_type};
 use crate::cursors::EventIds;
 
 /// Above this size a block is closed and the next begun, so that what a reader pins stays small.
-const FULL: usize = 256 * 1024;
+pub(super) const FULL: usize = 256 * 1024;
 
 /// What is known of one event of a block.
 #[derive(Clone, Copy, Debug)]

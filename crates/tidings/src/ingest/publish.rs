@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body as RequestBody, Bytes};
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use smallvec::SmallVec;
@@ -58,14 +59,33 @@ pub async fn publish(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Extension(peer): Extension<SocketAddr>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (Parts { headers, .. }, body) = request.into_parts();
+    store(&app, &tenant, peer, headers, body).await
+}
+
+/// What [`publish`] does, for a caller that has the parts of the request at hand.
+///
+/// Headers and body are pieces of the connection's buffer: it can be read into again when they are gone, so
+/// neither is kept while the log is waited for.
+///
+/// # Errors
+///
+/// Those of [`publish`].
+pub async fn store(
+    app: &App,
+    tenant: &str,
+    peer: SocketAddr,
     headers: HeaderMap,
     body: RequestBody,
 ) -> Result<Response, Refusal> {
-    let tenant = read_tenant(&tenant)?;
-    let author = Author::identify(&app, &headers, tenant, peer.ip())?;
+    let tenant = read_tenant(tenant)?;
+    let author = Author::identify(app, &headers, tenant, peer.ip())?;
     app.check_living(tenant)?;
     let layout = Layout::of(&headers)?;
     let request_key = request_key(&headers)?;
+    drop(headers);
     let bytes = receive(body, app.config.limits.body_bytes).await?;
     let terms = Terms {
         tenant,
@@ -76,11 +96,12 @@ pub async fn publish(
         request_key: request_key.as_deref(),
     };
     let Body { events, lines } = body::read(layout, &bytes, &terms, &app.config.limits)?;
+    drop(bytes);
     author.check(&events, &lines)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-    check_subjects(&app, tenant, &events)?;
+    check_subjects(app, tenant, &events)?;
     app.limits.publish_allowed(tenant, count)?;
-    let appended = append(&app, tenant, events).await;
+    let appended = append(app, tenant, events).await;
     let appended = appended.map_err(|error| match error {
         NotAppended::Answer(error @ AppendError::KeyConflict { index }) => {
             let line = lines.get(index).copied().unwrap_or(1);
@@ -88,7 +109,7 @@ pub async fn publish(
         }
         other => other.into(),
     })?;
-    Ok(receipt(&app, &appended))
+    Ok(receipt(app, &appended))
 }
 
 fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
@@ -192,11 +213,17 @@ fn check_subjects(app: &App, tenant: TenantId, events: &[NewEvent]) -> Result<()
 
 fn receipt(app: &App, appended: &Appended) -> Response {
     use axum::response::IntoResponse as _;
+    let first = app.cursor(appended.first).to_string();
+    let last = if appended.last == appended.first {
+        first.clone()
+    } else {
+        app.cursor(appended.last).to_string()
+    };
     Json(PublishReceipt {
         accepted: appended.accepted,
         duplicates: appended.duplicates,
-        first: app.cursor(appended.first).to_string(),
-        last: app.cursor(appended.last).to_string(),
+        first,
+        last,
     })
     .into_response()
 }
