@@ -63,7 +63,7 @@ pub struct Output {
 }
 
 impl Output {
-    fn collect(self: &Arc<Self>, from: impl Read + Send + 'static) {
+    pub(crate) fn collect(self: &Arc<Self>, from: impl Read + Send + 'static) {
         let output = Arc::clone(self);
         std::thread::spawn(move || {
             for line in BufReader::new(from).split(b'\n') {
@@ -73,6 +73,15 @@ impl Output {
                 output.changed.notify_all();
             }
         });
+    }
+
+    /// What the next life of the same process writes to, behind what is there.
+    pub(crate) fn continued(&self) -> Arc<Self> {
+        let lines = self.lines.lock().expect("no reader panics").clone();
+        Arc::new(Self {
+            lines: Mutex::new(lines),
+            changed: Condvar::new(),
+        })
     }
 
     /// Everything so far.
@@ -193,9 +202,7 @@ impl Server {
 
     fn try_launch(&mut self) -> Result<(), String> {
         let mut child = self.command().spawn().expect("the binary runs");
-        let output = Arc::<Output>::default();
-        let so_far = self.output.lines.lock().expect("no reader panics").clone();
-        *output.lines.lock().expect("just made") = so_far;
+        let output = self.output.continued();
         output.collect(child.stdout.take().expect("piped"));
         output.collect(child.stderr.take().expect("piped"));
         self.output = output;
@@ -337,7 +344,7 @@ impl Server {
 
 impl Output {
     /// Everything, of a process that has ended: waits for both pipes to be read out.
-    fn text_at_end(self: &Arc<Self>) -> String {
+    pub(crate) fn text_at_end(self: &Arc<Self>) -> String {
         let deadline = Instant::now() + GUARD;
         while Arc::strong_count(self) > 1 && Instant::now() < deadline {
             std::thread::yield_now();

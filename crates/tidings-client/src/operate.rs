@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use tidings_protocol::operate::{
-    Audience, DeviceGroup, DeviceGroupList, StreamList, TenantList, TenantPurge,
+    AccessRevoked, Audience, DeviceGroup, DeviceGroupList, StreamList, TenantList, TenantPurge,
 };
 use tidings_protocol::{DeviceId, TenantId};
 
@@ -52,6 +52,36 @@ impl Client {
     pub async fn disconnect(&self, connection_id: &str) -> Result<(), ClientError> {
         let target = Target::new("/streams").segment(connection_id);
         self.command(Method::DELETE, target, None).await
+    }
+
+    /// Revokes the access tokens of a user that were issued up to now, and ends the streams that they opened:
+    /// `DELETE /users/{user_id}/streams`. With a tenant only that tenant's user is meant.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 403 where the access token is no operator's, or not this tenant's.
+    pub async fn revoke_user(
+        &self,
+        user: &str,
+        tenant: Option<TenantId>,
+    ) -> Result<AccessRevoked, ClientError> {
+        let tenant = tenant.map(|tenant| tenant.to_string());
+        let target = Target::new("/users")
+            .segment(user)
+            .segment("streams")
+            .with("tenant", tenant.as_deref());
+        self.ask_for(Method::DELETE, target, None).await
+    }
+
+    /// Revokes the access tokens of all users of a tenant but super admins that were issued up to now, and
+    /// ends the streams that they opened: `DELETE /tenants/{tenant_id}/streams`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 403 where the access token is no operator's, or not this tenant's.
+    pub async fn revoke_tenant(&self, tenant: TenantId) -> Result<AccessRevoked, ClientError> {
+        let target = Target::new(format!("/tenants/{tenant}/streams"));
+        self.ask_for(Method::DELETE, target, None).await
     }
 
     /// One page of the streams that were shown an event, and of those that were not:

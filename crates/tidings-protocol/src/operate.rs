@@ -75,6 +75,16 @@ pub struct StreamList {
     pub next: Option<String>,
 }
 
+/// The answer of `DELETE /users/{user_id}/streams` and `DELETE /tenants/{tenant_id}/streams`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccessRevoked {
+    /// Access tokens that were issued up to this time are good no more, RFC 3339.
+    pub revoked_at: String,
+    /// How many open streams were closed by that.
+    pub streams_closed: u64,
+}
+
 /// What became of an event on its way to one stream: `sent`, or what kept it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -7,13 +7,15 @@ use std::time::Duration;
 use tidings_log::{Health, Log};
 use tidings_protocol::{EventType, Position, TenantId};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::auth::{AccessTokens, Identity, PublisherKeys, StreamTokens};
 use crate::config::Config;
 use crate::cursors::{CursorText, Cursors};
 use crate::engine::Engines;
 use crate::error::Refusal;
-use crate::fanout::{Rules, TypeTable, ViewRequest, Window};
+use crate::fanout::{Liveness, Rules, TypeTable, ViewRequest, Window};
+use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
@@ -36,6 +38,10 @@ pub struct App {
     pub subjects: Subjects,
     /// The log.
     pub log: Log,
+    /// Where what is published goes.
+    pub store: Store,
+    /// Whether what streams are shown is live.
+    pub liveness: Arc<Liveness>,
     /// What clients see of positions in it.
     pub cursors: Arc<Cursors>,
     /// Its newest part, encoded.
@@ -54,6 +60,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// Changes of device groups that are under way.
     pub group_changes: GroupChanges,
+    /// Operators' changes that have begun; they go on when their caller leaves.
+    pub operations: TaskTracker,
     /// Purges of tenants that are under way.
     pub purges: Purges,
     /// Counts and rates.
@@ -120,6 +128,13 @@ impl App {
     pub fn unready(&self) -> Option<String> {
         if self.draining.load(Ordering::Relaxed) {
             return Some("the server is stopping".to_owned());
+        }
+        if self
+            .cursors
+            .sources()
+            .is_some_and(|sources| !sources.is_complete())
+        {
+            return Some("this node is still copying its sources".to_owned());
         }
         match self.log.health() {
             Health::Failed { reason, .. } => {

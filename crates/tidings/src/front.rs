@@ -103,7 +103,7 @@ impl Publishing {
     async fn answer(&self, tenant: &str, peer: SocketAddr, request: Request<Incoming>) -> Response {
         let (Parts { headers, .. }, body) = request.into_parts();
         let body = Body::new(body);
-        let stored = publish::store(&self.app, tenant, peer, headers, body);
+        let stored = publish::take_in(&self.app, tenant, peer, headers, body);
         let mut response = match caught(stored).await {
             Ok(stored) => stored.into_response(),
             Err(panic) => routes::panicked(panic),

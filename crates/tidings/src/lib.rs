@@ -1,7 +1,8 @@
 //! The server, in the order in which data flows through it:
 //!
 //! - [`ingest`]: publishing; who, what, how much. Gives events to the log and answers when they are durable.
-//! - the log: `tidings-log`, a crate of its own.
+//! - the log: `tidings-log`, a crate of its own. Where several nodes share one, [`jetstream`] has the streams
+//!   that it comes from, over [`nats`].
 //! - [`fanout`]: gives each durable event its wire form once, keeps the newest, and holds the one rule of
 //!   who sees what ([`fanout::View`]).
 //! - [`engine`]: the threads that own the open streams.
@@ -21,6 +22,7 @@ pub mod admin;
 pub mod agent;
 pub mod app;
 pub mod auth;
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod connection;
@@ -34,8 +36,11 @@ pub mod fanout;
 pub mod front;
 pub mod history;
 pub mod ingest;
+pub mod jetstream;
 pub mod limits;
 pub mod logging;
+pub mod mirror;
+pub mod nats;
 pub mod openapi;
 pub mod operate;
 pub mod pages;

@@ -27,6 +27,8 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(history::history, ingest::publish::publish))
         .routes(routes!(operate::streams::list))
         .routes(routes!(operate::streams::disconnect))
+        .routes(routes!(operate::revoke::user))
+        .routes(routes!(operate::revoke::tenant))
         .routes(routes!(operate::tenants::list))
         .routes(routes!(operate::tenants::purge))
         .routes(routes!(state::read::state))
@@ -81,11 +83,13 @@ async fn method_not_allowed(request: Request) -> Response {
     let path = request.uri().path();
     let allow = if path.ends_with("/auth/sse-token") {
         "POST"
-    } else if path.contains("/streams/") {
+    } else if path.contains("/streams/") || path.rsplit('/').nth(2) == Some("users") {
         "DELETE"
     } else if path.contains("/device-groups/") {
         "GET, HEAD, PUT, DELETE"
-    } else if path.rsplit('/').nth(1) == Some("tenants") {
+    } else if path.rsplit('/').nth(1) == Some("tenants")
+        || (path.rsplit('/').nth(2) == Some("tenants") && path.ends_with("/streams"))
+    {
         "DELETE"
     } else if path.ends_with("/events") {
         "GET, HEAD, POST"

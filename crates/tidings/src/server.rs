@@ -14,13 +14,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
-use crate::config::{Config, ConfigError};
+use crate::broker::Broker;
+use crate::config::{Config, ConfigError, LogKind};
 use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
-use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
 use crate::front::Front;
+use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
+use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
@@ -51,6 +54,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The log's folder can't hold a copy of what it is to hold.
+    #[error("{0}")]
+    Mirror(#[from] mirror::OpenError),
+    /// The log's folder holds a copy.
+    #[error("{0}")]
+    Folder(#[from] mirror::MirrorError),
     /// A thread or epoll instance could not be had.
     #[error("the stream engine could not start: {0}")]
     Engine(io::Error),
@@ -107,6 +116,8 @@ pub struct Server {
     admin_address: SocketAddr,
     /// Connections and accept loops; closed and waited for at the end.
     tasks: TaskTracker,
+    /// Copies the sources, where the log is a copy.
+    mirror: Option<Mirror>,
     /// No new connections.
     refusing: CancellationToken,
     /// Connections end after the request that they are at.
@@ -120,13 +131,14 @@ impl Server {
     /// # Errors
     ///
     /// When a part can't start; what has started is stopped by dropping it.
-    pub fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
+    pub async fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
         config.require_jwt_key()?;
         descriptors::raise_limit();
         let access_tokens = AccessTokens::from_config(&config.auth)?;
         for warning in access_tokens.warnings() {
             tracing::warn!("{warning}");
         }
+        let (stream_tokens, redis) = StreamTokens::from_config(&config)?;
         let not_usable = |key, address| {
             move |source| StartError::Listen {
                 key,
@@ -145,20 +157,40 @@ impl Server {
             .local_addr()
             .map_err(not_usable("admin_listen", config.admin_listen))?;
 
-        let app = Arc::new(assemble(config, access_tokens, address)?);
+        let broker = match config.log.kind {
+            LogKind::Embedded => None,
+            LogKind::JetStream => Some(Arc::new(Broker::connect(&config).await?)),
+        };
+        let broker_of = broker.as_deref();
+        let (app, copy) = assemble(config, access_tokens, stream_tokens, broker_of, address)?;
+        let app = Arc::new(app);
+        let mirror = copy.zip(broker_of).map(|(copy, broker)| {
+            let streams = broker.streams(&app.config);
+            let (nats, node) = (broker.nats(), broker.node());
+            Mirror::start(copy, streams, node, nats, &app.cursors, &app.liveness)
+        });
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
             admin_address,
             tasks: TaskTracker::new(),
+            mirror,
             refusing: CancellationToken::new(),
             stopping: CancellationToken::new(),
             app,
         };
+        if let Some(redis) = redis {
+            // Until the very end: requests that are under way then may still need it.
+            server.tasks.spawn(redis.run(server.stopping.clone()));
+        }
         server.tasks.spawn(state::ageing::run(
             Arc::clone(&server.app),
             server.refusing.clone(),
         ));
+        if let Some(broker) = broker {
+            let stopping = server.refusing.clone();
+            server.tasks.spawn(broker.ensure_stream(stopping));
+        }
         server.accept_on(public, Front::public(&server.app));
         server.accept_on(admin, Front::of(admin::router(&server.app)));
         tracing::info!(
@@ -220,11 +252,12 @@ impl Server {
             tracing::warn!(connections = self.tasks.len(), "connections were cut off");
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if tokio::time::timeout(left, self.app.group_changes.finish())
+        self.app.operations.close();
+        if tokio::time::timeout(left, self.app.operations.wait())
             .await
             .is_err()
         {
-            tracing::warn!("a change of a device group did not end in time");
+            tracing::warn!("an operator's change did not end in time");
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if tokio::time::timeout(left, self.app.purges.finish())
@@ -232,6 +265,9 @@ impl Server {
             .is_err()
         {
             tracing::warn!("a purge did not end in time; the next start goes on with it");
+        }
+        if let Some(mirror) = self.mirror {
+            mirror.stop().await;
         }
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
@@ -250,25 +286,45 @@ impl Server {
 fn assemble(
     config: Config,
     access_tokens: AccessTokens,
+    stream_tokens: StreamTokens,
+    broker: Option<&Broker>,
     address: SocketAddr,
-) -> Result<App, StartError> {
+) -> Result<(App, Option<Copy>), StartError> {
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
     let ids = Arc::new(OnceLock::new());
-    let followers: Arc<OnceLock<Vec<Arc<dyn Follower>>>> = Arc::new(OnceLock::new());
+    let liveness = Arc::new(Liveness::default());
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
         Arc::clone(&ids),
-        Arc::clone(&followers),
+        Arc::clone(&liveness),
     );
+    if broker.is_none() {
+        mirror::refuse_mirror(&config.log.path)?;
+    }
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Arc::new(Registry::open(&config.log.path)?);
+    let registry = Arc::new(Registry::open(
+        &config.log.path,
+        config.auth.revocations_kept,
+    )?);
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
+    let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
-    let cursors = Arc::new(Cursors::of_log(&log));
+    let copy = match broker {
+        Some(broker) => Some(Copy::open(
+            &config.log.path,
+            &log,
+            &broker.streams(&config),
+        )?),
+        None => None,
+    };
+    let cursors = Arc::new(match &copy {
+        Some(copy) => Cursors::of_mirror(&log, copy.sources()),
+        None => Cursors::of_log(&log),
+    });
     let _ = ids.set(Arc::clone(cursors.ids()));
     window.start_at(log.tail());
     let known_types = config.known_types();
@@ -278,15 +334,19 @@ fn assemble(
     let engines = Engines::start(&engine_options(&config), &log, &cursors, &window, &types)
         .map_err(StartError::Engine)?;
     let engines = Arc::new(engines);
-    let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
-    engines.health_changed(&log.health());
-    Ok(App {
+    liveness.follow(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
+    let store = match broker {
+        Some(broker) => broker.store(),
+        None => Store::Log(log.clone()),
+    };
+    let app = App {
         subjects: Subjects::new(&config.subjects),
         known_types,
-        stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
+        stream_tokens,
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
         registry,
+        operations: TaskTracker::new(),
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
@@ -294,12 +354,15 @@ fn assemble(
         draining: AtomicBool::new(false),
         config,
         log,
+        store,
+        liveness,
         cursors,
         window,
         types,
         engines,
         access_tokens,
-    })
+    };
+    Ok((app, copy))
 }
 
 fn log_options(config: &Config, address: SocketAddr) -> LogOptions {

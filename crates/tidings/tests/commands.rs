@@ -567,6 +567,9 @@ fn an_operator_sees_who_watches_and_who_saw_and_ends_streams() {
     put.stdin.take().unwrap().write_all(b"d3\nd4 d5").unwrap();
     assert!(put.wait().unwrap().success());
     tail.error_with("view_changed");
+    let revoked = printed(&mut operate(&["streams", "revoke", "--user", "ada"]));
+    assert!(revoked.contains("streams were closed."), "{revoked}");
+    tail.error_with("revoked");
     printed(&mut operate(&["groups", "remove", "north side"]));
     assert_eq!(printed(&mut operate(&["groups", "--json"])), "");
     let refused = operate(&["groups", "remove", "north side"])

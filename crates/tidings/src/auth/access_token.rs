@@ -19,6 +19,7 @@ use super::verified::{Digest, VerifiedTokens};
 use super::verifying_key::VerifyingKeys;
 use super::{NoRandomness, random_text};
 use crate::config::{AuthConfig, ClaimNames, ConfigError};
+use crate::registry::Registry;
 
 /// The longest access token, in bytes. Lists of devices make tokens long, but not this long.
 pub const MAX_ACCESS_TOKEN_LENGTH: usize = 64 * 1024;
@@ -48,6 +49,9 @@ pub enum AccessTokenError {
     /// It is over.
     #[error("the access token has expired")]
     Expired,
+    /// It was revoked.
+    #[error("the access token was revoked")]
+    Revoked,
     /// It is not valid yet, or was issued in the future.
     #[error("the access token is not valid yet")]
     NotYetValid,
@@ -130,6 +134,8 @@ pub struct AccessTokens {
     leeway: i64,
     super_admin_role: Arc<str>,
     verified: VerifiedTokens,
+    /// Says which of them were revoked, where tokens can be.
+    registry: Option<Arc<Registry>>,
 }
 
 /// The part of a JOSE header that decides anything. What else it says (`kid`, `jwk`, `x5c`, …) is not used:
@@ -158,7 +164,15 @@ impl AccessTokens {
             leeway: i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1),
             super_admin_role: config.super_admin_role.as_str().into(),
             verified: VerifiedTokens::default(),
+            registry: None,
         })
+    }
+
+    /// From now on refuses tokens that this registry knows as revoked.
+    #[must_use]
+    pub fn obeying(mut self, registry: Arc<Registry>) -> Self {
+        self.registry = Some(registry);
+        self
     }
 
     /// What an operator should know about the keys, a sentence each: a short secret.
@@ -169,6 +183,15 @@ impl AccessTokens {
 
     /// The user whom `jwt` speaks of, at `now` in Unix seconds.
     pub fn verify(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
+        let identity = self.identity_of(jwt, now)?;
+        let registry = self.registry.as_ref();
+        if registry.is_some_and(|registry| registry.revocations().cover(&identity)) {
+            return Err(AccessTokenError::Revoked);
+        }
+        Ok(identity)
+    }
+
+    fn identity_of(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
         let digest = Digest::of(jwt);
         if let Some(identity) = self.verified.find(&digest) {
             return if identity.expired(now) {

@@ -4,6 +4,7 @@
 //! - [`access_token`]: from a JWT to an [`Identity`].
 //! - [`stream_token`]: the single-use secret that carries an [`Identity`] from `POST /auth/sse-token` to a stream.
 //! - [`publisher_key`]: API keys of publishers.
+//! - [`revocation`]: whose access tokens are good no more.
 //! - [`operator`]: who may operate, as an extractor for the handlers of operators' calls.
 //!
 //! No HTTP in the others: callers bring the text of a credential and get an answer. Errors and `Debug` output never
@@ -14,6 +15,7 @@ mod claims;
 pub mod identity;
 pub mod operator;
 pub mod publisher_key;
+pub mod revocation;
 pub mod stream_token;
 mod verified;
 mod verifying_key;
@@ -26,7 +28,7 @@ pub use access_token::{AccessTokenError, AccessTokens, MintError, NewAccessToken
 pub use identity::Identity;
 pub use operator::Operator;
 pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeys, UnknownPublisherKey};
-pub use stream_token::{StreamTokens, Unavailable};
+pub use stream_token::{LinkKeeper, Looked, StreamTokens, Unavailable};
 
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use tidings_client::{Client, StreamListOptions};
-use tidings_protocol::operate::{StreamInfo, StreamView};
+use tidings_protocol::operate::{AccessRevoked, StreamInfo, StreamView};
 
 use super::connect::ConnectArgs;
 use super::table::{seconds, size, table};
@@ -19,7 +19,8 @@ For operators. A tenant's operator sees the streams of its tenant, but none of a
 Examples:
   tidings streams
   tidings streams --user ada --json | jq .lag_seconds
-  tidings streams close sse-1f0c9a7be210"
+  tidings streams close sse-1f0c9a7be210
+  tidings streams revoke --user ada"
 )]
 pub(super) struct StreamsCommand {
     #[command(subcommand)]
@@ -35,6 +36,15 @@ enum Action {
         /// The connection ids
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
+        #[command(flatten)]
+        connect: ConnectArgs,
+    },
+    /// Revoke the access tokens of a user, or without --user of all of the tenant's, that were issued up to now, and
+    /// end the streams that they opened
+    Revoke {
+        /// The user; without a tenant, everybody of this id in all tenants
+        #[arg(long)]
+        user: Option<String>,
         #[command(flatten)]
         connect: ConnectArgs,
     },
@@ -66,8 +76,27 @@ pub(super) fn run(command: StreamsCommand) -> Outcome {
                 Ok(ExitCode::SUCCESS)
             })
         }
+        Some(Action::Revoke { user, connect }) => revoke(user.as_deref(), &connect),
         None => list(command.list),
     }
+}
+
+fn revoke(user: Option<&str>, connect: &ConnectArgs) -> Outcome {
+    let client = connect.client()?;
+    let revoked = if let Some(user) = user {
+        block_on(async { Ok(client.revoke_user(user, connect.tenant()).await?) })?
+    } else {
+        let tenant = connect.required_tenant()?;
+        block_on(async { Ok(client.revoke_tenant(tenant).await?) })?
+    };
+    let AccessRevoked {
+        revoked_at,
+        streams_closed,
+    } = revoked;
+    print(&format!(
+        "Access tokens issued up to {} are refused; {streams_closed} streams were closed.",
+        seconds(&revoked_at)
+    ))
 }
 
 fn list(args: ListArgs) -> Outcome {

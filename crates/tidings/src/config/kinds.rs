@@ -10,7 +10,7 @@ use tidings_protocol::EventType;
 use toml::Value;
 
 use super::key::{Class, Fault, Kind};
-use super::values::LogFormat;
+use super::values::{LogFormat, LogKind, LogLayout, TokensKind};
 use crate::engine::Coding;
 
 pub(super) const TEXT: Kind<String> = Kind {
@@ -210,6 +210,78 @@ pub(super) const LOG_LEVEL: Kind<String> = Kind {
     },
 };
 
+pub(super) const BOOL: Kind<bool> = Kind {
+    name: "true or false",
+    class: Class::Value,
+    read: |value| {
+        value
+            .as_bool()
+            .ok_or_else(|| "this is true or false, written without quotes".into())
+    },
+};
+
+pub(super) const LOG_KIND: Kind<LogKind> = Kind {
+    name: "embedded or jetstream",
+    class: Class::Text,
+    read: |value| match text(value)? {
+        "embedded" => Ok(LogKind::Embedded),
+        "jetstream" => Ok(LogKind::JetStream),
+        _ => Err("the kinds of log are embedded and jetstream".into()),
+    },
+};
+
+pub(super) const LOG_LAYOUT: Kind<LogLayout> = Kind {
+    name: "own or fleet",
+    class: Class::Text,
+    read: |value| match text(value)? {
+        "own" => Ok(LogLayout::Own),
+        "fleet" => Ok(LogLayout::Fleet),
+        _ => Err("the layouts are own and fleet".into()),
+    },
+};
+
+pub(super) const NATS_URLS: Kind<Vec<String>> = Kind {
+    name: "list of URLs",
+    class: Class::List,
+    read: |value| {
+        // One URL needs no brackets, in a file either.
+        let items = value
+            .as_array()
+            .map_or(std::slice::from_ref(value), Vec::as_slice);
+        // What is wrong is not quoted: somebody may have put a password there.
+        let read = |(index, item)| {
+            nats_url(item).map_err(|problem| Fault {
+                within: format!("[{index}]"),
+                problem,
+            })
+        };
+        items.iter().enumerate().map(read).collect()
+    },
+};
+
+pub(super) const STREAM: Kind<String> = Kind {
+    name: "text",
+    class: Class::Text,
+    read: |value| {
+        let name = filled(value)?;
+        if is_stream_name(name) {
+            Ok(name.to_owned())
+        } else {
+            Err("a stream's name has 1 to 255 letters, digits, _ and -".into())
+        }
+    },
+};
+
+pub(super) const TOKENS_KIND: Kind<TokensKind> = Kind {
+    name: "memory or redis",
+    class: Class::Text,
+    read: |value| match text(value)? {
+        "memory" => Ok(TokensKind::Memory),
+        "redis" => Ok(TokensKind::Redis),
+        _ => Err("stream tokens are kept in memory or redis".into()),
+    },
+};
+
 pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind {
     name: "auto, pretty or json",
     class: Class::Text,
@@ -220,6 +292,39 @@ pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind {
         _ => Err("the formats are auto, pretty and json".into()),
     },
 };
+
+/// Whether a stream can have this name; NATS allows a little more, but not everywhere.
+pub(super) fn is_stream_name(name: &str) -> bool {
+    (1..=255).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+/// The address of a NATS server, with its scheme.
+fn nats_url(value: &Value) -> Result<String, String> {
+    let problem = || {
+        "an address of a NATS server is written nats://HOST:PORT, or tls://HOST:PORT for TLS"
+            .to_owned()
+    };
+    let url = filled(value)?;
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    if rest.contains('@') {
+        return Err(
+            "a user and a password don't belong into the address; set nats.user and nats.password"
+                .to_owned(),
+        );
+    }
+    let address = rest.strip_suffix('/').unwrap_or(rest);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    let well_formed =
+        matches!(scheme, "nats" | "tls") && !address.is_empty() && address.bytes().all(plain);
+    let url = format!("{scheme}://{address}");
+    match url.parse::<async_nats::ServerAddr>() {
+        Ok(_) if well_formed => Ok(url),
+        _ => Err(problem()),
+    }
+}
 
 fn mount(value: &Value) -> Result<String, String> {
     let path = text(value)?;

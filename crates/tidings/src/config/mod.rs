@@ -12,11 +12,15 @@
 //! Nothing here opens a port or reads a key file; [`crate::auth`] does the latter.
 
 mod error;
+mod fleet;
 mod gather;
 mod key;
 mod kinds;
 mod model;
+mod nats;
 mod publishers;
+mod redis;
+mod redis_url;
 mod reference;
 mod show;
 mod subjects;
@@ -27,16 +31,21 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, ConfigErrors, Source};
+pub use fleet::{FleetStream, FleetSubject, SubjectPart};
 pub use gather::{NOT_SETTINGS, Settings};
 pub use key::Key;
 pub use model::{
     AuthConfig, ClaimNames, Config, CorsConfig, JwtConfig, LimitsConfig, LogConfig, LoggingConfig,
     ShutdownConfig, StreamConfig,
 };
+pub use nats::{NatsConfig, NatsTlsConfig};
+pub use redis::{RedisConfig, TokensConfig};
+pub use redis_url::{RedisAddress, RedisServers, RedisUrl};
 pub use reference::{configuration_reference, default_toml};
 pub(crate) use values::is_publisher_id;
 pub use values::{
-    Bound, LogFormat, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig, TenantSettings,
+    Bound, LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig,
+    TenantSettings, TokensKind,
 };
 
 /// The variable that names the configuration file where `--config` does not.

@@ -14,12 +14,17 @@ use tidings_protocol::event::BUILT_IN_TYPES;
 use tidings_protocol::{EventType, TenantId};
 
 use super::error::ConfigError;
+use super::fleet;
 use super::key::section;
 use super::kinds;
+use super::nats::NatsConfig;
 use super::publishers::PUBLISHERS;
+use super::redis::{self, RedisConfig, TokensConfig};
 use super::subjects::{self, SUBJECTS};
 use super::tenants::TENANTS;
-use super::values::{LogFormat, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings};
+use super::values::{
+    LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings,
+};
 use crate::engine::Coding;
 
 section! {
@@ -55,8 +60,14 @@ section! {
         auth: AuthConfig;
         /// Which web pages may call.
         cors: CorsConfig;
+        /// Stream tokens.
+        tokens: TokensConfig;
+        /// Redis.
+        redis: RedisConfig;
         /// The event log.
         log: LogConfig;
+        /// The NATS servers.
+        nats: NatsConfig;
         /// Streams on the wire.
         stream: StreamConfig;
         /// Limits; 0 means no limit where a key says nothing else.
@@ -79,6 +90,9 @@ section! {
         operator_role: String = kinds::TEXT, "tenant_operator";
         /// The cookie that may carry the access token when a stream token is asked for.
         cookie: String = kinds::COOKIE, "access_token";
+        /// For how long it is remembered whose access tokens were revoked; 0 is for ever. It must be longer than any
+        /// access token lives: one that outlives this is good again.
+        revocations_kept: Duration = kinds::RETENTION, "30d";
         /// Publishers that show an API key instead of an access token. Each is a table with `id`,
         /// `secret_sha256` (64 hexadecimal digits: SHA-256 of the part of the key behind `tdk_<id>_`),
         /// `tenants` (a list of tenant ids, or `"*"`) and `types` (a list of event types; without it all).
@@ -159,6 +173,12 @@ section! {
 section! {
     /// The event log.
     LogConfig in "log." {
+        /// Where the log is: `embedded` in the folder `log.path`, or `jetstream` in the streams of NATS servers
+        /// (`nats.url`), which any number of nodes share; each then keeps a copy of what is retained in `log.path`.
+        kind: LogKind = kinds::LOG_KIND, "embedded";
+        /// Which streams of JetStream are the log: `own`, one stream that is made where it does not exist and that
+        /// the publish endpoint writes; or `fleet`, the existing streams of `nats.fleet`, which are only read.
+        layout: LogLayout = kinds::LOG_LAYOUT, "own";
         /// The folder of the log; it is created where it does not exist.
         path: PathBuf = kinds::PATH, "./tidings-data";
         /// How long events are kept; 0 means until there are too many.
@@ -339,8 +359,13 @@ impl Config {
             }
         }
         errors.extend(self.auth.jwt.claims.clashes());
+        errors.extend(redis::contradictions(&self.tokens, &self.redis));
         let known = self.known_types();
         errors.extend(subjects::contradictions(&self.subjects, &known));
+        errors.extend(self.nats.contradictions(&self.log));
+        if self.log.layout == LogLayout::Fleet {
+            errors.extend(fleet::contradictions(&self.nats.fleet, &known));
+        }
         for event_type in self
             .stream
             .conflate

@@ -845,3 +845,142 @@ fn rules_of_subjects_are_read_whole_or_refused_by_field_and_line() {
         assert!(errors.starts_with(error), "{errors}");
     }
 }
+
+#[test]
+fn the_log_is_embedded_unless_it_is_said_where_nats_is() {
+    let config = Given::default().config();
+    assert_eq!(config.log.kind, LogKind::Embedded);
+    assert_eq!(config.log.layout, LogLayout::Own);
+    assert!(config.nats.url.is_empty());
+    assert_eq!(config.nats.stream, "TIDINGS");
+    assert_eq!(config.nats.replicas, 1);
+    assert_eq!(config.nats.duplicate_window, Duration::from_mins(2));
+
+    let config = file(
+        "[log]\nkind = \"jetstream\"\nlayout = \"fleet\"\n[nats]\nurl = \"10.0.0.1\"\n[nats.tls]\nrequired = true",
+    )
+    .config();
+    assert_eq!(config.log.kind, LogKind::JetStream);
+    assert_eq!(config.log.layout, LogLayout::Fleet);
+    assert_eq!(config.nats.url, ["nats://10.0.0.1"]);
+    assert!(config.nats.tls.required);
+    let urls = variables(&[("TIDINGS_NATS__URL", "nats://a:4222,tls://b:4223")]).config();
+    assert_eq!(urls.nats.url, ["nats://a:4222", "tls://b:4223"]);
+}
+
+#[test]
+fn settings_of_nats_that_do_not_go_together_are_told() {
+    let kind = ("log.kind", "jetstream");
+    let url = ("nats.url", "nats://127.0.0.1:4222");
+    for (given, key) in [
+        (&[kind][..], "nats.url"),
+        (&[("log.layout", "fleet")], "log.layout"),
+        (&[("nats.user", "tidings")], "nats.password"),
+        (&[("nats.password", "s3cr3t")], "nats.user"),
+        (
+            &[("nats.token", "t0k3n"), ("nats.token_file", "/t")],
+            "nats.token_file",
+        ),
+        (
+            &[("nats.token", "t0k3n"), ("nats.credentials_file", "/c")],
+            "nats.credentials_file",
+        ),
+        (
+            &[("nats.tls.certificate_file", "/c.pem")],
+            "nats.tls.key_file",
+        ),
+        (
+            &[("nats.tls.key_file", "/k.pem")],
+            "nats.tls.certificate_file",
+        ),
+        (
+            &[("log.retention", "1m"), ("nats.duplicate_window", "2m")],
+            "nats.duplicate_window",
+        ),
+    ] {
+        let told = flags(given).errors();
+        assert!(told.starts_with(key), "{given:?}: {told}");
+        assert!(
+            !told.contains("t0k3n") && !told.contains("s3cr3t"),
+            "{told}"
+        );
+    }
+    flags(&[kind, url, ("nats.user", "u"), ("nats.password", "p")]).config();
+    for bad in [
+        "http://a:4222",
+        "nats://u:s3cr3t@a:4222",
+        "nats://",
+        "nats://a b",
+    ] {
+        let told = flags(&[("nats.url", bad)]).errors();
+        assert!(told.contains("nats.url[0]"), "{told}");
+    }
+    assert!(
+        flags(&[("nats.stream", "a.b")])
+            .errors()
+            .contains("nats.stream")
+    );
+}
+
+#[test]
+fn the_fleets_subjects_are_the_protocols_or_those_that_are_given() {
+    let streams = |config: &Config| -> Vec<String> {
+        config
+            .nats
+            .fleet
+            .iter()
+            .flat_map(|stream| {
+                stream
+                    .subjects
+                    .iter()
+                    .map(|subject| format!("{} {subject} {}", stream.name, subject.event_type))
+            })
+            .collect()
+    };
+    assert_eq!(
+        streams(&Given::default().config()),
+        [
+            "DEVICE_EVENTS config.push.alert.> config_push",
+            "DEVICE_EVENTS config.push.rollback.> config_push",
+            "DEVICE_EVENTS config.push.{tenant}.{device} config_push",
+            "DEVICE_EVENTS device.metrics.*.{device} metric_update",
+            "DEVICE_EVENTS device.status.{device} device_status",
+            "ALERT_EVENTS alert.fired.{tenant} alert_fired",
+            "ALERT_EVENTS alert.resolved.{tenant} alert_resolved",
+            "OPERATION_EVENTS firmware.progress.{tenant}.{device} firmware_progress",
+        ]
+    );
+    let own = file(
+        "event_types = [\"door_state\"]\n[nats.fleet.DOORS]\n\"door.{tenant}.>\" = \"door_state\"",
+    );
+    assert_eq!(streams(&own.config()), ["DOORS door.{tenant}.> door_state"]);
+    for (table, what) in [
+        ("{ \"A.B\" = {} }", "a stream's name"),
+        ("{ A = 1 }", "table of subjects"),
+        (
+            "{ A = { \"a..b\" = \"device_status\" } }",
+            "part of a subject",
+        ),
+        ("{ A = { \">.a\" = \"device_status\" } }", "comes last"),
+        (
+            "{ A = { \"{device}.{device}\" = \"device_status\" } }",
+            "comes twice",
+        ),
+        ("{ A = { \"a\" = \"cursor\" } }", "server's own"),
+        ("{ A = { \"a\" = \"door_state\" } }", "no event type here"),
+        (
+            "{ A = { \"a.*\" = \"device_status\", \"a.{kind}\" = \"device_status\" } }",
+            "comes twice",
+        ),
+    ] {
+        let told = flags(&[
+            ("log.kind", "jetstream"),
+            ("log.layout", "fleet"),
+            ("nats.url", "nats://a"),
+            ("nats.fleet", table),
+        ])
+        .errors();
+        assert!(told.contains("nats.fleet.A"), "{told}");
+        assert!(told.contains(what), "{what}: {told}");
+    }
+}

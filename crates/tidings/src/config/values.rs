@@ -84,6 +84,33 @@ pub struct TenantSettings<'a> {
     pub event_bytes: usize,
 }
 
+/// Where the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// In this server's own folder.
+    Embedded,
+    /// In NATS JetStream; every node keeps a copy in its own folder.
+    JetStream,
+}
+
+/// Which streams and subjects of JetStream hold the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLayout {
+    /// One stream that the publish endpoint of any node writes.
+    Own,
+    /// Streams that others publish to, and that are only read here.
+    Fleet,
+}
+
+/// Where stream tokens are kept until they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokensKind {
+    /// In the process's memory: they open streams of this process only.
+    Memory,
+    /// In Redis: they open streams of every node that asks the same Redis.
+    Redis,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

@@ -38,6 +38,15 @@ pub fn appended_at(event: &EventRef<'_>) -> i64 {
         .map_or(event.appended_at, |origin| origin.time)
 }
 
+/// Where the last event of a mirror's log comes from.
+///
+/// # Errors
+///
+/// When the log can't be read.
+pub fn last_origin(log: &Log) -> Result<Option<Origin>, ReadError> {
+    Ok(lookup::last_event(log, log.tail())?.map(|(_, origin)| origin))
+}
+
 /// Turns positions of the log into cursors and back.
 #[derive(Debug)]
 pub struct Cursors {
@@ -70,6 +79,12 @@ impl Cursors {
             sources: Some(Arc::clone(sources)),
             last: Mutex::default(),
         }
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// The ids of events.

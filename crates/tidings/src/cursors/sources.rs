@@ -1,5 +1,7 @@
 //! What a mirror knows of its sources. The mirror writes it, who resolves cursors reads it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tidings_protocol::{Cursor, Epoch};
 use tokio::sync::watch;
 
@@ -45,6 +47,7 @@ impl Standing {
 pub struct Sources {
     names: Box<[String]>,
     standings: watch::Sender<Vec<Standing>>,
+    complete: AtomicBool,
 }
 
 impl Sources {
@@ -56,6 +59,7 @@ impl Sources {
         Self {
             names,
             standings: watch::Sender::new(standings),
+            complete: AtomicBool::new(false),
         }
     }
 
@@ -81,6 +85,26 @@ impl Sources {
     pub fn update(&self, source: usize, change: impl FnOnce(&mut Standing)) {
         self.standings
             .send_modify(|standings| change(&mut standings[source]));
+    }
+
+    /// Whether everything that they had was copied once. Before, streams would miss what is there.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Says that everything was copied; whether that is news.
+    pub fn set_complete(&self) -> bool {
+        !self.complete.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits until a source was met; what cursors call it then.
+    pub async fn met(&self, source: usize) -> Epoch {
+        let mut changes = self.standings.subscribe();
+        let met = changes.wait_for(|standings| standings[source].epoch > Epoch(0));
+        // It can't end: the sender is `self`.
+        met.await
+            .map_or(Epoch(0), |standings| standings[source].epoch)
     }
 
     /// Waits until the log covers these places, of which there is one for each source.

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::stream::{Stage, Stream};
 use super::thread::Thread;
 use super::ticket::ConnectionId;
+use crate::auth::revocation::Revocation;
 use crate::fanout::{Conflation, Rules, View};
 
 /// How many slots one slice looks at.
@@ -39,6 +40,8 @@ pub struct StreamFilter {
     pub user: Option<Arc<str>>,
     /// Those that this device group of `tenant` bounds.
     pub device_group: Option<Arc<str>>,
+    /// Those whose authority this ends.
+    pub revoked: Option<Arc<Revocation>>,
     /// Not those of super admins.
     pub without_super_admins: bool,
 }
@@ -57,6 +60,10 @@ impl StreamFilter {
             && self.connection.is_none_or(|id| id == connection)
             && self.user.as_ref().is_none_or(|user| *user == identity.user)
             && (self.device_group.is_none() || self.device_group == identity.device_group)
+            && self
+                .revoked
+                .as_ref()
+                .is_none_or(|revocation| revocation.covers(identity))
             && !(self.without_super_admins && identity.super_admin)
     }
 }

@@ -110,7 +110,7 @@ impl Thread {
             self.close(slot, reason);
             return;
         }
-        self.tell_health(slot);
+        self.tell_liveness(slot);
         if self.streams.contains(slot) {
             self.pull(slot);
         }
@@ -210,7 +210,7 @@ impl Thread {
                 }
                 let due = stream.told_stale != self.stale.is_some();
                 if due {
-                    self.tell_health(slot);
+                    self.tell_liveness(slot);
                 }
                 !due || self.streams.get(slot).is_some_and(Stream::is_clear)
             }
@@ -237,8 +237,8 @@ impl Thread {
         }
     }
 
-    /// Tells the stream that the log can't be appended to, or can be again, once for each change.
-    pub(super) fn tell_health(&mut self, slot: usize) {
+    /// Tells the stream that what it is shown may be old, or is live again, once for each change.
+    pub(super) fn tell_liveness(&mut self, slot: usize) {
         let stream = &mut self.streams[slot];
         let stale = self.stale.as_deref();
         if stream.told_stale == stale.is_some()

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tidings_log::{Health, Log};
+use tidings_log::Log;
 use tidings_protocol::api::ClosingReason;
 
 pub use catch_up::CatchUpPool;
@@ -52,7 +52,7 @@ pub use snapshot::{SnapshotReading, shows};
 pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, Recheck, StreamSink, Ticket};
 
 use crate::cursors::Cursors;
-use crate::fanout::{Follower, TypeTable, Window};
+use crate::fanout::{Follower, Stale, TypeTable, Window};
 use census::Inquiry;
 use mailbox::{Command, Mailbox};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -250,7 +250,7 @@ impl Follower for Engines {
         }
     }
 
-    fn health_changed(&self, health: &Health) {
-        self.command(|| Command::Health(health.clone()));
+    fn liveness_changed(&self, stale: Option<&Stale>) {
+        self.command(|| Command::Liveness(stale.cloned()));
     }
 }

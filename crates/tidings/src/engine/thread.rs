@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Poll};
 use slab::Slab;
-use tidings_log::{Health, Scope};
+use tidings_log::Scope;
 use tidings_protocol::Position;
 use tidings_protocol::api::ClosingReason;
 
@@ -23,7 +23,7 @@ use super::mailbox::{Command, Mailbox, WAKER};
 use super::pull::{Chunks, CodedReading};
 use super::stream::Stream;
 use super::wheel::{TICK, Tick, Wheel};
-use crate::fanout::{Block, Window};
+use crate::fanout::{Block, Stale, Window};
 
 /// How many socket events one look at the poll brings.
 const EVENTS: usize = 1024;
@@ -52,7 +52,7 @@ pub(super) struct Thread {
     pub(super) chunks: Chunks,
     /// What operators have asked and is not answered yet.
     pub(super) inquiries: Inquiries,
-    /// Why the log can't be appended to, if it can't: the data of a `stale` event.
+    /// Why what is shown may be old, if it may: the data of a `stale` event.
     pub(super) stale: Option<String>,
     /// Every stream is to end for this reason.
     pub(super) closing: Option<ClosingReason>,
@@ -182,23 +182,20 @@ impl Thread {
         for command in mail.commands {
             match command {
                 Command::CloseAll(reason) => self.close_all(reason),
-                Command::Health(health) => self.health_changed(&health),
+                Command::Liveness(stale) => self.liveness_changed(stale.as_ref()),
                 Command::Stop { deadline } => self.stop = Some(deadline),
             }
         }
     }
 
-    fn health_changed(&mut self, health: &Health) {
-        self.stale = match health {
-            Health::Healthy => None,
-            Health::Full { since, reason } | Health::Failed { since, reason } => Some(
-                serde_json::json!({ "since": crate::time::rfc3339(*since), "reason": reason })
-                    .to_string(),
-            ),
-        };
+    fn liveness_changed(&mut self, stale: Option<&Stale>) {
+        self.stale = stale.map(|Stale { since, reason }| {
+            let since = crate::time::rfc3339(*since);
+            serde_json::json!({ "since": since, "reason": reason }).to_string()
+        });
         let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.tell_health(slot);
+            self.tell_liveness(slot);
         }
     }
 
@@ -240,7 +237,7 @@ mod tests {
     use std::io::Read as _;
     use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 
-    use tidings_log::{EventRef, Listener, Log, LogOptions};
+    use tidings_log::{EventRef, Health, Listener, Log, LogOptions};
     use tidings_protocol::TenantId;
 
     use super::*;

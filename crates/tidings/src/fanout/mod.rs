@@ -7,12 +7,14 @@
 //! - [`snapshot`]: the last event of each subject in its wire form.
 //! - [`conflation`]: which events a stream that lags can do without.
 //! - [`window`]: the newest blocks, bounded by bytes.
+//! - [`liveness`]: whether what is shown is live.
 //!
 //! Data flows from the log's writer ([`FanOut`] is its listener) through the window to the
 //! engines, which are only told that there is more and fetch it themselves.
 
 pub mod block;
 pub mod conflation;
+pub mod liveness;
 pub mod rules;
 pub mod snapshot;
 pub mod types;
@@ -28,18 +30,19 @@ use crate::cursors::EventIds;
 use block::FULL;
 pub use block::{Block, BlockBuilder};
 pub use conflation::Conflation;
+pub use liveness::{Liveness, Stale};
 pub use rules::Rules;
 pub use types::{TypeId, TypeSet, TypeTable};
 pub use view::{View, ViewRequest};
 pub use window::Window;
 
-/// Who is told that the log reaches further, or that its health has changed. Called on the log's
+/// Who is told that the log reaches further, or whether what is shown is live. Called mostly on the log's
 /// writer thread: an implementation only leaves a note and wakes its own thread.
 pub trait Follower: Send + Sync {
     /// The window holds more than before.
     fn tail_moved(&self);
-    /// The log can or can't be appended to.
-    fn health_changed(&self, health: &Health);
+    /// What is shown may be old, or is live again (`None`).
+    fn liveness_changed(&self, stale: Option<&Stale>);
 }
 
 /// The log's listener: encodes what became durable and passes the word on.
@@ -48,7 +51,7 @@ pub struct FanOut {
     types: Arc<TypeTable>,
     /// Set once, as soon as the log is open; nothing is committed before.
     ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
-    followers: Arc<std::sync::OnceLock<Vec<Arc<dyn Follower>>>>,
+    liveness: Arc<Liveness>,
 }
 
 impl FanOut {
@@ -59,19 +62,13 @@ impl FanOut {
         window: Arc<Window>,
         types: Arc<TypeTable>,
         ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
-        followers: Arc<std::sync::OnceLock<Vec<Arc<dyn Follower>>>>,
+        liveness: Arc<Liveness>,
     ) -> Self {
         Self {
             window,
             types,
             ids,
-            followers,
-        }
-    }
-
-    fn each_follower(&self, tell: impl Fn(&dyn Follower)) {
-        for follower in self.followers.get().into_iter().flatten() {
-            tell(follower.as_ref());
+            liveness,
         }
     }
 }
@@ -99,10 +96,12 @@ impl Listener for FanOut {
         {
             self.window.push(builder.finish(last.position));
         }
-        self.each_follower(|follower| follower.tail_moved());
+        for follower in self.liveness.each() {
+            follower.tail_moved();
+        }
     }
 
     fn health_changed(&mut self, health: &Health) {
-        self.each_follower(|follower| follower.health_changed(health));
+        self.liveness.log_is(health);
     }
 }

@@ -7,7 +7,8 @@
 //! - `members`: what an object holds, once its text was checked.
 //! - [`payload`]: its `data`, made to name its tenant and device.
 //! - [`subject`]: what it is the latest state of.
-//! - [`publish`]: the handler: admits the body, gives it to the log and answers when it is durable.
+//! - [`store`]: where it goes: into the log, or into the stream that the log is a copy of.
+//! - [`publish`]: the handler: admits the body, stores it and answers when it is durable.
 
 pub mod body;
 pub mod envelope;
@@ -16,4 +17,5 @@ mod members;
 pub mod payload;
 pub mod publish;
 pub mod publisher;
+pub mod store;
 pub mod subject;

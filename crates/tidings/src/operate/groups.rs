@@ -16,7 +16,6 @@ use http::{HeaderMap, StatusCode, header};
 use tidings_protocol::api::ClosingReason;
 use tidings_protocol::operate::{DeviceGroup, DeviceGroupList, DeviceGroupSummary};
 use tidings_protocol::{DeviceId, TenantId};
-use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::auth::{Operator, is_bounded_text};
@@ -34,20 +33,12 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct GroupChanges {
     one_at_a_time: tokio::sync::Mutex<()>,
-    /// Changes that have begun; they go on when their client leaves.
-    tasks: TaskTracker,
 }
 
 impl GroupChanges {
     /// Keeps changes away until it is dropped.
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.one_at_a_time.lock().await
-    }
-
-    /// Waits for the changes that have begun.
-    pub async fn finish(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 }
 
@@ -87,7 +78,7 @@ async fn change(
     change: Change,
 ) -> Result<usize, Refusal> {
     let (shared, group): (_, Arc<str>) = (Arc::clone(app), name.into());
-    let work = app.group_changes.tasks.spawn(async move {
+    let work = app.operations.spawn(async move {
         let _turn = shared.group_changes.one_at_a_time.lock().await;
         let (keeper, named) = (Arc::clone(&shared), Arc::clone(&group));
         let stored =

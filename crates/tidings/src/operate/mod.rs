@@ -3,6 +3,7 @@
 //! - [`audience`]: which streams were shown an event, and what kept it from the others.
 //! - [`devices`]: devices taken away.
 //! - [`streams`]: the open streams, listed and ended.
+//! - [`revoke`]: access tokens revoked, and their streams ended.
 //! - [`groups`]: device groups, and the end of the streams that a changed one bounds.
 //! - [`tenants`]: what there is of each tenant, and the purge of one.
 //!
@@ -11,6 +12,7 @@
 pub mod audience;
 pub mod devices;
 pub mod groups;
+pub mod revoke;
 pub mod streams;
 pub mod tenants;
 
@@ -112,4 +114,10 @@ async fn reading<T: Send + 'static>(
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
+}
+
+/// Runs what waits for the disk where that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

@@ -20,7 +20,7 @@ use tidings_protocol::operate::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{log_unreadable, reading};
+use super::{blocking, log_unreadable, reading};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::engine::StreamFilter;
@@ -350,9 +350,4 @@ pub fn watch_unfinished(app: &Arc<App>) {
             app.purges.tasks.spawn(watching);
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }

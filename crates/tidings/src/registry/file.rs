@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use redb::{
     Database, Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-    Value, WriteTransaction,
+    TableError, Value, WriteTransaction,
 };
 
-use super::{FILE_NAME, RegistryError, groups, purged};
+use super::{FILE_NAME, RegistryError, groups, purged, revocations};
 
 /// The version of the tables.
 const VERSION: u64 = 1;
@@ -37,6 +37,7 @@ impl RegistryFile {
             let made = make(&path, |write| {
                 write.open_table(groups::TABLE)?;
                 write.open_table(purged::TABLE)?;
+                write.open_table(revocations::TABLE)?;
                 Ok(())
             });
             made.map_err(|error| open_error(&path, &error))?;
@@ -124,7 +125,8 @@ impl RegistryFile {
             let read = database.begin_read()?;
             make(&self.path, |write| {
                 copy(&read, write, groups::TABLE)?;
-                copy(&read, write, purged::TABLE)
+                copy(&read, write, purged::TABLE)?;
+                copy(&read, write, revocations::TABLE)
             })
         });
         copied.map_err(|error| self.write_error(&error))?;
@@ -163,7 +165,12 @@ fn copy<K: Key + 'static, V: Value + 'static>(
     table: TableDefinition<'_, K, V>,
 ) -> Result<(), redb::Error> {
     let mut copied = to.open_table(table)?;
-    for entry in from.open_table(table)?.iter()? {
+    let from = match from.open_table(table) {
+        // A file of an older version lacks the newer tables.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        opened => opened?,
+    };
+    for entry in from.iter()? {
         let (key, value) = entry?;
         copied.insert(key.value(), value.value())?;
     }

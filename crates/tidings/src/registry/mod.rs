@@ -1,4 +1,5 @@
-//! The server's small durable facts: which tenants were purged, and which devices make up which group.
+//! The server's small durable facts: which tenants were purged, whose access tokens are revoked, and which devices
+//! make up which group.
 //!
 //! One file of redb beside the log, `registry.redb` (`file`), and for each kind of fact a module that owns one
 //! table of it. Everything is held in memory too, since it is asked on every request and seldom changed: what is
@@ -9,12 +10,15 @@
 mod file;
 mod groups;
 mod purged;
+mod revocations;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use groups::{DeviceGroup, DeviceGroups};
 pub use purged::{Purge, PurgedTenants};
+pub use revocations::Revocations;
 
 use file::RegistryFile;
 
@@ -34,7 +38,7 @@ pub enum RegistryError {
     },
     /// It holds something that this version did not write.
     #[error(
-        "{} is damaged: {what}. It holds the device groups and which tenants were purged, so the server does not \
+        "{} is damaged: {what}. It holds the device groups, revocations and which tenants were purged, so the server does not \
          start without it. Restore it from a backup; or move it away to begin with none, in which case groups must \
          be put again",
         path.display()
@@ -73,20 +77,22 @@ pub struct Registry {
     file: Arc<RegistryFile>,
     groups: DeviceGroups,
     purged: PurgedTenants,
+    revocations: Revocations,
 }
 
 impl Registry {
     /// Opens the registry in a folder, or makes it. The folder must exist and be this process's own: the log's
-    /// lock sees to that.
+    /// lock sees to that. Revocations are kept for `revocations_kept`, or for ever where that is zero.
     ///
     /// # Errors
     ///
     /// When the file is damaged, is another version's, or the system refuses.
-    pub fn open(folder: &Path) -> Result<Self, RegistryError> {
+    pub fn open(folder: &Path, revocations_kept: Duration) -> Result<Self, RegistryError> {
         let file = Arc::new(RegistryFile::open(folder)?);
         Ok(Self {
             groups: DeviceGroups::load(&file)?,
             purged: PurgedTenants::load(&file)?,
+            revocations: Revocations::load(&file, revocations_kept)?,
             file,
         })
     }
@@ -101,6 +107,12 @@ impl Registry {
     #[must_use]
     pub fn purged(&self) -> &PurgedTenants {
         &self.purged
+    }
+
+    /// Whose access tokens are revoked.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// Writes the file anew, so that nothing of what was removed stands on the disk any more: the store only

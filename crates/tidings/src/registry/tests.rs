@@ -1,9 +1,19 @@
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use tidings_protocol::{DeviceId, TenantId};
 
 use super::{FILE_NAME, Purge, Registry, RegistryError};
+use crate::auth::revocation::{Revocation, Revoked};
+use crate::time::unix_microseconds;
+
+const KEPT_FOR: Duration = Duration::from_hours(24);
+
+fn open(folder: &Path) -> Result<Registry, RegistryError> {
+    Registry::open(folder, KEPT_FOR)
+}
 
 fn tenant(number: u8) -> TenantId {
     TenantId::from_bytes([number; 16])
@@ -16,7 +26,7 @@ fn devices(names: &[&str]) -> Vec<DeviceId> {
 #[test]
 fn facts_are_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     registry
         .groups()
         .put(tenant(1), "north", &devices(&["b", "a", "b"]))
@@ -25,7 +35,7 @@ fn facts_are_there_after_a_restart() {
     registry.purged().add(tenant(9), 17, "root").unwrap();
     drop(registry);
 
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     let group = registry.groups().get(tenant(1), "north").unwrap();
     assert_eq!(&*group, devices(&["a", "b"]));
     assert_eq!(registry.groups().get(tenant(2), "north").unwrap().len(), 0);
@@ -41,7 +51,7 @@ fn facts_are_there_after_a_restart() {
 #[test]
 fn a_put_says_whether_the_group_is_another() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     let groups = registry.groups();
     assert!(groups.put(tenant(1), "g", &[]).unwrap());
     assert!(!groups.put(tenant(1), "g", &[]).unwrap());
@@ -58,18 +68,18 @@ fn a_put_says_whether_the_group_is_another() {
 #[test]
 fn the_first_purge_of_a_tenant_is_the_one_remembered() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     let first = registry.purged().add(tenant(1), 5, "ann").unwrap();
     assert_eq!(registry.purged().add(tenant(1), 6, "bob").unwrap(), first);
     drop(registry);
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     assert_eq!(registry.purged().get(tenant(1)), Some(first));
 }
 
 #[test]
 fn a_damaged_file_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     registry
         .groups()
         .put(tenant(1), "north", &devices(&["access-point-7"]))
@@ -96,7 +106,7 @@ fn a_damaged_file_is_refused_and_left_alone() {
         ("foreign", b"something else".repeat(1000)),
     ] {
         std::fs::write(&path, &damaged).unwrap();
-        let error = Registry::open(folder.path()).unwrap_err();
+        let error = open(folder.path()).unwrap_err();
         assert!(
             matches!(error, RegistryError::Damaged { .. }),
             "{what}: {error}"
@@ -111,7 +121,7 @@ fn a_file_that_was_not_made_completely_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let half = folder.path().join("registry.redb.new");
     std::fs::write(&half, b"cut off by a crash").unwrap();
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     assert!(registry.groups().list(tenant(1)).is_empty());
     assert!(!half.exists());
 }
@@ -119,7 +129,7 @@ fn a_file_that_was_not_made_completely_is_made_anew() {
 #[test]
 fn what_was_removed_is_wiped_from_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     let gone = devices(&["device-of-the-purged-tenant"]);
     registry.groups().put(tenant(1), "g", &gone).unwrap();
     let kept = devices(&["device-that-stays"]);
@@ -133,7 +143,7 @@ fn what_was_removed_is_wiped_from_the_file() {
     // And the registry goes on in the new file.
     registry.groups().put(tenant(3), "g", &kept).unwrap();
     drop(registry);
-    let registry = Registry::open(folder.path()).unwrap();
+    let registry = open(folder.path()).unwrap();
     assert!(registry.groups().get(tenant(1), "g").is_none());
     for number in [2, 3] {
         assert_eq!(&*registry.groups().get(tenant(number), "g").unwrap(), kept);
@@ -165,7 +175,7 @@ proptest! {
     #[test]
     fn groups_are_what_was_last_put(steps in prop::collection::vec(step(), 1..20)) {
         let folder = tempfile::tempdir().unwrap();
-        let mut registry = Registry::open(folder.path()).unwrap();
+        let mut registry = open(folder.path()).unwrap();
         let mut model: BTreeMap<(u8, String), Vec<DeviceId>> = BTreeMap::new();
         for step in steps {
             match step {
@@ -187,7 +197,7 @@ proptest! {
                 }
                 Step::Reopen => {
                     drop(registry);
-                    registry = Registry::open(folder.path()).unwrap();
+                    registry = open(folder.path()).unwrap();
                 }
                 Step::Wipe => registry.wipe_removed().unwrap(),
             }
@@ -207,4 +217,66 @@ proptest! {
             }
         }
     }
+}
+
+fn revocation(user: &str, at: i64) -> Revocation {
+    Revocation {
+        whose: Revoked::User(user.into()),
+        at,
+    }
+}
+
+#[test]
+fn a_revocation_is_there_after_a_restart_and_the_latest_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = unix_microseconds(SystemTime::now());
+    let registry = open(folder.path()).unwrap();
+    for (at, stands) in [(now, now), (now - 5, now), (now + 5, now + 5)] {
+        let added = registry.revocations().add(&revocation("ada", at)).unwrap();
+        assert_eq!(added.at, stands);
+    }
+    registry.wipe_removed().unwrap();
+    drop(registry);
+    let registry = open(folder.path()).unwrap();
+    assert_eq!(registry.revocations().list(), [revocation("ada", now + 5)]);
+}
+
+#[test]
+fn revocations_go_when_they_are_too_old_to_matter_and_never_where_they_are_kept_for_ever() {
+    let now = unix_microseconds(SystemTime::now());
+    let days_ago = |days: i64| now - days * 86_400_000_000;
+    for (kept_for, left) in [(KEPT_FOR, 1), (Duration::ZERO, 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path(), kept_for).unwrap();
+        let revocations = registry.revocations();
+        revocations.add(&revocation("ada", days_ago(2))).unwrap();
+        revocations.add(&revocation("bob", now)).unwrap();
+        assert_eq!(revocations.list().len(), left);
+        drop(registry);
+        let registry = Registry::open(folder.path(), kept_for).unwrap();
+        assert_eq!(registry.revocations().list().len(), left);
+    }
+}
+
+#[test]
+fn a_file_from_before_there_were_revocations_is_read_and_takes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = open(folder.path()).unwrap();
+    registry.purged().add(tenant(9), 17, "root").unwrap();
+    drop(registry);
+    let database = redb::Database::open(folder.path().join(FILE_NAME)).unwrap();
+    let write = database.begin_write().unwrap();
+    assert!(write.delete_table(super::revocations::TABLE).unwrap());
+    write.commit().unwrap();
+    drop(database);
+
+    let registry = open(folder.path()).unwrap();
+    assert!(registry.revocations().list().is_empty());
+    registry.wipe_removed().unwrap();
+    let now = unix_microseconds(SystemTime::now());
+    registry.revocations().add(&revocation("ada", now)).unwrap();
+    drop(registry);
+    let registry = open(folder.path()).unwrap();
+    assert_eq!(registry.revocations().list(), [revocation("ada", now)]);
+    assert!(registry.purged().contains(tenant(9)));
 }

@@ -17,7 +17,7 @@ use super::preamble;
 use super::request::{Credential, StartRequest, StreamRequest};
 use super::start::{self, Start};
 use crate::app::App;
-use crate::auth::Identity;
+use crate::auth::{Identity, Looked};
 use crate::connection::HandOver;
 use crate::cors;
 use crate::engine::{
@@ -101,6 +101,22 @@ struct Attempt<'a> {
     head_only: bool,
 }
 
+/// A credential that was looked at, and whom it stands for.
+enum Shown<'t> {
+    AccessToken(Arc<Identity>),
+    /// The token and what it was found to be; not taken yet.
+    StreamToken(&'t str, Looked),
+}
+
+impl Shown<'_> {
+    fn identity(&self) -> &Arc<Identity> {
+        match self {
+            Self::AccessToken(identity) => identity,
+            Self::StreamToken(_, looked) => looked.identity(),
+        }
+    }
+}
+
 /// What a stream is given first, and how.
 struct Beginning {
     start: Start,
@@ -142,14 +158,20 @@ impl<'a> Attempt<'a> {
             state::check_ready(app)?;
         }
         app.limits.failures_exceeded(self.address)?;
-        let identity = self.look_up(&parameters).await?;
-        let sees_all = self.check_tenant(&parameters, &identity).await?;
+        let shown = self.look_up(&parameters.credential).await?;
+        let identity = Arc::clone(shown.identity());
+        let sees_all = self.check_tenant(&parameters, &shown).await?;
         if let Some(tenant) = parameters.tenant {
             app.check_living(tenant)?;
         }
         if identity.expires_at <= unix_seconds(SystemTime::now()) {
             return Err(Refusal::unauthorized(
                 "the access token behind this stream has expired",
+            ));
+        }
+        if app.registry.revocations().cover(&identity) {
+            return Err(Refusal::unauthorized(
+                "the access token behind this stream was revoked",
             ));
         }
         if self.head_only {
@@ -187,7 +209,9 @@ impl<'a> Attempt<'a> {
             .limits
             .reserve(counted_for, &identity.user, self.address)?;
         // From here on a request that is cancelled gives its place back by dropping it.
-        self.take(&parameters.credential).await?;
+        if !self.take(&shown).await? {
+            return Err(Refusal::unauthorized(INVALID_STREAM_TOKEN));
+        }
 
         let connection = ConnectionId::random();
         let ticket = Ticket {
@@ -231,8 +255,8 @@ impl<'a> Attempt<'a> {
         Ok(wire)
     }
 
-    async fn look_up(&self, parameters: &StreamRequest) -> Result<Arc<Identity>, Refusal> {
-        match &parameters.credential {
+    async fn look_up<'t>(&self, credential: &'t Credential) -> Result<Shown<'t>, Refusal> {
+        match credential {
             Credential::StreamToken(token) => {
                 let found = self
                     .app
@@ -240,7 +264,9 @@ impl<'a> Attempt<'a> {
                     .look(token)
                     .await
                     .map_err(tokens_unavailable)?;
-                found.ok_or_else(|| self.failure(Refusal::unauthorized(INVALID_STREAM_TOKEN)))
+                let looked = found
+                    .ok_or_else(|| self.failure(Refusal::unauthorized(INVALID_STREAM_TOKEN)))?;
+                Ok(Shown::StreamToken(token, looked))
             }
             Credential::AccessToken(token) => {
                 let verified = self
@@ -248,7 +274,7 @@ impl<'a> Attempt<'a> {
                     .access_tokens
                     .verify(token, unix_seconds(SystemTime::now()));
                 verified
-                    .map(Arc::new)
+                    .map(|identity| Shown::AccessToken(Arc::new(identity)))
                     .map_err(|error| self.failure(error.into()))
             }
         }
@@ -265,37 +291,32 @@ impl<'a> Attempt<'a> {
     async fn check_tenant(
         &self,
         parameters: &StreamRequest,
-        identity: &Identity,
+        shown: &Shown<'_>,
     ) -> Result<bool, Refusal> {
+        let identity = shown.identity();
         if identity.super_admin {
             return Ok(!parameters.tenant_only);
         }
         if parameters.tenant.is_some() && identity.tenant == parameters.tenant {
             return Ok(false);
         }
-        if let Credential::StreamToken(token) = &parameters.credential
-            && !self.head_only
-        {
-            self.app
-                .stream_tokens
-                .take(token)
-                .await
-                .map_err(tokens_unavailable)?;
+        if !self.head_only {
+            self.take(shown).await?;
         }
         Err(Refusal::forbidden(WRONG_TENANT))
     }
 
-    async fn take(&self, credential: &Credential) -> Result<(), Refusal> {
-        if let Credential::StreamToken(token) = credential {
-            let taken = self
+    /// Takes the stream token that was shown, if it was one; false where another has it.
+    async fn take(&self, shown: &Shown<'_>) -> Result<bool, Refusal> {
+        match shown {
+            Shown::AccessToken(_) => Ok(true),
+            Shown::StreamToken(token, looked) => self
                 .app
                 .stream_tokens
-                .take(token)
+                .take(token, looked)
                 .await
-                .map_err(tokens_unavailable)?;
-            taken.ok_or_else(|| Refusal::unauthorized(INVALID_STREAM_TOKEN))?;
+                .map_err(tokens_unavailable),
         }
-        Ok(())
     }
 
     fn grant(
@@ -351,7 +372,7 @@ impl<'a> Attempt<'a> {
             snapshot: beginning.snapshot.map(SnapshotReading::new),
             wants_snapshot: beginning.wants_snapshot,
             conflation: beginning.conflation,
-            recheck: self.recheck(&ticket),
+            recheck: Some(self.recheck(&ticket)),
             ticket,
         };
         Granted { stream, headers }
@@ -360,19 +381,24 @@ impl<'a> Attempt<'a> {
 
 impl Attempt<'_> {
     /// What the engine asks again when it takes the stream over.
-    fn recheck(&self, ticket: &Ticket) -> Option<Recheck> {
-        let tenant = ticket.rules.tenant()?;
-        let group = ticket.rules.group().map(|(_, name)| name);
+    fn recheck(&self, ticket: &Ticket) -> Recheck {
+        let identity = Arc::clone(&ticket.identity);
+        let tenant = ticket.rules.tenant();
+        let group = ticket.rules.group();
         let members = ticket.rules.group_members().cloned();
         let registry = Arc::clone(&self.app.registry);
-        Some(Recheck::new(move || {
-            if registry.purged().contains(tenant) {
+        Recheck::new(move || {
+            if registry.revocations().cover(&identity) {
+                return Some(ClosingReason::Revoked);
+            }
+            if tenant.is_some_and(|tenant| registry.purged().contains(tenant)) {
                 return Some(ClosingReason::Deleted);
             }
-            let changed = group
-                .is_some_and(|name| !still_the_same(&registry, tenant, &name, members.as_ref()));
+            let changed = group.is_some_and(|(tenant, name)| {
+                !still_the_same(&registry, tenant, &name, members.as_ref())
+            });
             changed.then_some(ClosingReason::ViewChanged)
-        }))
+        })
     }
 }
 

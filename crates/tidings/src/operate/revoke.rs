@@ -1,0 +1,157 @@
+//! Access tokens revoked: `DELETE /users/{user_id}/streams`, `DELETE /tenants/{tenant_id}/streams`.
+//!
+//! As with device groups the registry knows first, then the open streams are closed, then it is answered. From
+//! the first on no access token that is meant is taken on any path, and a stream on its way to its engine finds
+//! the revocation there.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use tidings_protocol::TenantId;
+use tidings_protocol::api::ClosingReason;
+use tidings_protocol::operate::AccessRevoked;
+
+use super::blocking;
+use crate::app::App;
+use crate::auth::revocation::{Revocation, Revoked};
+use crate::auth::{Operator, is_bounded_text};
+use crate::engine::StreamFilter;
+use crate::error::Refusal;
+use crate::registry::RegistryError;
+use crate::stream::request::{Query, read_tenant};
+use crate::time::{rfc3339, unix_microseconds};
+
+/// `DELETE /users/{user_id}/streams`.
+///
+/// # Errors
+///
+/// As the protocol has it.
+#[utoipa::path(
+    delete,
+    path = "/users/{user_id}/streams",
+    tag = "operators",
+    summary = "Revoke a user's access tokens issued up to now, and end the streams that they opened",
+    description = "A super admin revokes those of everybody with this user id, or with `tenant` of that tenant's; a tenant's operator those of its tenant's, but none of a super admin.",
+    params(
+        ("user_id" = String, Path, description = "The user, as access tokens name it."),
+        ("tenant" = Option<uuid::Uuid>, Query, description = "Only this tenant's user."),
+    ),
+    responses(
+        (status = 200, description = "The access tokens are refused on every path, and their streams are closed.", body = AccessRevoked),
+        crate::openapi::OperatorRefusals,
+    ),
+    security(("access_token" = []))
+)]
+pub async fn user(
+    State(app): State<Arc<App>>,
+    operator: Operator,
+    Path(user): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<AccessRevoked>, Refusal> {
+    if !is_bounded_text(&user) {
+        return Err(Refusal::parameter(
+            "user_id",
+            "a user id is text of 1 to 256 bytes without control characters",
+        ));
+    }
+    let query = Query::parse(query.as_deref())?;
+    let mut tenant = operator.only_tenant();
+    if let Some(asked) = query.get("tenant").map(read_tenant).transpose()? {
+        operator.check_tenant(asked)?;
+        tenant = Some(asked);
+    }
+    let user = Arc::from(user);
+    let whose = match tenant {
+        Some(tenant) => Revoked::UserOf(tenant, user),
+        None => Revoked::User(user),
+    };
+    revoke(&app, &operator, whose).await
+}
+
+/// `DELETE /tenants/{tenant_id}/streams`.
+///
+/// # Errors
+///
+/// As the protocol has it.
+#[utoipa::path(
+    delete,
+    path = "/tenants/{tenant_id}/streams",
+    tag = "operators",
+    summary = "Revoke the access tokens of all of a tenant's users issued up to now, and end the streams that they opened",
+    description = "Those of super admins stay good.",
+    params(("tenant_id" = uuid::Uuid, Path, description = "The tenant.")),
+    responses(
+        (status = 200, description = "The access tokens are refused on every path, and their streams are closed.", body = AccessRevoked),
+        crate::openapi::OperatorRefusals,
+    ),
+    security(("access_token" = []))
+)]
+pub async fn tenant(
+    State(app): State<Arc<App>>,
+    operator: Operator,
+    Path(tenant): Path<String>,
+) -> Result<Json<AccessRevoked>, Refusal> {
+    let tenant: TenantId = read_tenant(&tenant)?;
+    operator.check_tenant(tenant)?;
+    revoke(&app, &operator, Revoked::Tenant(tenant)).await
+}
+
+/// Revokes, also when the caller goes away meanwhile.
+async fn revoke(
+    app: &Arc<App>,
+    operator: &Operator,
+    whose: Revoked,
+) -> Result<Json<AccessRevoked>, Refusal> {
+    let revocation = Revocation {
+        at: unix_microseconds(SystemTime::now()),
+        whose,
+    };
+    let shared = Arc::clone(app);
+    let work = app
+        .operations
+        .spawn(async move { obey(&shared, revocation).await });
+    let done = work
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    let (revocation, closed) = done.map_err(|error| {
+        tracing::error!(%error, "access tokens can't be revoked");
+        Refusal::unavailable(
+            "the revocation can't be stored at the moment; nothing is revoked",
+            Duration::from_secs(5),
+        )
+    })?;
+    let (user_id, tenant_id) = match &revocation.whose {
+        Revoked::User(user) => (Some(user), None),
+        Revoked::UserOf(tenant, user) => (Some(user), Some(tenant)),
+        Revoked::Tenant(tenant) => (None, Some(tenant)),
+    };
+    tracing::info!(
+        target: "tidings::operate",
+        user_id = user_id.map(tracing::field::display),
+        tenant_id = tenant_id.map(tracing::field::display),
+        closed,
+        operator = %operator.identity().user,
+        "access_revoked"
+    );
+    Ok(Json(AccessRevoked {
+        revoked_at: rfc3339(revocation.at),
+        streams_closed: closed as u64,
+    }))
+}
+
+/// Stores a revocation and closes the streams that it ends. What stands then, and how many were closed.
+pub(crate) async fn obey(
+    app: &Arc<App>,
+    revocation: Revocation,
+) -> Result<(Revocation, usize), RegistryError> {
+    let registry = Arc::clone(&app.registry);
+    let stands = blocking(move || registry.revocations().add(&revocation)).await?;
+    let ended = StreamFilter {
+        revoked: Some(Arc::new(stands.clone())),
+        ..StreamFilter::default()
+    };
+    let closed = app.engines.close_streams(&ended, ClosingReason::Revoked);
+    Ok((stands, closed.await))
+}

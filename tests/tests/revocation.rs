@@ -1,0 +1,234 @@
+//! Access tokens revoked by user or tenant: refused on every path from the answer on, their streams ended,
+//! those issued later and everybody else's left alone; also after the server was killed.
+
+use serde_json::{Value, json};
+use tidings_tests::access::now;
+use tidings_tests::publish::{one, status};
+use tidings_tests::{AccessToken, Answer, Request, Server, Stream, new_tenant};
+
+fn delete(server: &Server, access: &str, target: &str) -> Answer {
+    server.exchange(&Request::new("DELETE", target).bearer(access))
+}
+
+fn operator(server: &Server, tenant: &str) -> String {
+    // Issued later than any revocation of the test, so that operators are not shut out by their own.
+    let token = AccessToken::new("operator-1", tenant, "tenant_operator").claim("iat", now() + 30);
+    server.sign(&token)
+}
+
+fn root(server: &Server) -> String {
+    server.sign(&AccessToken::super_admin("root-1").claim("iat", now() + 30))
+}
+
+/// Somebody's access token that was issued so many seconds ago.
+fn issued(server: &Server, user: &str, tenant: &str, role: &str, ago: u64) -> String {
+    server.sign(&AccessToken::new(user, tenant, role).claim("iat", now() - ago))
+}
+
+/// Somebody's access token that is issued after whatever is revoked within the next half minute.
+fn issued_later(server: &Server, user: &str, tenant: &str, role: &str) -> String {
+    server.sign(&AccessToken::new(user, tenant, role).claim("iat", now() + 30))
+}
+
+fn open(server: &Server, tenant: &str, access: &str) -> Stream {
+    let token = server.stream_token(access);
+    server.stream_of(tenant).token(&token).open()
+}
+
+fn assert_revoked(stream: &mut Stream) {
+    let closing = stream.next_event();
+    assert_eq!(closing.name, "closing", "{closing:?}");
+    assert_eq!(closing.json()["reason"], "revoked");
+    assert!(stream.next_but_cursors().is_none());
+    assert!(!stream.reset);
+}
+
+fn assert_open(server: &Server, tenant: &str, stream: &mut Stream, number: u64) {
+    server.publish(tenant, &status("r1", number));
+    assert_eq!(stream.next_event().json()["n"], number);
+}
+
+/// Every path that takes an access token refuses this one.
+fn assert_refused_everywhere(server: &Server, tenant: &str, access: &str) {
+    let requests = [
+        Request::post("/auth/sse-token"),
+        Request::get(&format!("/tenants/{tenant}/events/stream")),
+        Request::get(&format!("/tenants/{tenant}/events")),
+        Request::get(&format!("/tenants/{tenant}/state")),
+        Request::get("/streams"),
+        Request::get("/tenants"),
+        Request::new("DELETE", "/users/eve/streams"),
+    ];
+    for request in requests {
+        let answer = server.exchange(&request.bearer(access));
+        let problem = answer.problem(401);
+        assert_eq!(
+            problem["detail"], "the access token was revoked",
+            "{problem}"
+        );
+    }
+    let publish = one(tenant, access, &status("r1", 0));
+    assert_eq!(server.exchange(&publish).problem(401)["status"], 401);
+}
+
+#[test]
+fn a_users_tokens_issued_before_are_refused_on_every_path_and_its_streams_end() {
+    let server = Server::start();
+    let tenant = new_tenant();
+    let before = issued(&server, "ada", &tenant, "publisher", 10);
+    let unused = server.stream_token(&before);
+    let mut closed = open(&server, &tenant, &before);
+    let mut stays = open(
+        &server,
+        &tenant,
+        &issued_later(&server, "ada", &tenant, "viewer"),
+    );
+    let mut other = open(
+        &server,
+        &tenant,
+        &issued(&server, "bob", &tenant, "viewer", 10),
+    );
+
+    let answer = delete(&server, &operator(&server, &tenant), "/users/ada/streams").expect(200);
+    assert_eq!(answer["streams_closed"], 1, "{answer}");
+    assert!(answer["revoked_at"].is_string(), "{answer}");
+    assert_revoked(&mut closed);
+    assert_refused_everywhere(&server, &tenant, &before);
+    let refused = server.stream_of(&tenant).token(&unused).refused();
+    refused.problem(401);
+
+    assert_open(&server, &tenant, &mut stays, 1);
+    assert_eq!(other.next_event().json()["n"], 1);
+    open(
+        &server,
+        &tenant,
+        &issued_later(&server, "ada", &tenant, "viewer"),
+    );
+}
+
+#[test]
+fn a_token_that_does_not_say_when_it_was_issued_counts_as_issued_before() {
+    let server = Server::start();
+    let tenant = new_tenant();
+    let unknown = server.sign(&AccessToken::new("ada", &tenant, "viewer"));
+    let mut stream = open(&server, &tenant, &unknown);
+    delete(&server, &root(&server), "/users/ada/streams").expect(200);
+    assert_revoked(&mut stream);
+    assert_refused_everywhere(&server, &tenant, &unknown);
+}
+
+#[test]
+fn a_tenants_users_are_revoked_together_but_neither_super_admins_nor_other_tenants() {
+    let server = Server::start();
+    let (tenant, other_tenant) = (new_tenant(), new_tenant());
+    let ada = issued(&server, "ada", &tenant, "viewer", 10);
+    let mut streams = [
+        open(&server, &tenant, &ada),
+        open(
+            &server,
+            &tenant,
+            &issued(&server, "bob", &tenant, "viewer", 10),
+        ),
+    ];
+    let mut elsewhere = open(
+        &server,
+        &other_tenant,
+        &issued(&server, "ada", &other_tenant, "viewer", 10),
+    );
+    let old_root = AccessToken::super_admin("root-2")
+        .claim("tenant_id", tenant.as_str())
+        .claim("iat", now() - 10);
+    let mut all = server
+        .stream_of(&tenant)
+        .bearer(&server.sign(&old_root))
+        .open();
+
+    let target = format!("/tenants/{tenant}/streams");
+    let answer = delete(&server, &operator(&server, &tenant), &target).expect(200);
+    assert_eq!(answer["streams_closed"], 2, "{answer}");
+    for stream in &mut streams {
+        assert_revoked(stream);
+    }
+    assert_refused_everywhere(&server, &tenant, &ada);
+    assert_open(&server, &other_tenant, &mut elsewhere, 7);
+    assert_eq!(all.next_event().json()["n"], 7);
+}
+
+#[test]
+fn a_tenants_operator_revokes_nobody_of_another_tenant_and_no_super_admin() {
+    let server = Server::start();
+    let (tenant, other_tenant) = (new_tenant(), new_tenant());
+    let mut elsewhere = open(
+        &server,
+        &other_tenant,
+        &issued(&server, "ada", &other_tenant, "viewer", 10),
+    );
+    let old_root = AccessToken::super_admin("ada").claim("iat", now() - 10);
+    let mut all = server
+        .stream_of(&tenant)
+        .bearer(&server.sign(&old_root))
+        .open();
+    let operator = operator(&server, &tenant);
+    for target in [
+        format!("/tenants/{other_tenant}/streams"),
+        format!("/users/ada/streams?tenant={other_tenant}"),
+    ] {
+        delete(&server, &operator, &target).problem(403);
+    }
+    let viewer = issued_later(&server, "viewer-1", &tenant, "viewer");
+    delete(&server, &viewer, "/users/ada/streams").problem(403);
+    let answer = delete(&server, &operator, "/users/ada/streams").expect(200);
+    assert_eq!(answer["streams_closed"], 0, "{answer}");
+    assert_open(&server, &other_tenant, &mut elsewhere, 1);
+    assert_eq!(all.next_event().json()["n"], 1);
+
+    // A super admin can mean one tenant's user, and everybody of that name.
+    let target = format!("/users/ada/streams?tenant={other_tenant}");
+    assert_eq!(
+        delete(&server, &root(&server), &target).expect(200)["streams_closed"],
+        1
+    );
+    assert_revoked(&mut elsewhere);
+    assert_open_to_all(&server, &tenant, &mut all);
+    let answer = delete(&server, &root(&server), "/users/ada/streams").expect(200);
+    assert_eq!(answer["streams_closed"], 1, "{answer}");
+    assert_revoked(&mut all);
+}
+
+fn assert_open_to_all(server: &Server, tenant: &str, all: &mut Stream) {
+    assert_open(server, tenant, all, 2);
+}
+
+#[test]
+fn a_revocation_outlives_a_kill() {
+    let mut server = Server::start();
+    let tenant = new_tenant();
+    let access = issued(&server, "ada", &tenant, "viewer", 10);
+    delete(&server, &operator(&server, &tenant), "/users/ada/streams").expect(200);
+    server.kill();
+    server.start_again();
+    assert_refused_everywhere(&server, &tenant, &access);
+}
+
+#[test]
+fn a_user_id_can_be_any_text_and_a_wrong_call_is_told() {
+    let server = Server::start();
+    let tenant = new_tenant();
+    let name = "a/b c\u{e9}?*>";
+    let access = issued(&server, name, &tenant, "viewer", 10);
+    let mut stream = open(&server, &tenant, &access);
+    let target = format!("/users/{}/streams", tidings_tests::http::encode(name));
+    delete(&server, &operator(&server, &tenant), &target).expect(200);
+    assert_revoked(&mut stream);
+
+    let access = root(&server);
+    let get = server.exchange(&Request::get("/users/ada/streams").bearer(&access));
+    assert_eq!(get.status, 405);
+    assert_eq!(get.header("allow"), Some("DELETE"));
+    let get = server.exchange(&Request::get(&format!("/tenants/{tenant}/streams")).bearer(&access));
+    assert_eq!((get.status, get.header("allow")), (405, Some("DELETE")));
+    let wrong = delete(&server, &access, "/users/ada/streams?tenant=x").problem(422);
+    assert_eq!(wrong["parameter"], json!("tenant_id"), "{wrong}");
+    let control = delete(&server, &access, "/users/a%00b/streams").problem(422);
+    assert_eq!(control["parameter"], Value::from("user_id"), "{control}");
+}
