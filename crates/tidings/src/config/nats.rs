@@ -141,12 +141,18 @@ impl NatsConfig {
             ),
             _ => {}
         }
-        if !log.retention.is_zero() && self.duplicate_window > log.retention {
+        if self.outlasts(log) {
             wrong(
                 "nats.duplicate_window",
                 "this can't be longer than log.retention: what is forgotten can't be recognised",
             );
         }
         errors
+    }
+    /// Whether the broker would know keys of what the log has forgotten already.
+    fn outlasts(&self, log: &LogConfig) -> bool {
+        log.kind == LogKind::JetStream
+            && !log.retention.is_zero()
+            && self.duplicate_window > log.retention
     }
 }
