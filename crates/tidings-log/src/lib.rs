@@ -20,6 +20,7 @@
 //!
 //! Below all of it are two seams, [`storage`] and [`clock`], at which tests inject faults.
 
+mod active;
 mod cache;
 mod chain;
 pub mod clock;

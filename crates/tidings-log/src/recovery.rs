@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tidings_protocol::{Position, TenantId};
 
 use crate::OpenError;
+use crate::active::Active;
 use crate::clock::KnownTime;
 use crate::event::Lost;
 use crate::folder::io_error;
@@ -27,15 +28,6 @@ use crate::storage::{OpenMode, StorageFile, read_exact_at};
 
 /// Positions that are not given out again when nobody can say how many a torn write had.
 const SKIPPED_AFTER_DAMAGE: u64 = 1 << 20;
-
-/// The segment that is written.
-pub(crate) struct Active {
-    pub(crate) segment: Arc<Segment>,
-    pub(crate) file: Arc<dyn StorageFile>,
-    /// Where the next frame goes.
-    pub(crate) offset: u64,
-    pub(crate) capacity: u64,
-}
 
 /// What was found.
 pub(crate) struct Recovered {
@@ -320,12 +312,7 @@ fn make_ready(
         file.write_at(&vec![0; length], end)?;
     }
     file.sync_data()?;
-    let mut active = Active {
-        file: Arc::clone(&file),
-        offset: end,
-        capacity: file.len()?,
-        segment,
-    };
+    let mut active = Active::new(segment, Arc::clone(&file), end, file.len()?);
     if scan.has_torn_tail() || !scan.unproven.is_empty() {
         let skipped_to = scan
             .dirty_position

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use tidings_protocol::{Position, TenantId};
 
+use crate::active::{Active, is_full};
 use crate::format::{FRAMES_BEGIN, FrameHeader, FrameKind};
 use crate::group::Group;
 use crate::keys::KeyWindow;
 use crate::log::Listener;
 use crate::queue::{PurgeRequest, Submission, Work};
-use crate::recovery::Active;
 use crate::view::Shared;
 use crate::{AppendError, Appended, Health};
 
@@ -167,15 +167,8 @@ impl Writer {
     pub(crate) fn commit(&mut self) {
         if !self.group.frames.is_empty() {
             let active = self.active.as_mut().expect("the group was encoded for it");
-            let written = active.file.write_at(&self.group.buffer, active.offset);
-            let done = written
-                .map_err(|error| ("writing", error))
-                .and_then(|()| active.file.sync_data().map_err(|error| ("syncing", error)));
-            match done {
-                Ok(()) => {
-                    active.offset += self.group.buffer.len() as u64;
-                    self.show();
-                }
+            match active.append(&self.group.buffer) {
+                Ok(()) => self.show(),
                 Err(("writing", error)) if is_full(&error) => return self.give_up_segment(&error),
                 Err((doing, error)) => {
                     let reason = format!("{doing} the log: {error}");
@@ -296,12 +289,12 @@ impl Writer {
             segments.push(Arc::clone(&segment));
             view.segments = Arc::new(segments);
         }
-        self.active = Some(Active {
+        self.active = Some(Active::new(
             segment,
-            file: prepared.file,
-            offset: FRAMES_BEGIN,
-            capacity: prepared.capacity,
-        });
+            prepared.file,
+            FRAMES_BEGIN,
+            prepared.capacity,
+        ));
         self.lacking = None;
         let full = matches!(self.shared.view.read().health, Health::Full { .. });
         if full {
@@ -417,11 +410,4 @@ pub(crate) fn answer(answer: crate::log::Answer, outcome: Result<Appended, Appen
     if catch_unwind(AssertUnwindSafe(|| answer(outcome))).is_err() {
         tracing::error!("answering a publisher panicked");
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
 }

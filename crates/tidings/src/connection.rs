@@ -1,5 +1,6 @@
 //! One accepted connection: which HTTP it speaks, and taking a stream's socket back from hyper.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -15,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 
 use crate::app::App;
 use crate::engine::{OpenStream, StreamSink};
+use crate::front::Front;
 
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,7 +65,7 @@ impl HandOver {
 /// Serves one connection until it ends, its socket goes to an engine, or `stopping` asks it to end.
 pub async fn serve(
     app: Arc<App>,
-    router: axum::Router,
+    front: Front,
     mut socket: TcpStream,
     peer: SocketAddr,
     stopping: CancellationToken,
@@ -83,9 +84,9 @@ pub async fn serve(
         socket,
     });
     if http2 {
-        serve_http2(router, io, peer, stopping).await;
+        serve_http2(front, io, peer, stopping).await;
     } else {
-        serve_http1(app, router, io, peer, stopping).await;
+        serve_http1(app, front, io, peer, stopping).await;
     }
 }
 
@@ -110,17 +111,19 @@ async fn read_preface(socket: &mut TcpStream) -> io::Result<(Vec<u8>, bool)> {
 
 async fn serve_http1(
     app: Arc<App>,
-    router: axum::Router,
+    front: Front,
     io: TokioIo<Rewound>,
     peer: SocketAddr,
     stopping: CancellationToken,
 ) {
     let hand_over = HandOver::default();
     let in_requests = hand_over.clone();
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(in_requests.clone());
-        router.clone().oneshot(request.map(axum::body::Body::new))
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let answer = front
+            .clone()
+            .answer(request, peer, Some(in_requests.clone()));
+        // The driver below takes futures that can be moved.
+        Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
     let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -186,14 +189,14 @@ fn bound_kernel_share(app: &App, socket: &std::net::TcpStream, conflates: bool) 
 }
 
 async fn serve_http2(
-    router: axum::Router,
+    front: Front,
     io: TokioIo<Rewound>,
     peer: SocketAddr,
     stopping: CancellationToken,
 ) {
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        router.clone().oneshot(request.map(axum::body::Body::new))
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let answer = front.clone().answer(request, peer, None);
+        async { Ok::<_, Infallible>(answer.await) }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -10,7 +10,7 @@
 //! How streams come to the engine, and what else is asked over HTTP:
 //!
 //! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection.
-//! - [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
+//! - [`front`]: what answers a request; [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
 //!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
@@ -33,6 +33,7 @@ pub mod descriptors;
 pub mod engine;
 pub mod error;
 pub mod fanout;
+pub mod front;
 pub mod history;
 pub mod ingest;
 pub mod jetstream;

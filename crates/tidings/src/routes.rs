@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -42,6 +42,13 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         ))
 }
 
+const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// What every response of the public listener says.
+pub(crate) fn forbid_sniffing(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFFING);
+}
+
 /// Everything that the public listener answers.
 pub fn public(app: &Arc<App>) -> Router {
     let (api, _) = api().split_for_parts();
@@ -61,7 +68,7 @@ pub fn public(app: &Arc<App>) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(SetResponseHeaderLayer::if_not_present(
             header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
+            NO_SNIFFING,
         ))
         .with_state(Arc::clone(app))
 }
@@ -94,7 +101,7 @@ async fn method_not_allowed(request: Request) -> Response {
 
 /// A handler has panicked: its request fails, the server stays.
 #[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
-fn panicked(panic: Box<dyn Any + Send>) -> Response {
+pub(crate) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let message = panic
         .downcast_ref::<String>()
         .map(String::as_str)

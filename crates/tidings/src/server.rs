@@ -19,6 +19,7 @@ use crate::config::{Config, ConfigError, LogKind};
 use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
+use crate::front::Front;
 use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
@@ -26,7 +27,7 @@ use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
-use crate::{admin, connection, descriptors, routes, state};
+use crate::{admin, connection, descriptors, state};
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -190,8 +191,8 @@ impl Server {
             let stopping = server.refusing.clone();
             server.tasks.spawn(broker.ensure_stream(stopping));
         }
-        server.accept_on(public, routes::public(&server.app));
-        server.accept_on(admin, admin::router(&server.app));
+        server.accept_on(public, Front::public(&server.app));
+        server.accept_on(admin, Front::of(admin::router(&server.app)));
         tracing::info!(
             %address,
             %admin_address,
@@ -221,11 +222,11 @@ impl Server {
         &self.app
     }
 
-    fn accept_on(&self, listener: TcpListener, router: axum::Router) {
+    fn accept_on(&self, listener: TcpListener, front: Front) {
         let accepting = accept(
             Arc::clone(&self.app),
             listener,
-            router,
+            front,
             self.tasks.clone(),
             self.refusing.clone(),
             self.stopping.clone(),
@@ -412,7 +413,7 @@ const ACCEPTS_IN_A_TURN: u32 = 16;
 async fn accept(
     app: Arc<App>,
     listener: TcpListener,
-    router: axum::Router,
+    front: Front,
     tasks: TaskTracker,
     refusing: CancellationToken,
     stopping: CancellationToken,
@@ -436,7 +437,7 @@ async fn accept(
                 }
                 tasks.spawn(connection::serve(
                     Arc::clone(&app),
-                    router.clone(),
+                    front.clone(),
                     socket,
                     peer,
                     stopping.clone(),

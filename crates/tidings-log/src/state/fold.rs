@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use tidings_protocol::{Position, TenantId};
 
+use super::batch::Batch;
 use super::control::{Standing, Task};
 use super::entry::{Names, StateEntry};
 use super::store::{Changes, LoadError, Store, StoreKey, store_key};
 use super::table::Table;
 use crate::ReadError;
-use crate::event::{EventRef, ReadLimit};
+use crate::event::{EventRef, ReadLimit, Subject};
 use crate::view::Shared;
 
 /// How much is folded under one hold of the table's lock.
@@ -63,6 +64,8 @@ struct Folding<'s> {
     /// The file has to be made first; whether the one that is there is damaged.
     anew: Option<bool>,
     names: Names,
+    /// Kept from one batch to the next.
+    batch: Batch,
     through: Position,
     ready: bool,
     unfinished: bool,
@@ -85,6 +88,7 @@ impl<'s> Folding<'s> {
             store: Store::new(Arc::clone(&shared.files.storage)),
             anew: None,
             names: Names::default(),
+            batch: Batch::default(),
             // Nothing before it is there to be folded.
             through: shared.view.read().removed_through,
             ready: false,
@@ -255,15 +259,15 @@ impl<'s> Folding<'s> {
     }
 
     fn fold_batch(&mut self) -> Result<(), ReadError> {
-        let mut changes = Vec::new();
-        let (names, forgotten) = (&mut self.names, &self.forgotten);
+        self.batch.clear();
+        let (batch, forgotten) = (&mut self.batch, &self.forgotten);
         let mut events = 0;
         let end = self
             .shared
             .read_everything(self.through, BATCH, &mut |event, run_time| {
                 events += 1;
                 if !forgotten.contains(&event.tenant) {
-                    changes.extend(change(&event, run_time, names));
+                    batch.note(&event, run_time);
                 }
             })?;
         if let Some(lost) = end.lost {
@@ -275,6 +279,11 @@ impl<'s> Folding<'s> {
         }
         self.events += events;
         self.through = end.examined_through;
+        let names = &mut self.names;
+        let last = self.batch.last_of_each_subject();
+        let changes: Vec<Change> = last
+            .map(|(event, subject, run_time)| change(&event, subject, run_time, names))
+            .collect();
         for change in &changes {
             let (key, entry) = dirty(change);
             self.dirty.insert(key, entry);
@@ -356,9 +365,8 @@ impl<'s> Folding<'s> {
     }
 }
 
-fn change(event: &EventRef<'_>, run_time: i64, names: &mut Names) -> Option<Change> {
-    let subject = event.subject?;
-    Some(if subject.ends {
+fn change(event: &EventRef<'_>, subject: Subject<'_>, run_time: i64, names: &mut Names) -> Change {
+    if subject.ends {
         Change::End {
             tenant: event.tenant,
             kind: names.shared(subject.kind),
@@ -366,7 +374,7 @@ fn change(event: &EventRef<'_>, run_time: i64, names: &mut Names) -> Option<Chan
         }
     } else {
         Change::Put(Arc::new(StateEntry::new(event, subject, run_time, names)))
-    })
+    }
 }
 
 fn dirty(change: &Change) -> (StoreKey, Option<Arc<StateEntry>>) {

@@ -8,6 +8,7 @@
 //! A file that is missing, damaged, of another log or ahead of this one is built anew from what the
 //! log retains.
 
+mod batch;
 mod control;
 mod entry;
 mod fold;

@@ -10,6 +10,9 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use super::{LockError, OpenMode, Storage, StorageFile};
 
+/// What is written where a file is to be zero.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// A folder of the real file system.
 #[derive(Debug)]
 pub struct FileStorage {
@@ -162,6 +165,17 @@ impl StorageFile for RealFile {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn settle(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let part = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+            self.file.write_all_at(&ZEROS[..part], at)?;
+            at += part as u64;
+        }
+        Ok(())
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {

@@ -70,6 +70,12 @@ pub trait StorageFile: Debug + Send + Sync + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// Extends the file to `length` zero bytes and reserves room on the disk for them.
     fn allocate(&self, length: u64) -> io::Result<()>;
+    /// Writes zeros into a stretch that was reserved and holds nothing yet, so that a later sync of what
+    /// is written there has no new blocks to account for. Costs nothing to leave out: the stretch reads
+    /// as zeros either way, and after an error as well.
+    fn settle(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, length: u64) -> io::Result<()>;
 }

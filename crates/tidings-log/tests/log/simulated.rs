@@ -563,6 +563,29 @@ impl StorageFile for SimulatedFile {
         Ok(())
     }
 
+    /// Power can take these zeros like anything else that was not synced. That they are written counts for no
+    /// operation, since nothing hangs on it.
+    fn settle(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mut disk = self.storage.living()?;
+        if disk.faults.no_room_for_writes {
+            return Err(no_room());
+        }
+        let offset = usize::try_from(offset).unwrap();
+        let content = &disk.nodes[&self.node].content;
+        let end = offset + usize::try_from(length).unwrap();
+        assert!(end <= content.len(), "beyond what was reserved");
+        assert!(
+            content[offset..end].iter().all(|byte| *byte == 0),
+            "something stands where zeros are to be written"
+        );
+        Self::change(
+            &mut disk,
+            self.node,
+            Change::Write(offset, vec![0; end - offset]),
+        );
+        Ok(())
+    }
+
     fn set_len(&self, length: u64) -> io::Result<()> {
         let mut disk = self.operate()?;
         let length = usize::try_from(length).unwrap();

@@ -12,6 +12,7 @@ use super::index::GroupId;
 use super::stream::{Stage, Stream, Written};
 use super::thread::Thread;
 use crate::fanout::Block;
+use crate::fanout::block::Run;
 
 /// How many bytes of the window are handed out before the sockets are looked at again. About what
 /// a socket takes at once, so that a burst leaves few streams with a partial write.
@@ -98,7 +99,12 @@ pub(super) fn code_pieces(
 impl Thread {
     /// Hands out the next events of the window to the live streams.
     pub(super) fn follow(&mut self) {
-        if self.position >= self.window.tail() {
+        let tail = self.window.tail();
+        if self.position >= tail {
+            return;
+        }
+        if self.streams.is_empty() {
+            self.position = tail;
             return;
         }
         let mut blocks = std::mem::take(&mut self.blocks);
@@ -253,6 +259,33 @@ impl Stream {
             self.told = piece.position;
             self.events_sent += u64::from(piece.events);
             self.checksum.append(&piece.checksum);
+        }
+    }
+
+    /// [`Stream::note_cut`] for a run of events as they stand in a block, none of which is coded. A run can hold a
+    /// thousand events and be cut every hundred, so none of them is looked at but where the cut is.
+    pub(super) fn note_cut_run(&mut self, block: &Block, run: &Run, taken: usize) {
+        let (first, behind) = (run.events.start, run.events.end);
+        let cut = block.event_at(run.bytes.start + taken).clamp(first, behind);
+        let before = if cut == first {
+            self.cursor
+        } else {
+            block.position(cut - 1)
+        };
+        let mut whole = cut;
+        if cut < behind {
+            let extent = block.extent(cut);
+            let from = run.bytes.start + taken;
+            if from > extent.start {
+                self.unsent.append(&block.bytes()[from..extent.end]);
+                self.whole = before;
+                whole += 1;
+            }
+        }
+        if whole > first {
+            self.cursor = block.position(whole - 1);
+            self.told = self.cursor;
+            self.events_sent += (whole - first) as u64;
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Instant;
 
 use mio::{Poll, Token, Waker};
@@ -61,6 +61,9 @@ pub(super) struct Mailbox {
     /// Whether the thread has been woken and not looked yet, so that a burst costs one wake-up.
     woken: AtomicBool,
     waker: Waker,
+    /// The thread sleeps and has no streams, so that it need not hear of the tail: it looks when a stream
+    /// comes. A server that is only published to is not woken for each commit.
+    dormant: AtomicBool,
     streams: AtomicUsize,
     /// The thread has ended. Set and looked at under the lock of `mail`.
     ended: AtomicBool,
@@ -75,6 +78,7 @@ impl Mailbox {
             mail: Mutex::default(),
             woken: AtomicBool::new(false),
             waker,
+            dormant: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
@@ -93,9 +97,26 @@ impl Mailbox {
         Ok(())
     }
 
+    /// To be called behind the move itself.
     pub(super) fn tail_moved(&self) {
-        // The engine looks at the window's tail whenever it wakes; the wake-up says it all.
-        self.wake();
+        // The engine looks at the window's tail whenever it wakes; the wake-up says it all. The fence and
+        // that of `has_woken` order the two sides: where this finds the thread dormant still, the thread
+        // finds the tail moved when it looks.
+        fence(Ordering::SeqCst);
+        if !self.dormant.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    /// Called by the engine thread before it sleeps; `dormant` when it has no streams.
+    pub(super) fn sleeps(&self, dormant: bool) {
+        self.dormant.store(dormant, Ordering::Relaxed);
+    }
+
+    /// Called by the engine thread when it has slept, before it looks at the tail.
+    pub(super) fn has_woken(&self) {
+        self.dormant.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     pub(super) fn ready(&self, slot: usize) {

@@ -1,6 +1,7 @@
 //! Reading on: what is given to streams behind the tail, from the window or the log.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use super::deliver::{Due, Piece, code_pieces};
 use super::index::slot as slot_of;
 use super::select::{Reading, Selection, Thinning, pieces_of, select};
 use super::stream::{Stage, Written};
-use super::thread::Thread;
+use super::thread::{Thread, ticks};
+use super::wheel::Tick;
 use crate::fanout::{Block, Conflation, View};
 use crate::stream::preamble;
 
@@ -42,10 +44,21 @@ pub(super) struct Chunks {
     /// Oldest first.
     order: VecDeque<Scope>,
     weight: usize,
+    /// When one was brought or used last.
+    used: Tick,
 }
 
 /// How many bytes of chunks are kept.
 const CHUNKS_CAPACITY: usize = 16 * 1024 * 1024;
+
+/// How long they are kept when nobody uses them. A stream whose sink takes no more for the moment comes back
+/// for the rest of its chunk.
+const CHUNKS_KEPT: Duration = Duration::from_secs(1);
+
+/// Of how many scopes, and beside how many bytes of chunks, the next chunk is read before anybody asks for it. With
+/// more of them it could be gone before its turn.
+const SCOPES_READ_AHEAD: usize = 8;
+const READ_AHEAD_BESIDE: usize = CHUNKS_CAPACITY / 2;
 
 impl Chunks {
     fn insert(&mut self, scope: Scope, chunk: Chunk) {
@@ -74,6 +87,11 @@ impl Chunks {
             .rev()
             .find(|chunk| chunk.covers(after, purges))
             .cloned()
+    }
+
+    #[cfg(test)]
+    pub(super) fn reach(&self, scope: Scope, after: Position) -> bool {
+        self.find(scope, after, 0).is_some()
     }
 
     /// Lets go of everything: nobody reads behind the tail any more.
@@ -108,7 +126,10 @@ impl Thread {
             }
         }
         if self.turns.is_empty() && self.waiting.is_empty() {
-            self.chunks.clear();
+            let unused = self.now.saturating_sub(self.chunks.used) > ticks(CHUNKS_KEPT);
+            if unused || self.streams.is_empty() {
+                self.chunks.clear();
+            }
         }
     }
 
@@ -150,6 +171,8 @@ impl Thread {
             .chunks
             .find(view.scope(), cursor, self.pool.purge_count())
         {
+            self.chunks.used = self.now;
+            self.read_ahead(view.scope(), &chunk);
             if let Some(expired) = chunk.expired {
                 self.tell_gap(slot, expired);
             }
@@ -205,12 +228,8 @@ impl Thread {
             }
             Written::Part(mut taken) => {
                 for (number, run) in &runs {
-                    let block = &blocks[*number];
-                    let pieces = pieces_of(block, run);
                     let of_run = taken.min(run.bytes.len());
-                    let due =
-                        Due::new(&block.bytes()[run.bytes.clone()], &pieces, Coding::Identity);
-                    stream.note_cut(&due, of_run);
+                    stream.note_cut_run(&blocks[*number], run, of_run);
                     taken -= of_run;
                     if taken == 0 {
                         break;
@@ -315,11 +334,28 @@ impl Thread {
         let stream = &mut self.streams[slot];
         stream.stage = Stage::Waiting;
         let after = stream.cursor;
-        let waiting = self.waiting.entry(scope).or_default();
-        waiting.push(slot_of(slot));
-        if waiting.len() == 1 {
-            self.request(scope, after);
+        match self.waiting.entry(scope) {
+            Entry::Occupied(waiting) => waiting.into_mut().push(slot_of(slot)),
+            Entry::Vacant(place) => {
+                place.insert(vec![slot_of(slot)]);
+                self.request(scope, after);
+            }
         }
+    }
+
+    /// Has what follows a chunk read while the chunk is written, so that the stream need not wait for both in turn.
+    fn read_ahead(&mut self, scope: Scope, chunk: &Chunk) {
+        let after = chunk.block.through();
+        if self.position.saturating_sub(after) <= WINDOW_REACH
+            || self.waiting.contains_key(&scope)
+            || self.waiting.len() >= SCOPES_READ_AHEAD
+            || self.chunks.weight > READ_AHEAD_BESIDE
+            || self.chunks.find(scope, after, chunk.purges).is_some()
+        {
+            return;
+        }
+        self.waiting.insert(scope, Vec::new());
+        self.request(scope, after);
     }
 
     fn request(&self, scope: Scope, after: Position) {
@@ -356,6 +392,7 @@ impl Thread {
         }
         match outcome {
             Ok(chunk) => {
+                self.chunks.used = self.now;
                 self.chunks.insert(scope, chunk);
                 for slot in ready {
                     self.streams[slot as usize].stage = Stage::Behind;

@@ -119,7 +119,11 @@ impl Thread {
     fn work(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
+            let patience = self.patience();
+            self.mailbox.sleeps(patience.is_none());
+            let polled = self.poll.poll(&mut events, patience);
+            self.mailbox.has_woken();
+            if let Err(error) = polled
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "an engine thread can't poll its sockets");
@@ -239,10 +243,15 @@ mod tests {
     use super::*;
     use crate::auth::Identity;
     use crate::cursors::Cursors;
+    use crate::engine::catch_up::{Caught, Chunk};
     use crate::engine::census::Inquiry;
+    use crate::engine::deliver::Due;
+    use crate::engine::select::pieces_of;
+    use crate::engine::stream::Unsent;
     use crate::engine::{
         Coding, ConnectionId, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink, Ticket,
     };
+    use crate::fanout::block::Run;
     use crate::fanout::{BlockBuilder, Rules, TypeTable, View, ViewRequest};
     use crate::limits::Limits;
 
@@ -339,23 +348,25 @@ mod tests {
         (stream, client)
     }
 
+    /// An event of the tenant.
+    fn event(position: Position) -> EventRef<'static> {
+        EventRef {
+            position,
+            appended_at: 0,
+            time: None,
+            tenant: tenant(),
+            event_type: "device_status",
+            device: Some("r1"),
+            subject: None,
+            origin: None,
+            data: &[b'x'; 250],
+        }
+    }
+
     /// A block of one event of the tenant.
     fn block(thread: &Thread, position: Position, types: &TypeTable) -> Block {
         let mut builder = BlockBuilder::new(thread.pool.cursors().ids(), position - 1);
-        builder.push(
-            &EventRef {
-                position,
-                appended_at: 0,
-                time: None,
-                tenant: tenant(),
-                event_type: "device_status",
-                device: Some("r1"),
-                subject: None,
-                origin: None,
-                data: &[b'x'; 250],
-            },
-            types,
-        );
+        builder.push(&event(position), types);
         builder.finish(position)
     }
 
@@ -392,6 +403,127 @@ mod tests {
         let admitted = open_from_the_start(&mut thread, stands);
         thread.close_all(ClosingReason::Draining);
         assert!(received(admitted).contains("device_status"));
+    }
+
+    /// A server that is only published to woke its engines for every commit, two switches of the processor each.
+    /// Now they sleep on, and whoever opens a stream must not pay for that with an event.
+    #[test]
+    fn a_thread_without_streams_sleeps_through_commits_and_a_stream_that_comes_begins_where_they_ended()
+     {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let types = TypeTable::default();
+        let mut events = Events::with_capacity(8);
+        let mut wakes = |thread: &mut Thread| {
+            let instant = Some(Duration::ZERO);
+            thread.poll.poll(&mut events, instant).unwrap();
+            !events.is_empty()
+        };
+        assert_eq!(thread.patience(), None);
+        thread.mailbox.sleeps(true);
+        let missed = block(&thread, 1, &types);
+        thread.window.push(missed);
+        thread.mailbox.tail_moved();
+        assert!(!wakes(&mut thread), "there is nobody to give it to");
+
+        let (mut stream, mut client) = authorised(&thread, &limits);
+        stream.after = 1;
+        thread.mailbox.open(stream).unwrap();
+        assert!(wakes(&mut thread));
+        thread.mailbox.has_woken();
+        thread.read_mail();
+        assert_eq!(thread.position, 1);
+        let due = block(&thread, 2, &types);
+        let expected = due.bytes().to_vec();
+        thread.window.push(due);
+        thread.mailbox.tail_moved();
+        assert!(wakes(&mut thread));
+        thread.follow();
+        let mut received = vec![0; expected.len()];
+        client.read_exact(&mut received).unwrap();
+        assert!(received == expected);
+
+        assert!(thread.patience().is_some());
+        thread.mailbox.sleeps(false);
+        thread.read_mail();
+        thread.mailbox.tail_moved();
+        assert!(wakes(&mut thread), "it has a stream");
+    }
+
+    /// The story: a stream that read the log waited for its socket, nobody else read, and so the rest of its
+    /// chunk was thrown away and read again, two or three times over.
+    #[test]
+    fn what_was_read_of_the_log_stays_a_while_for_a_stream_that_waits_for_its_socket() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let types = TypeTable::default();
+        let scope = Scope::Tenant(tenant());
+        let bring = |thread: &mut Thread| {
+            let chunk = Chunk {
+                block: Arc::new(block(thread, 1, &types)),
+                purges: 0,
+                expired: None,
+            };
+            let outcome = Ok(chunk);
+            thread.caught(Caught { scope, outcome });
+            thread.take_turns();
+        };
+        bring(&mut thread);
+        assert!(!thread.chunks.reach(scope, 0), "there is nobody");
+        let client = open(&mut thread, &limits);
+        bring(&mut thread);
+        assert!(thread.chunks.reach(scope, 0));
+        thread.now += ticks(Duration::from_millis(500));
+        thread.take_turns();
+        assert!(thread.chunks.reach(scope, 0));
+        thread.now += ticks(Duration::from_secs(1));
+        thread.take_turns();
+        assert!(!thread.chunks.reach(scope, 0), "nobody came for it");
+        drop(client);
+    }
+
+    #[test]
+    fn a_run_is_cut_where_its_pieces_are() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let types = TypeTable::default();
+        let _clients = [open(&mut thread, &limits), open(&mut thread, &limits)];
+        let mut builder = BlockBuilder::new(thread.pool.cursors().ids(), 0);
+        for position in 1..=5 {
+            builder.push(&event(position), &types);
+        }
+        let block = builder.finish(5);
+        let bytes = block.extent(1).start..block.extent(3).end;
+        let run = Run {
+            events: 1..4,
+            bytes: bytes.clone(),
+        };
+        let pieces = pieces_of(&block, &run);
+        let due = Due::new(&block.bytes()[bytes], &pieces, Coding::Identity);
+        for taken in 0..=due.bytes.len() {
+            let [whole, cut] = [0, 1].map(|slot| {
+                let stream = &mut thread.streams[slot];
+                stream.cursor = 1;
+                stream.told = 1;
+                stream.events_sent = 0;
+                stream.whole = Position::MAX;
+                stream.unsent = Unsent::default();
+                if slot == 0 {
+                    stream.note_cut(&due, taken);
+                } else {
+                    stream.note_cut_run(&block, &run, taken);
+                }
+                let unsent = format!("{:?}", stream.unsent);
+                (
+                    stream.cursor,
+                    stream.told,
+                    stream.events_sent,
+                    stream.whole,
+                    unsent,
+                )
+            });
+            assert_eq!(whole, cut, "cut at {taken}");
+        }
     }
 
     /// What one event costs on its way from the window to every socket. `scripts/test` counts the

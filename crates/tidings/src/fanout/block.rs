@@ -11,7 +11,7 @@ use super::view::{EventFacts, View, visible_type};
 use crate::cursors::EventIds;
 
 /// Above this size a block is closed and the next begun, so that what a reader pins stays small.
-const FULL: usize = 256 * 1024;
+pub(super) const FULL: usize = 256 * 1024;
 
 /// What is known of one event of a block.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +140,13 @@ impl Block {
             self.events[index - 1].end as usize
         };
         start..self.events[index].end as usize
+    }
+
+    /// The index of the event that the byte at `offset` belongs to; the number of events for one behind them.
+    #[must_use]
+    pub fn event_at(&self, offset: usize) -> usize {
+        self.events
+            .partition_point(|event| event.end as usize <= offset)
     }
 
     /// The index of the first event after `position`.

@@ -27,6 +27,7 @@ use tidings_log::{EventRef, Health, Listener};
 
 use crate::cursors::EventIds;
 
+use block::FULL;
 pub use block::{Block, BlockBuilder};
 pub use conflation::Conflation;
 pub use liveness::{Liveness, Stale};
@@ -72,12 +73,17 @@ impl FanOut {
     }
 }
 
+/// About what an event takes on the wire beside its payload.
+const FRAMING: usize = 64;
+
 impl Listener for FanOut {
     fn committed(&mut self, events: &[EventRef<'_>]) {
         let (Some(first), Some(ids)) = (events.first(), self.ids.get()) else {
             return;
         };
-        let mut builder = BlockBuilder::new(ids, first.position - 1);
+        let bytes = events.iter().map(|event| event.data.len() + FRAMING);
+        let mut builder =
+            BlockBuilder::with_capacity(ids, first.position - 1, bytes.sum::<usize>().min(FULL));
         for event in events {
             builder.push(event, &self.types);
             if builder.is_full() {

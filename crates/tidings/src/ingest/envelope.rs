@@ -140,8 +140,13 @@ pub fn read(text: &str, line: u64, terms: &Terms<'_>) -> Result<NewEvent, Invali
     let data = envelope
         .data
         .ok_or_else(|| wrong("data", "is missing; it must be a JSON object"))?;
-    let payload = payload::admit(data, terms.tenant, device, terms.subjects.of(&event_type))
-        .map_err(|error| wrong(error.field, &error.detail))?;
+    let payload = payload::admit(
+        data.get(),
+        terms.tenant,
+        device,
+        terms.subjects.of(&event_type),
+    )
+    .map_err(|error| wrong(error.field, &error.detail))?;
     let mut event = NewEvent {
         event_type,
         device: payload.device,
@@ -204,7 +209,7 @@ fn text_of<'a>(
     let Some(value) = value.filter(|value| value.get() != "null") else {
         return Ok(None);
     };
-    let text = json_text::read(value).ok_or_else(|| wrong(field, "must be a string"))?;
+    let text = json_text::read(value.get()).ok_or_else(|| wrong(field, "must be a string"))?;
     Ok(Some(text))
 }
 

@@ -4,6 +4,7 @@
 //! - [`body`]: the body's lines.
 //! - [`envelope`]: one event of it, checked field by field.
 //! - [`json_text`]: its strings.
+//! - `members`: what an object holds, once its text was checked.
 //! - [`payload`]: its `data`, made to name its tenant and device.
 //! - [`subject`]: what it is the latest state of.
 //! - [`store`]: where it goes: into the log, or into the stream that the log is a copy of.
@@ -12,6 +13,7 @@
 pub mod body;
 pub mod envelope;
 pub mod json_text;
+mod members;
 pub mod payload;
 pub mod publish;
 pub mod publisher;

@@ -7,24 +7,22 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Write as _;
 
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use tidings_log::NewSubject;
 use tidings_protocol::event::InvalidDeviceId;
 use tidings_protocol::{DeviceId, TenantId};
 
-use super::json_text;
 use super::subject::{Members, SubjectRule};
+use super::{json_text, members as object};
 
 /// What a payload says of itself.
 #[derive(Debug, Default)]
 struct Identity<'a> {
     empty: bool,
-    /// The raw values of every `tenant_id` member: JSON lets a name come twice, and readers differ
-    /// in which one they take.
-    tenants: SmallVec<[&'a RawValue; 1]>,
-    devices: SmallVec<[&'a RawValue; 1]>,
+    /// The texts of every `tenant_id` member: JSON lets a name come twice, and readers differ in which
+    /// one they take.
+    tenants: SmallVec<[&'a str; 1]>,
+    devices: SmallVec<[&'a str; 1]>,
     /// What the rule of the event's type asks for.
     members: Members<'a>,
 }
@@ -49,65 +47,55 @@ pub struct Payload {
     pub subject: Option<NewSubject>,
 }
 
-struct IdentityVisitor<'a> {
-    rule: Option<&'a SubjectRule>,
-}
-
-impl<'de> Visitor<'de> for IdentityVisitor<'_> {
-    type Value = Identity<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+impl<'a> Identity<'a> {
+    /// Of the text of a JSON object; `None` of another value.
+    fn read(text: &'a str, rule: Option<&SubjectRule>) -> Option<Self> {
         let mut identity = Identity {
             empty: true,
             ..Identity::default()
         };
-        while let Some(name) = members.next_key::<Name<'de>>()? {
+        for member in object::Members::of(text)? {
             identity.empty = false;
-            match name.0.as_ref() {
-                "tenant_id" => identity.tenants.push(members.next_value()?),
-                "device_id" => identity.devices.push(members.next_value()?),
-                other => match self.rule.and_then(|rule| rule.place(other)) {
-                    Some(place) => identity.members.push((place, members.next_value()?)),
-                    None => {
-                        members.next_value::<IgnoredAny>()?;
+            // Escapes are resolved: `"tenant\u005fid"` is `tenant_id` to every reader.
+            let name = if member.escaped {
+                Cow::Owned(serde_json::from_str(&format!("\"{}\"", member.name)).ok()?)
+            } else {
+                Cow::Borrowed(member.name)
+            };
+            let value = member.value;
+            match name.as_ref() {
+                "tenant_id" => identity.tenants.push(value),
+                "device_id" => identity.devices.push(value),
+                other => {
+                    if let Some(place) = rule.and_then(|rule| rule.place(other)) {
+                        identity.members.push((place, value));
                     }
-                },
+                }
             }
         }
-        Ok(identity)
+        Some(identity)
     }
 }
 
-/// A member's name, with its escapes resolved: `"tenant\u005fid"` is `tenant_id` to every reader.
-#[derive(serde::Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Checks a payload against the tenant it is published to and the device of its envelope, and
+/// Checks a payload, the text of a JSON value that was read, against the tenant it is published to and the device of its envelope, and
 /// makes it what is stored. The rule is that of the event's type, if it has one.
 ///
 /// # Errors
 ///
 /// When it is no object, or names another tenant or device.
 pub fn admit(
-    data: &RawValue,
+    data: &str,
     tenant: TenantId,
     device: Option<DeviceId>,
     rule: Option<&SubjectRule>,
 ) -> Result<Payload, InvalidPayload> {
-    let text = data.get();
-    let identity = serde_json::Deserializer::from_str(text)
-        .deserialize_any(IdentityVisitor { rule })
-        .map_err(|_| invalid("data", "must be a JSON object"))?;
+    let identity =
+        Identity::read(data, rule).ok_or_else(|| invalid("data", "must be a JSON object"))?;
     check_tenant(&identity, tenant)?;
     let device = check_device(&identity, device)?;
     let missing_device = device.as_ref().filter(|_| identity.devices.is_empty());
     let bytes = store(
-        text,
+        data,
         identity.empty,
         tenant,
         identity.tenants.is_empty(),
@@ -127,10 +115,9 @@ pub fn admit(
 /// # Errors
 ///
 /// When it is no object, names none, or names something that is no tenant.
-pub fn named_tenant(data: &RawValue) -> Result<TenantId, InvalidPayload> {
-    let identity = serde_json::Deserializer::from_str(data.get())
-        .deserialize_any(IdentityVisitor { rule: None })
-        .map_err(|_| invalid("data", "must be a JSON object"))?;
+pub fn named_tenant(data: &str) -> Result<TenantId, InvalidPayload> {
+    let identity =
+        Identity::read(data, None).ok_or_else(|| invalid("data", "must be a JSON object"))?;
     identity
         .tenants
         .first()
@@ -140,7 +127,7 @@ pub fn named_tenant(data: &RawValue) -> Result<TenantId, InvalidPayload> {
 
 fn check_tenant(identity: &Identity<'_>, tenant: TenantId) -> Result<(), InvalidPayload> {
     let agrees =
-        |value: &&RawValue| json_text::read(value).is_some_and(|named| named.parse() == Ok(tenant));
+        |value: &&str| json_text::read(value).is_some_and(|named| named.parse() == Ok(tenant));
     if identity.tenants.iter().all(agrees) {
         return Ok(());
     }
@@ -158,7 +145,7 @@ fn check_device(
     let mut expected = envelope.map(Some);
     for value in &identity.devices {
         // `null` says that there is no device, which is another thing than not to say.
-        let named = match value.get() {
+        let named = match *value {
             "null" => None,
             _ => Some(
                 json_text::read(value)
@@ -258,9 +245,8 @@ mod tests {
         data: &str,
         device: Option<&str>,
     ) -> Result<(String, Option<String>), &'static str> {
-        let raw: &RawValue = serde_json::from_str(data).unwrap();
         admit(
-            raw,
+            data,
             TENANT.parse().unwrap(),
             device.map(|device| device.parse().unwrap()),
             None,

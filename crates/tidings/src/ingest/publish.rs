@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body as RequestBody, Bytes};
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use smallvec::SmallVec;
@@ -58,17 +59,36 @@ pub async fn publish(
     State(app): State<Arc<App>>,
     Path(tenant): Path<String>,
     Extension(peer): Extension<SocketAddr>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (Parts { headers, .. }, body) = request.into_parts();
+    take_in(&app, &tenant, peer, headers, body).await
+}
+
+/// What [`publish`] does, for a caller that has the parts of the request at hand.
+///
+/// Headers and body are pieces of the connection's buffer: it can be read into again when they are gone, so
+/// neither is kept while the log is waited for.
+///
+/// # Errors
+///
+/// Those of [`publish`].
+pub async fn take_in(
+    app: &App,
+    tenant: &str,
+    peer: SocketAddr,
     headers: HeaderMap,
     body: RequestBody,
 ) -> Result<Response, Refusal> {
-    let tenant = read_tenant(&tenant)?;
-    let author = Author::identify(&app, &headers, tenant, peer.ip())?;
+    let tenant = read_tenant(tenant)?;
+    let author = Author::identify(app, &headers, tenant, peer.ip())?;
     if app.store.is_read_only() {
         return Err(Refusal::read_only());
     }
     app.check_living(tenant)?;
     let layout = Layout::of(&headers)?;
     let request_key = request_key(&headers)?;
+    drop(headers);
     let bytes = receive(body, app.config.limits.body_bytes).await?;
     let terms = Terms {
         tenant,
@@ -79,11 +99,12 @@ pub async fn publish(
         request_key: request_key.as_deref(),
     };
     let Body { events, lines } = body::read(layout, &bytes, &terms, &app.config.limits)?;
+    drop(bytes);
     author.check(&events, &lines)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-    check_subjects(&app, tenant, &events)?;
+    check_subjects(app, tenant, &events)?;
     app.limits.publish_allowed(tenant, count)?;
-    let stored = store(&app, tenant, events).await;
+    let stored = store(app, tenant, events).await;
     let stored = stored.map_err(|error| match error.key_conflict() {
         Some(index) => {
             let line = lines.get(index).copied().unwrap_or(1);
@@ -151,11 +172,17 @@ fn check_subjects(app: &App, tenant: TenantId, events: &[NewEvent]) -> Result<()
 
 fn receipt(stored: &Stored) -> Response {
     use axum::response::IntoResponse as _;
+    let first = stored.first.to_string();
+    let last = if stored.last == stored.first {
+        first.clone()
+    } else {
+        stored.last.to_string()
+    };
     Json(PublishReceipt {
         accepted: stored.accepted,
         duplicates: stored.duplicates,
-        first: stored.first.to_string(),
-        last: stored.last.to_string(),
+        first,
+        last,
     })
     .into_response()
 }

@@ -72,7 +72,7 @@ impl FleetDecoder {
         payload: &[u8],
     ) -> Result<(TenantId, NewEvent), Malformed> {
         let data: &RawValue = serde_json::from_slice(payload).map_err(|_| Malformed::Payload)?;
-        let tenant = payload::named_tenant(data).map_err(|error| match error.field {
+        let tenant = payload::named_tenant(data.get()).map_err(|error| match error.field {
             "data" => Malformed::Payload,
             _ => Malformed::NoTenant,
         })?;
@@ -95,10 +95,12 @@ impl FleetDecoder {
             .transpose()?;
         let rule = self.subjects.of(&form.event_type);
         let admitted =
-            payload::admit(data, tenant, device, rule).map_err(|error| match error.field {
-                "data.tenant_id" => Malformed::OtherTenant,
-                "data.device_id" => Malformed::OtherDevice,
-                _ => Malformed::Payload,
+            payload::admit(data.get(), tenant, device, rule).map_err(|error| {
+                match error.field {
+                    "data.tenant_id" => Malformed::OtherTenant,
+                    "data.device_id" => Malformed::OtherDevice,
+                    _ => Malformed::Payload,
+                }
             })?;
         Ok((
             tenant,

@@ -1,0 +1,144 @@
+//! What a listener answers requests with: its router, and a short way past it for what is published.
+//!
+//! Publishers send one request after the other, and what a router and its layers do for each costs as much as to
+//! read and to store a small event. So a publish is told by its path and goes to its handler directly. Everything
+//! that is not plainly one goes through the router, which answers the same.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use http::request::Parts;
+use http::{Method, Request};
+use hyper::body::Incoming;
+use tower::ServiceExt as _;
+
+use crate::app::App;
+use crate::connection::HandOver;
+use crate::ingest::publish;
+use crate::routes;
+
+/// Answers the requests of a listener.
+#[derive(Clone)]
+pub struct Front {
+    router: Router,
+    publishing: Option<Publishing>,
+}
+
+/// Where publishes go past the router.
+#[derive(Clone)]
+struct Publishing {
+    app: Arc<App>,
+    /// What their paths begin with, up to the tenant.
+    under: Arc<[String]>,
+}
+
+impl Front {
+    /// Answers by the router alone.
+    #[must_use]
+    pub fn of(router: Router) -> Self {
+        Self {
+            router,
+            publishing: None,
+        }
+    }
+
+    /// The public API's.
+    #[must_use]
+    pub fn public(app: &Arc<App>) -> Self {
+        let prefixes = app.config.mount.iter();
+        let under = prefixes.map(|prefix| format!("{}/tenants/", prefix.trim_end_matches('/')));
+        // Where pages of other origins may call, each answer has headers that the router's layer knows.
+        let short = app.config.cors.origins.is_empty();
+        Self {
+            router: routes::public(app),
+            publishing: short.then(|| Publishing {
+                app: Arc::clone(app),
+                under: under.collect(),
+            }),
+        }
+    }
+
+    /// Answers one request. Over HTTP/1 a handler can hand its stream over.
+    pub async fn answer(
+        self,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
+        hand_over: Option<HandOver>,
+    ) -> Response {
+        if let Some(publishing) = &self.publishing
+            && request.method() == Method::POST
+            && let Some(tenant) = publishing.tenant(request.uri().path())
+        {
+            let tenant = tenant.to_owned();
+            return publishing.answer(&tenant, peer, request).await;
+        }
+        request.extensions_mut().insert(peer);
+        if let Some(hand_over) = hand_over {
+            request.extensions_mut().insert(hand_over);
+        }
+        let answered = self.router.oneshot(request.map(Body::new)).await;
+        answered.unwrap_or_else(|never| match never {})
+    }
+}
+
+impl Publishing {
+    /// The tenant in the path of a publish. Escapes are the router's to resolve.
+    fn tenant<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = self
+            .under
+            .iter()
+            .find_map(|under| path.strip_prefix(under.as_str()))?;
+        let tenant = rest.strip_suffix("/events")?;
+        let plain = !tenant.is_empty() && !tenant.contains(['/', '%']);
+        plain.then_some(tenant)
+    }
+
+    async fn answer(&self, tenant: &str, peer: SocketAddr, request: Request<Incoming>) -> Response {
+        let (Parts { headers, .. }, body) = request.into_parts();
+        let body = Body::new(body);
+        let stored = publish::take_in(&self.app, tenant, peer, headers, body);
+        let mut response = match caught(stored).await {
+            Ok(stored) => stored.into_response(),
+            Err(panic) => routes::panicked(panic),
+        };
+        routes::forbid_sniffing(response.headers_mut());
+        response
+    }
+}
+
+/// What a future gives, or the panic that it ends with.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Box<dyn Any + Send>> {
+    let mut work = pin!(work);
+    std::future::poll_fn(|context| {
+        // After a panic it is not looked at again.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_caught_wherever_it_arises() {
+        assert_eq!(caught(async { 7 }).await.unwrap(), 7);
+        let late = async {
+            tokio::task::yield_now().await;
+            panic!("on purpose")
+        };
+        let panic = caught::<()>(late).await.unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+        assert_eq!(routes::panicked(panic).status(), 500);
+    }
+}
