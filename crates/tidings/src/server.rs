@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
+use crate::cluster::Cluster;
 use crate::config::{Config, ConfigError};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, TypeTable, Window};
@@ -109,6 +110,10 @@ pub struct Server {
     refusing: CancellationToken,
     /// Connections end after the request that they are at.
     stopping: CancellationToken,
+    /// What goes on with the other nodes.
+    cluster_tasks: TaskTracker,
+    /// Nothing more is heard from the other nodes, nor said to them.
+    alone: CancellationToken,
 }
 
 impl Server {
@@ -119,6 +124,19 @@ impl Server {
     ///
     /// When a part can't start; what has started is stopped by dropping it.
     pub fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
+        Self::start_among(config, listeners, None)
+    }
+
+    /// The same as one node of several, where it is one.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn start_among(
+        config: Config,
+        listeners: Listeners,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Result<Self, StartError> {
         config.require_jwt_key()?;
         descriptors::raise_limit();
         let access_tokens = AccessTokens::from_config(&config.auth)?;
@@ -143,7 +161,7 @@ impl Server {
             .local_addr()
             .map_err(not_usable("admin_listen", config.admin_listen))?;
 
-        let app = Arc::new(assemble(config, access_tokens, address)?);
+        let app = Arc::new(assemble(config, access_tokens, address, cluster)?);
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
@@ -151,8 +169,13 @@ impl Server {
             tasks: TaskTracker::new(),
             refusing: CancellationToken::new(),
             stopping: CancellationToken::new(),
+            cluster_tasks: TaskTracker::new(),
+            alone: CancellationToken::new(),
             app,
         };
+        if let Some(cluster) = &server.app.cluster {
+            cluster.start(&server.app, &server.cluster_tasks, &server.alone);
+        }
         server.tasks.spawn(state::ageing::run(
             Arc::clone(&server.app),
             server.refusing.clone(),
@@ -232,6 +255,15 @@ impl Server {
         {
             tracing::warn!("a purge did not end in time; the next start goes on with it");
         }
+        self.alone.cancel();
+        self.cluster_tasks.close();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, self.cluster_tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("what goes on with the other nodes did not end in time");
+        }
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
@@ -250,6 +282,7 @@ fn assemble(
     config: Config,
     access_tokens: AccessTokens,
     address: SocketAddr,
+    cluster: Option<Arc<Cluster>>,
 ) -> Result<App, StartError> {
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
@@ -263,10 +296,11 @@ fn assemble(
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Arc::new(Registry::open(
-        &config.log.path,
-        config.auth.revocations_kept,
-    )?);
+    let registry = Registry::open(&config.log.path, config.auth.revocations_kept)?;
+    let registry = Arc::new(match cluster {
+        Some(_) => registry.into_copy(),
+        None => registry,
+    });
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
     let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
@@ -289,6 +323,7 @@ fn assemble(
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
         registry,
+        cluster,
         operations: TaskTracker::new(),
         group_changes: GroupChanges::default(),
         purges: Purges::default(),

@@ -245,7 +245,9 @@ pub(super) const NATS_URLS: Kind<Vec<String>> = Kind {
     class: Class::List,
     read: |value| {
         // One URL needs no brackets, in a file either.
-        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let items = value
+            .as_array()
+            .map_or(std::slice::from_ref(value), Vec::as_slice);
         // What is wrong is not quoted: somebody may have put a password there.
         let read = |(index, item)| {
             nats_url(item).map_err(|problem| Fault {
