@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: the real `tidings` binary as a child process: started, stopped, killed, started again.
 //! - [`brokers`]: real `nats-server`s and `redis-server`s, one or a cluster.
+//! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
 //! - [`access`]: access tokens, signed here and not by the server's code.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
@@ -26,6 +27,7 @@ pub mod access;
 pub mod brokers;
 pub mod http;
 pub mod publish;
+pub mod resp;
 pub mod server;
 pub mod sse;
 pub mod stream;
@@ -34,6 +36,7 @@ pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use http::{Answer, Connection, Request};
 pub use publish::Receipt;
+pub use resp::{Redis, Reply};
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
 pub use stream::{Stream, Watch};

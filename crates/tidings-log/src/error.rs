@@ -84,6 +84,9 @@ pub enum AppendError {
     /// The tenant was purged; its id is never used again.
     #[error("the tenant was purged")]
     Purged,
+    /// A body before it in its [`Chain`](crate::Chain) was not stored.
+    #[error("a body before this one was not stored")]
+    Unchained,
     /// The body is larger than the log can hold in one piece, or has no events.
     #[error("a body can't be stored in one piece: {bytes} bytes, at most {limit}")]
     TooLarge {

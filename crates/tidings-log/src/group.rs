@@ -5,7 +5,7 @@ use tidings_protocol::{DeviceId, Position, TenantId};
 use crate::event::{EventRef, NewEvent, NewSubject};
 use crate::format::{ALIGN, FRAME_HEADER, FrameHeader};
 use crate::log::Answer;
-use crate::{AppendError, Appended};
+use crate::{AppendError, Appended, Chain};
 
 /// The buffer of a group that was larger than this is given back.
 const KEPT_BUFFER: usize = 8 << 20;
@@ -13,6 +13,7 @@ const KEPT_BUFFER: usize = 8 << 20;
 /// A body whose fate hangs on the group's.
 pub(crate) struct Body {
     pub(crate) answer: Answer,
+    pub(crate) chain: Option<Chain>,
     /// What it is answered if the group becomes durable.
     pub(crate) outcome: Result<Appended, AppendError>,
     pub(crate) stored: Option<Stored>,

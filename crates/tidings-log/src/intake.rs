@@ -8,7 +8,7 @@ use crate::group::{Body, Stored};
 use crate::keys::Known;
 use crate::queue::Submission;
 use crate::writer::{Writer, answer};
-use crate::{AppendError, Appended};
+use crate::{AppendError, Appended, Chain};
 
 /// What became of the events of a body before it is written.
 struct Sorted {
@@ -39,8 +39,12 @@ impl Writer {
             tenant,
             events,
             answer,
+            chain,
             ..
         } = submission;
+        if chain.as_ref().is_some_and(Chain::is_broken) {
+            return self::answer(answer, Err(AppendError::Unchained));
+        }
         let keys_before = self.group.keys;
         let sorted = match self.sort_out(tenant, &events) {
             Ok(sorted) => sorted,
@@ -48,6 +52,7 @@ impl Writer {
                 self.retract(keys_before);
                 return self.group.bodies.push(Body {
                     answer,
+                    chain,
                     outcome: Err(error),
                     stored: None,
                 });
@@ -57,6 +62,7 @@ impl Writer {
         if sorted.appended.accepted == 0 {
             return self.group.bodies.push(Body {
                 answer,
+                chain,
                 outcome,
                 stored: None,
             });
@@ -66,8 +72,12 @@ impl Writer {
             && let Err(reason) = self.roll(bytes)
         {
             self.retract(keys_before);
+            if let Some(chain) = &chain {
+                chain.set_broken();
+            }
             return self.group.bodies.push(Body {
                 answer,
+                chain,
                 outcome: Err(AppendError::Full(reason)),
                 stored: None,
             });
@@ -76,6 +86,7 @@ impl Writer {
         let fresh = self.encode(tenant, &events, sorted);
         self.group.bodies.push(Body {
             answer,
+            chain,
             outcome,
             stored: Some(Stored {
                 tenant,

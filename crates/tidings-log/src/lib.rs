@@ -21,6 +21,7 @@
 //! Below all of it are two seams, [`storage`] and [`clock`], at which tests inject faults.
 
 mod cache;
+mod chain;
 pub mod clock;
 mod database;
 mod error;
@@ -56,6 +57,7 @@ mod view;
 mod workshop;
 mod writer;
 
+pub use chain::Chain;
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
     Appended, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject, ReadEnd,

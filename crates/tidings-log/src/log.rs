@@ -25,9 +25,9 @@ use crate::view::{Shared, View};
 use crate::workshop::Workshop;
 use crate::writer::Writer;
 use crate::{
-    AppendError, Appended, Busy, EventRef, Health, LogOptions, MAX_ORIGIN, NewEvent, OpenError,
-    ReadEnd, ReadError, ReadLimit, Resume, Scope, State, StateError, TenantUsage, Usage, state,
-    upkeep,
+    AppendError, Appended, Busy, Chain, EventRef, Health, LogOptions, MAX_ORIGIN, NewEvent,
+    OpenError, ReadEnd, ReadError, ReadLimit, Resume, Scope, State, StateError, TenantUsage, Usage,
+    state, upkeep,
 };
 
 /// Told what became durable. Called on the writer thread: what it does, publishers wait for.
@@ -201,7 +201,28 @@ impl Log {
         events: Vec<NewEvent>,
         answer: Answer,
     ) -> Result<(), Busy> {
-        let submission = Submission::new(tenant, events, answer);
+        self.hand_in(Submission::new(tenant, events, answer))
+    }
+
+    /// [`Log::submit`], as the next of a chain: answered [`AppendError::Unchained`] where a body before it was
+    /// not stored.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when the queue is full; the chain is as it was.
+    pub fn submit_chained(
+        &self,
+        chain: &Chain,
+        tenant: TenantId,
+        events: Vec<NewEvent>,
+        answer: Answer,
+    ) -> Result<(), Busy> {
+        let mut submission = Submission::new(tenant, events, answer);
+        submission.chain = Some(chain.clone());
+        self.hand_in(submission)
+    }
+
+    fn hand_in(&self, submission: Submission) -> Result<(), Busy> {
         let limit = self.shared().options.max_frame_bytes();
         if submission.events.is_empty() || submission.bytes > limit {
             let bytes = submission.bytes;

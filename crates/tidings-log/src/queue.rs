@@ -10,7 +10,7 @@ use tidings_protocol::TenantId;
 use crate::event::NewEvent;
 use crate::format::{event_bytes, frame_bytes};
 use crate::log::Answer;
-use crate::{AppendError, Busy};
+use crate::{AppendError, Busy, Chain};
 
 /// A group of so many bodies or more says that the next will be as large.
 const CROWD: usize = 4;
@@ -22,6 +22,7 @@ pub(crate) struct Submission {
     pub(crate) tenant: TenantId,
     pub(crate) events: Vec<NewEvent>,
     pub(crate) answer: Answer,
+    pub(crate) chain: Option<Chain>,
     /// Bytes that its frame takes at most.
     pub(crate) bytes: u64,
 }
@@ -33,6 +34,7 @@ impl Submission {
             tenant,
             events,
             answer,
+            chain: None,
             bytes,
         }
     }

@@ -238,6 +238,9 @@ impl Writer {
         self.lacking = Some(self.shared.options.segment_bytes());
         self.become_full(&reason);
         for body in self.group.finish() {
+            if let Some(chain) = &body.chain {
+                chain.set_broken();
+            }
             answer(body.answer, Err(AppendError::Full(reason.clone())));
         }
     }

@@ -5,6 +5,7 @@
 //! - [`tenant`]: whose an event is.
 //! - [`event`]: event types and device identifiers, and what they may look like.
 //! - [`cursor`]: the text of an SSE `id:` field, a position in the log.
+//! - [`merged`]: cursors over several sources.
 //! - [`sse`]: the bytes on the wire, to them ([`sse::write_event`]) and from them ([`sse::Decoder`]).
 //! - [`api`]: the JSON bodies that servers and clients exchange.
 //! - [`problem`]: `application/problem+json` (RFC 9457).
@@ -12,6 +13,7 @@
 pub mod api;
 pub mod cursor;
 pub mod event;
+pub mod merged;
 pub mod operate;
 pub mod problem;
 pub mod sse;
@@ -19,5 +21,6 @@ pub mod tenant;
 
 pub use cursor::{Cursor, Epoch, Position};
 pub use event::{DeviceId, EventType, SubjectKey};
+pub use merged::MergedCursor;
 pub use problem::Problem;
 pub use tenant::TenantId;

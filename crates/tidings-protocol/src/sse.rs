@@ -3,18 +3,20 @@
 //! Source: WHATWG HTML, section 9.2 "Server-sent events"; the decoder follows 9.2.6
 //! "Interpreting an event stream".
 
-use crate::cursor::{Cursor, Epoch, Position};
+use std::fmt::Display;
 use std::io::Write as _;
+
+use crate::cursor::{Epoch, Position};
 
 /// Appends one event with an `id:` to `wire`.
 ///
 /// `event` must hold no line break (an [`EventType`](crate::EventType) or one of the server's own
-/// names never does). `data` must hold none either: payloads are minified where they are published.
+/// names never does); `id`, mostly a [`Cursor`](crate::Cursor), likewise. `data` must hold none either: payloads are minified where they are published.
 ///
 /// # Panics
 ///
 /// In debug builds, when `event` or `data` holds a line break.
-pub fn write_event(wire: &mut Vec<u8>, id: Cursor, event: &str, data: &[u8]) {
+pub fn write_event(wire: &mut Vec<u8>, id: impl Display, event: &str, data: &[u8]) {
     // Writing to a Vec can't fail.
     let _ = writeln!(wire, "id: {id}");
     write_event_without_id(wire, event, data);

@@ -5,16 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidings_log::{Health, Log};
-use tidings_protocol::{Cursor, EventType, Position, TenantId};
+use tidings_protocol::{EventType, Position, TenantId};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{AccessTokens, Identity, PublisherKeys, StreamTokens};
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::cursors::{CursorText, Cursors};
 use crate::engine::Engines;
 use crate::error::Refusal;
-use crate::fanout::{Rules, TypeTable, ViewRequest, Window};
+use crate::fanout::{Liveness, Rules, TypeTable, ViewRequest, Window};
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
@@ -37,6 +38,10 @@ pub struct App {
     pub subjects: Subjects,
     /// The log.
     pub log: Log,
+    /// Whether what streams are shown is live.
+    pub liveness: Arc<Liveness>,
+    /// What clients see of positions in it.
+    pub cursors: Arc<Cursors>,
     /// Its newest part, encoded.
     pub window: Arc<Window>,
     /// Event types as numbers.
@@ -70,13 +75,10 @@ pub struct App {
 }
 
 impl App {
-    /// The cursor of a position of this log.
+    /// The cursor of a position of the log.
     #[must_use]
-    pub fn cursor(&self, position: Position) -> Cursor {
-        Cursor {
-            epoch: self.log.epoch(),
-            position,
-        }
+    pub fn cursor(&self, position: Position) -> CursorText {
+        self.cursors.text(position)
     }
 
     /// The members of the device group that an identity names, where `tenant` is shown. `None` where it

@@ -192,6 +192,7 @@ impl From<AppendError> for Refusal {
                 SOON,
             ),
             AppendError::Purged => Self::gone(),
+            AppendError::Unchained => Self::unavailable("an event before this one was not stored", SOON),
             AppendError::Closed => Self::unavailable("the server is stopping", SOON),
         }
     }

@@ -14,6 +14,7 @@ use tidings_protocol::api::{GapReason, HistoryEvent, HistoryPage};
 
 use crate::app::App;
 use crate::auth::Identity;
+use crate::cursors::{CursorText, Passage, appended_at};
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::fanout::View;
 use crate::fanout::view::EventFacts;
@@ -36,7 +37,7 @@ struct PageRequest {
     view: View,
     /// What comes behind it is not shown.
     tail: Position,
-    start: StartRequest,
+    start: Start,
     until: Option<i64>,
     limit: usize,
 }
@@ -87,8 +88,14 @@ pub async fn history(
     // Before the rules are looked at: what a page shows was there while they stood.
     let tail = app.window.tail();
     let rules = app.rules(Arc::new(identity), Some(tenant), asked)?;
+    let view = rules.view(&app.types);
+    let from_oldest = start == StartRequest::Since(i64::MIN);
+    let mut start = start::settle(&app, view.scope(), &start).await?;
+    if from_oldest {
+        start.gaps.clear();
+    }
     let request = PageRequest {
-        view: rules.view(&app.types),
+        view,
         tail,
         start,
         until,
@@ -147,17 +154,20 @@ fn read_limit(query: &Query) -> Result<usize, Refusal> {
 /// Reads a page. Looks only at the tenant's own events.
 fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError> {
     let tail = request.tail;
-    let Start { after, mut gap, .. } =
-        start::resolve(&app.log, request.view.scope(), &request.start, tail)?;
-    if matches!(request.start, StartRequest::Since(i64::MIN)) {
-        gap = None;
-    }
+    let Start {
+        after,
+        passage,
+        gaps,
+        ..
+    } = request.start.clone();
+    let mut gap = gaps.into_iter().next();
     let mut page = Page {
         app,
         request,
         events: Vec::new(),
         bytes: 0,
         next: after,
+        passage,
         full: false,
     };
     let mut examined = 0;
@@ -188,7 +198,8 @@ fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError>
                 page.next = missing.resume_after.max(page.next).min(tail);
                 let requested = app.cursor(before).to_string();
                 gap.get_or_insert_with(|| {
-                    start::gap(&app.log, &requested, page.next, GapReason::Expired)
+                    let resumed_at = app.cursor(page.next);
+                    start::gap(&requested, &resumed_at, GapReason::Expired, None)
                 });
             }
             None => page.next = end.examined_through.min(tail).max(page.next),
@@ -198,7 +209,7 @@ fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError>
         }
     }
     Ok(HistoryPage {
-        next: app.cursor(page.next).to_string(),
+        next: page.cursor().to_string(),
         events: page.events,
         gap,
     })
@@ -237,10 +248,20 @@ struct Page<'a> {
     bytes: usize,
     /// Everything of the view up to here is in the page.
     next: Position,
+    /// The way from the cursor that was asked for.
+    passage: Option<Passage>,
     full: bool,
 }
 
 impl Page<'_> {
+    /// The cursor of what comes after the page.
+    fn cursor(&self) -> CursorText {
+        match &self.passage {
+            Some(passage) if self.next < passage.until => passage.at(self.app.cursors.ids()),
+            _ => self.app.cursor(self.next),
+        }
+    }
+
     fn offer(&mut self, event: &EventRef<'_>) {
         if self.full {
             return;
@@ -250,20 +271,28 @@ impl Page<'_> {
             || self
                 .request
                 .until
-                .is_some_and(|until| event.appended_at >= until)
+                .is_some_and(|until| appended_at(event) >= until)
         {
             self.full = true;
             return;
         }
         self.next = event.position;
+        let ids = self.app.cursors.ids();
+        let id = match &mut self.passage {
+            Some(passage) if event.position <= passage.until => passage.admit(event, ids),
+            _ => Some(ids.id(event)),
+        };
+        let Some(id) = id else {
+            return;
+        };
         let facts = EventFacts::of(event, &self.app.types);
         if self.request.view.allows(facts) {
             self.bytes += event.data.len();
             self.events.push(HistoryEvent {
-                id: self.app.cursor(event.position).to_string(),
+                id: id.to_string(),
                 event_type: event.event_type.to_owned(),
                 device_id: event.device.map(str::to_owned),
-                time: time::rfc3339(event.appended_at),
+                time: time::rfc3339(appended_at(event)),
                 data: raw(event.data),
             });
         }

@@ -1,7 +1,8 @@
 //! The server, in the order in which data flows through it:
 //!
 //! - [`ingest`]: publishing; who, what, how much. Gives events to the log and answers when they are durable.
-//! - the log: `tidings-log`, a crate of its own.
+//! - the log: `tidings-log`, a crate of its own. Where several nodes share one, [`jetstream`] has the streams
+//!   that it comes from, over [`nats`].
 //! - [`fanout`]: gives each durable event its wire form once, keeps the newest, and holds the one rule of
 //!   who sees what ([`fanout::View`]).
 //! - [`engine`]: the threads that own the open streams.
@@ -26,6 +27,7 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod cors;
+pub mod cursors;
 pub mod demo;
 pub mod descriptors;
 pub mod engine;
@@ -33,8 +35,10 @@ pub mod error;
 pub mod fanout;
 pub mod history;
 pub mod ingest;
+pub mod jetstream;
 pub mod limits;
 pub mod logging;
+pub mod nats;
 pub mod openapi;
 pub mod operate;
 pub mod pages;

@@ -16,8 +16,9 @@ use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::cluster::Cluster;
 use crate::config::{Config, ConfigError};
+use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
-use crate::fanout::{FanOut, Follower, TypeTable, Window};
+use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
@@ -143,6 +144,7 @@ impl Server {
         for warning in access_tokens.warnings() {
             tracing::warn!("{warning}");
         }
+        let (stream_tokens, redis) = StreamTokens::from_config(&config)?;
         let not_usable = |key, address| {
             move |source| StartError::Listen {
                 key,
@@ -161,7 +163,8 @@ impl Server {
             .local_addr()
             .map_err(not_usable("admin_listen", config.admin_listen))?;
 
-        let app = Arc::new(assemble(config, access_tokens, address, cluster)?);
+        let app = assemble(config, access_tokens, stream_tokens, address, cluster)?;
+        let app = Arc::new(app);
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
@@ -175,6 +178,10 @@ impl Server {
         };
         if let Some(cluster) = &server.app.cluster {
             cluster.start(&server.app, &server.cluster_tasks, &server.alone);
+        }
+        if let Some(redis) = redis {
+            // Until the very end: requests that are under way then may still need it.
+            server.tasks.spawn(redis.run(server.stopping.clone()));
         }
         server.tasks.spawn(state::ageing::run(
             Arc::clone(&server.app),
@@ -281,18 +288,19 @@ impl Server {
 fn assemble(
     config: Config,
     access_tokens: AccessTokens,
+    stream_tokens: StreamTokens,
     address: SocketAddr,
     cluster: Option<Arc<Cluster>>,
 ) -> Result<App, StartError> {
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
-    let epoch = Arc::new(OnceLock::new());
-    let followers: Arc<OnceLock<Vec<Arc<dyn Follower>>>> = Arc::new(OnceLock::new());
+    let ids = Arc::new(OnceLock::new());
+    let liveness = Arc::new(Liveness::default());
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
-        Arc::clone(&epoch),
-        Arc::clone(&followers),
+        Arc::clone(&ids),
+        Arc::clone(&liveness),
     );
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
@@ -305,21 +313,21 @@ fn assemble(
     let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
-    let _ = epoch.set(log.epoch());
+    let cursors = Arc::new(Cursors::of_log(&log));
+    let _ = ids.set(Arc::clone(cursors.ids()));
     window.start_at(log.tail());
     let known_types = config.known_types();
     for event_type in &known_types {
         types.number(event_type.as_str());
     }
-    let engines = Engines::start(&engine_options(&config), &log, &window, &types)
+    let engines = Engines::start(&engine_options(&config), &log, &cursors, &window, &types)
         .map_err(StartError::Engine)?;
     let engines = Arc::new(engines);
-    let _ = followers.set(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
-    engines.health_changed(&log.health());
+    liveness.follow(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
     Ok(App {
         subjects: Subjects::new(&config.subjects),
         known_types,
-        stream_tokens: StreamTokens::in_memory(config.stream.token_ttl),
+        stream_tokens,
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
         registry,
@@ -332,6 +340,8 @@ fn assemble(
         draining: AtomicBool::new(false),
         config,
         log,
+        liveness,
+        cursors,
         window,
         types,
         engines,

@@ -1,6 +1,8 @@
 //! What is acknowledged is durable, and what is not durable is not shown.
 
-use tidings_log::{AppendError, Health, Scope};
+use std::sync::mpsc::channel;
+
+use tidings_log::{AppendError, Appended, Chain, Health, NewEvent, Scope};
 
 use crate::simulated::Operation;
 use crate::support::{Bench, Heard, NO_LIMIT, bulky, event, keyed, tenant};
@@ -326,4 +328,42 @@ fn a_body_that_repeats_an_unfinished_one_waits_until_that_is_durable() {
     let partly = partly.recv().unwrap().unwrap();
     assert_eq!((partly.duplicates, partly.first, partly.last), (1, 2, 3));
     assert_eq!(synced(&bench) - before, 3, "each in a commit of its own");
+}
+
+#[test]
+fn of_a_chain_the_first_bodies_are_stored_or_none_behind_the_one_that_was_not() {
+    let bench = Bench::with(|options| options.max_bytes = 1 << 20);
+    bench.put(tenant(1), &["first"]);
+    bench.storage.set_full(true);
+    let chain = Chain::default();
+    let submit = |body: NewEvent| {
+        let (sender, receiver) = channel();
+        let answer = Box::new(move |outcome: Result<Appended, AppendError>| {
+            sender.send(outcome.map(|_| ())).unwrap();
+        });
+        let log = bench.log();
+        log.submit_chained(&chain, tenant(1), vec![body], answer)
+            .unwrap();
+        receiver
+    };
+    // The segment that is there has room for small bodies, not for the large one.
+    let bodies = [event("a"), bulky(1, 200_000), event("b"), event("c")];
+    let answers: Vec<_> = bodies.into_iter().map(submit).collect();
+    let outcomes: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.recv().unwrap())
+        .collect();
+    assert_eq!(outcomes[0], Ok(()));
+    assert!(
+        matches!(outcomes[1], Err(AppendError::Full(_))),
+        "{outcomes:?}"
+    );
+    assert_eq!(
+        outcomes[2..],
+        [Err(AppendError::Unchained), Err(AppendError::Unchained)]
+    );
+    assert!(chain.is_broken());
+    // Others are not held up.
+    bench.put(tenant(1), &["d"]);
+    assert_eq!(bench.texts(Scope::All), ["first", "a", "d"]);
 }

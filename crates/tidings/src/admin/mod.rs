@@ -34,6 +34,7 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     if matches!(app.log.health(), Health::Full { .. }) {
         reasons.push("the disk under the log is full".to_owned());
     }
+    reasons.extend(app.stream_tokens.away());
     if reasons.is_empty() {
         Json(json!({ "status": "ready", "streams": app.engines.stream_count() })).into_response()
     } else {

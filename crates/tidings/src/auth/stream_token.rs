@@ -1,24 +1,27 @@
 //! Stream tokens: secrets that live for seconds and open one stream each.
 //!
-//! The store is behind a seam, since nodes that share streams share it too: the methods are asynchronous
-//! and can fail, though the one store so far, in this process's memory, awaits nothing.
+//! Two stores behind one interface, in the order in which a deployment meets them:
+//!
+//! - [`memory`]: this process's own, for a single node.
+//! - [`redis`]: one that nodes share, and other back ends too. [`record`] is what it writes there, [`link`] the
+//!   connection it writes over, which says at once when Redis is away, and [`connect`] how that is made.
 
-use std::collections::{HashMap, VecDeque};
+mod connect;
+mod link;
+mod memory;
+mod record;
+mod redis;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::time::Instant;
-
+use self::connect::Connector;
+use self::link::Link;
+pub use self::link::LinkKeeper;
+use self::memory::MemoryStore;
+use self::redis::{Kept, RedisStore};
 use super::identity::Identity;
-use super::{random_text, sha256};
-
-/// How much memory unused stream tokens may take, in bytes: about half a million of usual ones.
-const CAPACITY: usize = 256 << 20;
-
-/// What a token takes beside its identity: its hash twice, times, and the slack of the map.
-const OVERHEAD: usize = 160;
+use crate::config::{Config, ConfigError, TokensKind};
 
 /// No stream token can be handed out or looked up now; trying again later may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +32,12 @@ pub enum Unavailable {
     /// The operating system gave no randomness.
     #[error("no randomness for a stream token")]
     NoRandomness,
+    /// The store is away: not connected, or it does not answer.
+    #[error("the store of stream tokens is away")]
+    Away,
+    /// The store is there and refuses; why is in the log.
+    #[error("the store of stream tokens refuses")]
+    Refused,
 }
 
 /// Hands out stream tokens and takes them back, each once.
@@ -38,6 +47,22 @@ pub struct StreamTokens {
 
 enum Store {
     Memory(MemoryStore),
+    Redis(RedisStore),
+}
+
+/// A token that was looked at and not taken.
+pub struct Looked {
+    identity: Arc<Identity>,
+    /// What was seen in Redis. Taking takes that, and not what has come into its place since.
+    kept: Option<Kept>,
+}
+
+impl Looked {
+    /// Whom the token stands for.
+    #[must_use]
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
 }
 
 impl fmt::Debug for StreamTokens {
@@ -47,282 +72,73 @@ impl fmt::Debug for StreamTokens {
 }
 
 impl StreamTokens {
-    /// Stream tokens in this process's memory, each valid for `lifetime`.
-    #[must_use]
-    pub fn in_memory(lifetime: Duration) -> Self {
-        Self {
-            store: Store::Memory(MemoryStore::new(lifetime, CAPACITY)),
-        }
+    /// The store that the configuration names, and for one in Redis the keeper of the connection to it, which
+    /// must run for as long as tokens are asked for. Nothing is connected before that.
+    ///
+    /// # Errors
+    /// A file with a password or certificates can't be read or does not hold what it should.
+    pub fn from_config(config: &Config) -> Result<(Self, Option<LinkKeeper>), ConfigError> {
+        let lifetime = config.stream.token_ttl;
+        let url = match (config.tokens.kind, &config.redis.url) {
+            (TokensKind::Redis, Some(url)) => url,
+            // The configuration has refused Redis without a URL.
+            _ => {
+                let store = Store::Memory(MemoryStore::new(lifetime));
+                return Ok((Self { store }, None));
+            }
+        };
+        let connector = Connector::new(&config.redis, url)?;
+        let link = Arc::new(Link::new(url, config.redis.response_timeout));
+        let keeper = LinkKeeper::new(Arc::clone(&link), connector, config.tokens.shared);
+        let store = Store::Redis(RedisStore::new(link, config));
+        Ok((Self { store }, Some(keeper)))
     }
 
     /// A new token that stands for `identity`: 32 random bytes in URL-safe base64.
     ///
     /// # Errors
-    /// As many tokens as there is room for are waiting to be used, or there is no randomness.
-    // The seam is asynchronous for stores that ask another process.
-    #[expect(
-        clippy::unused_async,
-        reason = "a store outside the process will await"
-    )]
+    /// As many tokens as there is room for are waiting to be used, there is no randomness, or the store can't be
+    /// asked.
     pub async fn mint(&self, identity: Identity) -> Result<String, Unavailable> {
         match &self.store {
             Store::Memory(store) => store.mint(identity),
+            Store::Redis(store) => store.mint(&identity).await,
         }
     }
 
-    /// Whom the token stands for, without taking it; `None` where it does not exist, is used or is over.
-    #[expect(
-        clippy::unused_async,
-        reason = "a store outside the process will await"
-    )]
-    pub async fn look(&self, token: &str) -> Result<Option<Arc<Identity>>, Unavailable> {
+    /// Looks the token up without taking it; `None` where it does not exist, is used or is over.
+    ///
+    /// # Errors
+    /// The store can't be asked, which says nothing about the token.
+    pub async fn look(&self, token: &str) -> Result<Option<Looked>, Unavailable> {
         match &self.store {
-            Store::Memory(store) => Ok(store.look(token)),
-        }
-    }
-
-    /// Takes the token: of all calls with one token, however concurrent, at most one gets its identity.
-    #[expect(
-        clippy::unused_async,
-        reason = "a store outside the process will await"
-    )]
-    pub async fn take(&self, token: &str) -> Result<Option<Arc<Identity>>, Unavailable> {
-        match &self.store {
-            Store::Memory(store) => Ok(store.take(token)),
-        }
-    }
-}
-
-/// SHA-256 of a token. Kept instead of it, so that neither a memory dump nor the time that a look-up takes
-/// says anything about a token.
-type Hash = [u8; 32];
-
-struct MemoryStore {
-    lifetime: Duration,
-    capacity: usize,
-    tokens: Mutex<Tokens>,
-}
-
-#[derive(Default)]
-struct Tokens {
-    by_hash: HashMap<Hash, Waiting>,
-    /// In the order of minting, which is that of expiry since all live equally long. Tokens that were
-    /// taken are still in it until their time comes or there are too many of them.
-    by_expiry: VecDeque<(Instant, Hash)>,
-    /// The sum of the weights of `by_hash`.
-    weight: usize,
-}
-
-struct Waiting {
-    identity: Arc<Identity>,
-    expires: Instant,
-    weight: usize,
-}
-
-impl MemoryStore {
-    fn new(lifetime: Duration, capacity: usize) -> Self {
-        Self {
-            lifetime,
-            capacity,
-            tokens: Mutex::default(),
-        }
-    }
-
-    fn mint(&self, identity: Identity) -> Result<String, Unavailable> {
-        let token = random_text().map_err(|_| Unavailable::NoRandomness)?;
-        let hash = sha256(token.as_bytes());
-        let weight = OVERHEAD + identity.weight();
-        let now = Instant::now();
-        let mut tokens = self.tokens.lock();
-        tokens.sweep(now);
-        if tokens.weight + weight > self.capacity {
-            return Err(Unavailable::Full);
-        }
-        let expires = now + self.lifetime;
-        let identity = Arc::new(identity);
-        tokens.weight += weight;
-        tokens.by_expiry.push_back((expires, hash));
-        tokens.by_hash.insert(
-            hash,
-            Waiting {
+            Store::Memory(store) => Ok(store.look(token).map(|identity| Looked {
                 identity,
-                expires,
-                weight,
-            },
-        );
-        Ok(token)
-    }
-
-    fn look(&self, token: &str) -> Option<Arc<Identity>> {
-        let hash = sha256(token.as_bytes());
-        let now = Instant::now();
-        let tokens = self.tokens.lock();
-        let waiting = tokens.by_hash.get(&hash)?;
-        (now < waiting.expires).then(|| Arc::clone(&waiting.identity))
-    }
-
-    fn take(&self, token: &str) -> Option<Arc<Identity>> {
-        let hash = sha256(token.as_bytes());
-        let now = Instant::now();
-        let waiting = self.tokens.lock().remove(&hash)?;
-        (now < waiting.expires).then_some(waiting.identity)
-    }
-}
-
-impl Tokens {
-    fn remove(&mut self, hash: &Hash) -> Option<Waiting> {
-        let waiting = self.by_hash.remove(hash)?;
-        self.weight -= waiting.weight;
-        Some(waiting)
-    }
-
-    /// Drops what is over: from the front of the queue only, so that a mint costs what it adds.
-    fn sweep(&mut self, now: Instant) {
-        while let Some((expires, hash)) = self.by_expiry.front().copied() {
-            if now < expires {
-                break;
-            }
-            self.by_expiry.pop_front();
-            self.remove(&hash);
-        }
-        // Where nearly all tokens are used at once, as they should be, the queue would hold a lifetime's
-        // worth of used ones. Going through it when it has doubled costs each mint a constant share.
-        if self.by_expiry.len() > 2 * self.by_hash.len() + 1_024 {
-            let by_hash = &self.by_hash;
-            self.by_expiry
-                .retain(|(_, hash)| by_hash.contains_key(hash));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::sync::Barrier;
-
-    use super::*;
-
-    const LIFETIME: Duration = Duration::from_secs(30);
-
-    fn identity(user: &str) -> Identity {
-        Identity {
-            user: user.into(),
-            tenant: None,
-            role: "super_admin".into(),
-            super_admin: true,
-            expires_at: 1_000,
-            issued_at: None,
-            token_id: None,
-            devices: None,
-            types: None,
-            device_group: None,
+                kept: None,
+            })),
+            Store::Redis(store) => store.look(token).await,
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_token_can_be_looked_at_often_and_taken_once() {
-        let tokens = StreamTokens::in_memory(LIFETIME);
-        let token = tokens.mint(identity("ada")).await.unwrap();
-        for _ in 0..3 {
-            assert_eq!(&*tokens.look(&token).await.unwrap().unwrap().user, "ada");
-        }
-        assert_eq!(&*tokens.take(&token).await.unwrap().unwrap().user, "ada");
-        assert_eq!(tokens.take(&token).await.unwrap(), None);
-        assert_eq!(tokens.look(&token).await.unwrap(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_token_is_over_when_its_lifetime_is() {
-        let tokens = StreamTokens::in_memory(LIFETIME);
-        let token = tokens.mint(identity("ada")).await.unwrap();
-        tokio::time::advance(Duration::from_millis(29_999)).await;
-        assert!(tokens.look(&token).await.unwrap().is_some());
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert_eq!(tokens.look(&token).await.unwrap(), None);
-        assert_eq!(tokens.take(&token).await.unwrap(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tokens_are_43_url_safe_characters_and_differ() {
-        let tokens = StreamTokens::in_memory(LIFETIME);
-        let mut seen = HashSet::new();
-        for _ in 0..100 {
-            let token = tokens.mint(identity("ada")).await.unwrap();
-            assert_eq!(token.len(), 43);
-            assert!(
-                token
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-            );
-            assert!(seen.insert(token));
+    /// Takes the token that was `looked` at: of all calls with one token, however concurrent and on whatever node,
+    /// at most one gets `true`.
+    ///
+    /// # Errors
+    /// The store can't be asked. Whether the token is spent is then not known, and nobody has been given it.
+    pub async fn take(&self, token: &str, looked: &Looked) -> Result<bool, Unavailable> {
+        match (&self.store, &looked.kept) {
+            (Store::Redis(store), Some(kept)) => store.take(token, kept).await,
+            (Store::Redis(_), None) => Ok(false),
+            (Store::Memory(store), _) => Ok(store.take(token).is_some()),
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_full_store_refuses_until_tokens_are_used_or_over() {
-        let room = OVERHEAD + identity("ada").weight();
-        let store = MemoryStore::new(LIFETIME, 2 * room);
-        let first = store.mint(identity("ada")).unwrap();
-        store.mint(identity("bob")).unwrap();
-        assert_eq!(store.mint(identity("eve")), Err(Unavailable::Full));
-        store.take(&first).unwrap();
-        let third = store.mint(identity("eve")).unwrap();
-        assert_eq!(store.mint(identity("eve")), Err(Unavailable::Full));
-        tokio::time::advance(LIFETIME).await;
-        store.mint(identity("eve")).unwrap();
-        assert_eq!(store.look(&third), None);
-        assert_eq!(store.tokens.lock().weight, room);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_used_or_over_leaves_nothing_behind() {
-        let store = MemoryStore::new(LIFETIME, CAPACITY);
-        for _ in 0..10_000 {
-            let token = store.mint(identity("ada")).unwrap();
-            store.take(&token).unwrap();
-            assert!(store.tokens.lock().by_expiry.len() <= 1_026);
+    /// Why tokens can't be handed out or taken now, if they can't.
+    #[must_use]
+    pub fn away(&self) -> Option<String> {
+        match &self.store {
+            Store::Memory(_) => None,
+            Store::Redis(store) => store.away(),
         }
-        for _ in 0..100 {
-            store.mint(identity("ada")).unwrap();
-        }
-        tokio::time::advance(LIFETIME).await;
-        store.mint(identity("ada")).unwrap();
-        let tokens = store.tokens.lock();
-        assert_eq!((tokens.by_hash.len(), tokens.by_expiry.len()), (1, 1));
-    }
-
-    #[test]
-    fn of_a_thousand_concurrent_takes_one_wins() {
-        let store = MemoryStore::new(LIFETIME, CAPACITY);
-        for _ in 0..3 {
-            let token = store.mint(identity("ada")).unwrap();
-            let start = Barrier::new(1_000);
-            let take = || {
-                start.wait();
-                store.take(&token).is_some()
-            };
-            let winners = std::thread::scope(|scope| {
-                let takers: Vec<_> = (0..1_000)
-                    .map(|_| {
-                        let thread = std::thread::Builder::new().stack_size(128 * 1024);
-                        thread.spawn_scoped(scope, take).unwrap()
-                    })
-                    .collect();
-                let results = takers.into_iter().map(|taker| taker.join().unwrap());
-                results.filter(|won| *won).count()
-            });
-            assert_eq!(winners, 1);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_token_is_kept_or_shown() {
-        let tokens = StreamTokens::in_memory(LIFETIME);
-        let token = tokens.mint(identity("ada")).await.unwrap();
-        assert!(!format!("{tokens:?}").contains(&token));
-        let Store::Memory(store) = &tokens.store;
-        let inner = store.tokens.lock();
-        assert!(inner.by_hash.contains_key(&sha256(token.as_bytes())));
-        assert_eq!(inner.by_hash.len(), 1);
     }
 }

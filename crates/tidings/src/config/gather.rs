@@ -130,6 +130,11 @@ impl Settings {
                 setting.value = super::show::MASK.into();
             }
         }
+        for key in KEYS.iter().filter(|key| key.class == Class::Url) {
+            if let Some(setting) = self.values.get_mut(key.name) {
+                setting.value = super::show::without_credentials(&setting.value);
+            }
+        }
     }
 
     /// Adds to an error what is known about where its key was set, to the line.
@@ -283,7 +288,7 @@ pub(super) fn text_value(class: Class, text: &str) -> Value {
     let as_text = || Value::String(text.to_owned());
     match class {
         Class::Secret => as_text(),
-        Class::Text => match parse_value(text) {
+        Class::Text | Class::Url => match parse_value(text) {
             Some(quoted @ Value::String(_)) => quoted,
             _ => as_text(),
         },

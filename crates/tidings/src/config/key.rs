@@ -4,12 +4,15 @@ use toml::Value;
 
 use super::error::{ConfigError, Source};
 use super::gather::Settings;
+use super::show::without_credentials;
 
 /// How the text of a variable, a flag or a default becomes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// The text itself, whatever it looks like; never shown.
     Secret,
+    /// The text itself, unless it is a TOML string in quotes; shown without the user and password in it.
+    Url,
     /// The text itself, unless it is a TOML string in quotes.
     Text,
     /// A TOML value where it parses as one, otherwise the text itself.
@@ -119,7 +122,10 @@ impl<'settings> Reader<'settings> {
                 let shown = kind.class != Class::Secret && fault.within.is_empty();
                 self.errors.push(ConfigError {
                     key: format!("{name}{}", fault.within),
-                    value: shown.then(|| setting.value.to_string()),
+                    value: shown.then(|| match kind.class {
+                        Class::Url => without_credentials(&setting.value).to_string(),
+                        _ => setting.value.to_string(),
+                    }),
                     source: Some(setting.source.clone())
                         .filter(|source| *source != Source::Default),
                     problem: fault.problem,

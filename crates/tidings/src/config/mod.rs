@@ -19,6 +19,8 @@ mod kinds;
 mod model;
 mod nats;
 mod publishers;
+mod redis;
+mod redis_url;
 mod reference;
 mod show;
 mod subjects;
@@ -37,11 +39,13 @@ pub use model::{
     ShutdownConfig, StreamConfig,
 };
 pub use nats::{NatsConfig, NatsTlsConfig};
+pub use redis::{RedisConfig, TokensConfig};
+pub use redis_url::{RedisAddress, RedisServers, RedisUrl};
 pub use reference::{configuration_reference, default_toml};
 pub(crate) use values::is_publisher_id;
 pub use values::{
     Bound, LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig,
-    TenantSettings,
+    TenantSettings, TokensKind,
 };
 
 /// The variable that names the configuration file where `--config` does not.

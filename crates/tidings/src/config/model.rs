@@ -19,6 +19,7 @@ use super::key::section;
 use super::kinds;
 use super::nats::NatsConfig;
 use super::publishers::PUBLISHERS;
+use super::redis::{self, RedisConfig, TokensConfig};
 use super::subjects::{self, SUBJECTS};
 use super::tenants::TENANTS;
 use super::values::{
@@ -59,6 +60,10 @@ section! {
         auth: AuthConfig;
         /// Which web pages may call.
         cors: CorsConfig;
+        /// Stream tokens.
+        tokens: TokensConfig;
+        /// Redis.
+        redis: RedisConfig;
         /// The event log.
         log: LogConfig;
         /// The NATS servers.
@@ -354,6 +359,7 @@ impl Config {
             }
         }
         errors.extend(self.auth.jwt.claims.clashes());
+        errors.extend(redis::contradictions(&self.tokens, &self.redis));
         let known = self.known_types();
         errors.extend(subjects::contradictions(&self.subjects, &known));
         errors.extend(self.nats.contradictions(&self.log));

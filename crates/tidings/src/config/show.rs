@@ -5,7 +5,7 @@ use toml::Value;
 
 use super::error::Source;
 use super::gather::{KEYS, Settings};
-use super::key::Key;
+use super::key::{Class, Key};
 
 /// What is shown instead of a secret.
 pub(super) const MASK: &str = "********";
@@ -75,8 +75,23 @@ fn masked(key: &Key, value: &Value) -> Value {
     match value {
         Value::String(text) if key.secret() && !text.is_empty() => MASK.into(),
         _ if key.secret() => Value::String(String::new()),
+        value if key.class == Class::Url => without_credentials(value),
         value => without_hashes(value),
     }
+}
+
+/// A URL with the user and password in it replaced. What can't be taken apart is cut generously.
+pub(super) fn without_credentials(value: &Value) -> Value {
+    let Some((text, (front, rest))) = value
+        .as_str()
+        .and_then(|text| Some((text, text.rsplit_once('@')?)))
+    else {
+        return value.clone();
+    };
+    let scheme = front
+        .find("://")
+        .map_or("", |end| text.get(..end + 3).unwrap_or_default());
+    format!("{scheme}{MASK}@{rest}").into()
 }
 
 /// The hash of a weak secret can be reversed, so hashes are not shown either.

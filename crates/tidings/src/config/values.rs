@@ -102,6 +102,15 @@ pub enum LogLayout {
     Fleet,
 }
 
+/// Where stream tokens are kept until they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokensKind {
+    /// In the process's memory: they open streams of this process only.
+    Memory,
+    /// In Redis: they open streams of every node that asks the same Redis.
+    Redis,
+}
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

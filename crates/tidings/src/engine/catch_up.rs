@@ -12,6 +12,7 @@ use tidings_log::{Expired, Log, ReadError, ReadLimit, Scope};
 use tidings_protocol::Position;
 
 use super::mailbox::Mailbox;
+use crate::cursors::Cursors;
 use crate::fanout::{Block, BlockBuilder, TypeTable};
 
 /// How many threads read for all engines together.
@@ -62,6 +63,7 @@ struct Shared {
     queue: Mutex<Queue>,
     more: Condvar,
     log: Log,
+    cursors: Arc<Cursors>,
     types: Arc<TypeTable>,
 }
 
@@ -78,11 +80,12 @@ impl CatchUpPool {
     /// # Errors
     ///
     /// When the system gives no thread.
-    pub fn start(log: &Log, types: &Arc<TypeTable>) -> io::Result<Self> {
+    pub fn start(log: &Log, cursors: &Arc<Cursors>, types: &Arc<TypeTable>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             more: Condvar::new(),
             log: log.clone(),
+            cursors: Arc::clone(cursors),
             types: Arc::clone(types),
         });
         for number in 0..THREADS {
@@ -102,6 +105,11 @@ impl CatchUpPool {
     /// The log that is read.
     pub(super) fn log(&self) -> &Log {
         &self.shared.log
+    }
+
+    /// What clients see of positions.
+    pub(super) fn cursors(&self) -> &Cursors {
+        &self.shared.cursors
     }
 
     /// Event types as numbers.
@@ -151,7 +159,8 @@ impl Shared {
             ..
         } = *request;
         let purges = self.log.purge_count();
-        let mut builder = BlockBuilder::with_capacity(self.log.epoch(), after, CHUNK.bytes * 3 / 2);
+        let mut builder =
+            BlockBuilder::with_capacity(self.cursors.ids(), after, CHUNK.bytes * 3 / 2);
         let end = self.log.read(scope, after, CHUNK, &mut |event| {
             if event.position <= until {
                 builder.push(&event, &self.types);

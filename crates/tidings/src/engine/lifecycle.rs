@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use mio::{Interest, Token};
 use tidings_log::ReadError;
 use tidings_protocol::api::{Closing, ClosingReason};
-use tidings_protocol::{Cursor, Position, sse};
+use tidings_protocol::{Position, sse};
 
 use super::coding::RunningChecksum;
 use super::ended::EndedStream;
@@ -110,7 +110,7 @@ impl Thread {
             self.close(slot, reason);
             return;
         }
-        self.tell_health(slot);
+        self.tell_liveness(slot);
         if self.streams.contains(slot) {
             self.pull(slot);
         }
@@ -210,7 +210,7 @@ impl Thread {
                 }
                 let due = stream.told_stale != self.stale.is_some();
                 if due {
-                    self.tell_health(slot);
+                    self.tell_liveness(slot);
                 }
                 !due || self.streams.get(slot).is_some_and(Stream::is_clear)
             }
@@ -237,8 +237,8 @@ impl Thread {
         }
     }
 
-    /// Tells the stream that the log can't be appended to, or can be again, once for each change.
-    pub(super) fn tell_health(&mut self, slot: usize) {
+    /// Tells the stream that what it is shown may be old, or is live again, once for each change.
+    pub(super) fn tell_liveness(&mut self, slot: usize) {
         let stream = &mut self.streams[slot];
         let stale = self.stale.as_deref();
         if stream.told_stale == stale.is_some()
@@ -313,13 +313,7 @@ impl Thread {
         let stream = &mut self.streams[slot];
         if reached > stream.told {
             let mut frame = Vec::new();
-            preamble::write_cursor(
-                &mut frame,
-                Cursor {
-                    epoch: self.epoch,
-                    position: reached,
-                },
-            );
+            preamble::write_cursor(&mut frame, &self.pool.cursors().text(reached));
             stream.told = reached;
             stream.say(&frame, &mut self.coder);
         } else {
@@ -452,7 +446,7 @@ impl Thread {
             tenant_id = ticket.tenant.map(tracing::field::display),
             user_id = %ticket.identity.user,
             role = %ticket.identity.role,
-            cursor = %Cursor { epoch: self.epoch, position: self.reached(stream) },
+            cursor = %self.pool.cursors().text(self.reached(stream)),
             duration_seconds = stream.opened.elapsed().as_secs_f64(),
             events = stream.events_sent,
             bytes = stream.bytes_sent,

@@ -1,6 +1,6 @@
 //! How the rest of the process reaches an engine thread.
 //!
-//! Nothing here grows without bound: opens are limited, a tail move and a health change are one
+//! Nothing here grows without bound: opens are limited, a tail move and a change of liveness are one
 //! note however often they happen, and each stream has at most one note of its own.
 
 use std::collections::VecDeque;
@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use mio::{Poll, Token, Waker};
 use parking_lot::Mutex;
-use tidings_log::Health;
 use tidings_protocol::api::ClosingReason;
 
 use super::catch_up::Caught;
 use super::census::Inquiry;
 use super::ticket::OpenStream;
+use crate::fanout::Stale;
 
 /// The token of the mailbox's waker; streams count up from zero and never reach it.
 pub(super) const WAKER: Token = Token(usize::MAX);
@@ -32,8 +32,8 @@ const OPENS_IN_A_SLICE: usize = 64;
 pub(super) enum Command {
     /// Close every stream for this reason.
     CloseAll(ClosingReason),
-    /// The log's health has changed.
-    Health(Health),
+    /// What is shown may be old, or is live again.
+    Liveness(Option<Stale>),
     /// Close what is left by the deadline and end the thread.
     Stop { deadline: Instant },
 }
@@ -46,7 +46,7 @@ pub(super) struct Mail {
     pub(super) ready: Vec<usize>,
     /// What the catch-up pool has read. At most one for each scope that an engine reads.
     pub(super) caught: Vec<Caught>,
-    /// A few from start to stop: health changes keep the latest.
+    /// A few from start to stop: of changes of liveness the latest is kept.
     pub(super) commands: Vec<Command>,
     /// What operators ask; there are only so many permits for them.
     pub(super) inquiries: Vec<Inquiry>,
@@ -110,9 +110,9 @@ impl Mailbox {
 
     pub(super) fn command(&self, command: Command) {
         let mut mail = self.mail.lock();
-        if matches!(command, Command::Health(_)) {
+        if matches!(command, Command::Liveness(_)) {
             mail.commands
-                .retain(|waiting| !matches!(waiting, Command::Health(_)));
+                .retain(|waiting| !matches!(waiting, Command::Liveness(_)));
         }
         mail.commands.push(command);
         drop(mail);

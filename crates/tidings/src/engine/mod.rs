@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tidings_log::{Health, Log};
+use tidings_log::Log;
 use tidings_protocol::api::ClosingReason;
 
 pub use catch_up::CatchUpPool;
@@ -51,7 +51,8 @@ pub use sink::{StreamBody, body};
 pub use snapshot::{SnapshotReading, shows};
 pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, Recheck, StreamSink, Ticket};
 
-use crate::fanout::{Follower, TypeTable, Window};
+use crate::cursors::Cursors;
+use crate::fanout::{Follower, Stale, TypeTable, Window};
 use census::Inquiry;
 use mailbox::{Command, Mailbox};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -102,10 +103,11 @@ impl Engines {
     pub fn start(
         options: &EngineOptions,
         log: &Log,
+        cursors: &Arc<Cursors>,
         window: &Arc<Window>,
         types: &Arc<TypeTable>,
     ) -> io::Result<Self> {
-        let pool = Arc::new(CatchUpPool::start(log, types)?);
+        let pool = Arc::new(CatchUpPool::start(log, cursors, types)?);
         let ended = Arc::new(EndedStreams::new(options.ended_streams));
         let threads = (0..options.threads.max(1))
             .map(|number| {
@@ -116,7 +118,6 @@ impl Engines {
                     Arc::clone(&mailbox),
                     Arc::clone(window),
                     Arc::clone(&pool),
-                    log.epoch(),
                     Arc::clone(&ended),
                 );
                 let handle = std::thread::Builder::new()
@@ -249,7 +250,7 @@ impl Follower for Engines {
         }
     }
 
-    fn health_changed(&self, health: &Health) {
-        self.command(|| Command::Health(health.clone()));
+    fn liveness_changed(&self, stale: Option<&Stale>) {
+        self.command(|| Command::Liveness(stale.cloned()));
     }
 }

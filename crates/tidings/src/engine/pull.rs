@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidings_log::{Expired, Scope};
+use tidings_protocol::Position;
 use tidings_protocol::api::{ClosingReason, Gap, GapReason};
-use tidings_protocol::{Cursor, Position};
 
 use super::catch_up::{Caught, Chunk, Request};
 use super::coding::{Coder, Coding};
@@ -379,7 +379,6 @@ impl Thread {
     /// Announces, once, that something after the stream's cursor has expired, and goes on behind it, or
     /// with a snapshot.
     fn tell_gap(&mut self, slot: usize, expired: Expired) {
-        let epoch = self.epoch;
         let stream = &self.streams[slot];
         if expired.removed_through <= stream.cursor.max(stream.announced) {
             return;
@@ -399,14 +398,9 @@ impl Thread {
             Some(snapshot) => snapshot.through(),
             None => expired.resume_after.max(stream.cursor),
         };
-        let requested = Cursor {
-            epoch,
-            position: stream.cursor,
-        };
-        let resumed = Cursor {
-            epoch,
-            position: resume_after,
-        };
+        let cursors = self.pool.cursors();
+        let requested = cursors.text(stream.cursor);
+        let resumed = cursors.text(resume_after);
         let gap = Gap {
             requested: requested.to_string(),
             resumed_at: resumed.to_string(),
@@ -420,7 +414,7 @@ impl Thread {
             self.begin_snapshot(slot, snapshot);
             return;
         }
-        preamble::write_gap(&mut frame, resumed, &gap);
+        preamble::write_gap(&mut frame, &resumed, &gap);
         stream.say(&frame, &mut self.coder);
         stream.cursor = resume_after;
         stream.told = resume_after;

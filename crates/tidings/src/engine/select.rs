@@ -159,6 +159,7 @@ mod tests {
 
     use super::*;
     use crate::auth::Identity;
+    use crate::cursors::EventIds;
     use crate::fanout::{BlockBuilder, ViewRequest};
 
     /// The last is not conflated.
@@ -249,10 +250,11 @@ mod tests {
 
     /// The log in blocks of so many events.
     fn blocks_of(log: &Log, size: usize, types: &TypeTable) -> Vec<Arc<Block>> {
+        let ids = Arc::new(EventIds::of_log(log.epoch()));
         let mut blocks = Vec::new();
         let mut after = 0;
         while after < log.tail() {
-            let mut builder = BlockBuilder::new(log.epoch(), after);
+            let mut builder = BlockBuilder::new(&ids, after);
             let limit = ReadLimit {
                 events: size,
                 bytes: usize::MAX,

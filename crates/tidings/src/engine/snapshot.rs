@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use tidings_log::{Log, StateEntries, StateEntry, StateError, StateSnapshot};
-use tidings_protocol::{Cursor, Position};
+use tidings_protocol::Position;
 
 use super::stream::Stage;
 use super::thread::Thread;
+use crate::cursors::Cursors;
 use crate::fanout::view::EventFacts;
 use crate::fanout::{TypeTable, View, snapshot};
 
@@ -52,19 +53,15 @@ impl SnapshotReading {
         view: &View,
         types: &TypeTable,
         log: &Log,
+        cursors: &Cursors,
     ) -> bool {
-        let epoch = log.epoch();
         for _ in 0..LOOKED_AT {
             let Some(entry) = self.left.next() else {
-                let end = Cursor {
-                    epoch,
-                    position: self.through,
-                };
-                snapshot::write_snapshot_end(wire, end);
+                snapshot::write_snapshot_end(wire, &cursors.text(self.through));
                 return true;
             };
             if shows(view, types, log, &entry) {
-                snapshot::write_snapshot(wire, epoch, &entry);
+                snapshot::write_snapshot(wire, cursors.ids(), &entry);
                 if wire.len() >= PART {
                     break;
                 }
@@ -111,7 +108,9 @@ impl Thread {
                 return;
             };
             wire.clear();
-            let ended = reading.write_part(&mut wire, &view, self.pool.types(), self.pool.log());
+            let pool = &self.pool;
+            let (types, log, cursors) = (pool.types(), pool.log(), pool.cursors());
+            let ended = reading.write_part(&mut wire, &view, types, log, cursors);
             stream.say(&wire, &mut self.coder);
             if ended {
                 stream.snapshot = None;

@@ -43,7 +43,7 @@ pub(super) struct Stream {
     pub(super) stage: Stage,
     /// The sink has refused bytes and not asked for more since.
     pub(super) blocked: bool,
-    /// What it was told of the log's health, so that each change is told once.
+    /// Whether it was told that what is shown may be old, so that each change is told once.
     pub(super) told_stale: bool,
     /// It waits for its next turn among those that have more to read.
     pub(super) queued: bool,

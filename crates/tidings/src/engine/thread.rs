@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Poll};
 use slab::Slab;
-use tidings_log::{Health, Scope};
+use tidings_log::Scope;
+use tidings_protocol::Position;
 use tidings_protocol::api::ClosingReason;
-use tidings_protocol::{Epoch, Position};
 
 use super::EngineOptions;
 use super::catch_up::CatchUpPool;
@@ -23,7 +23,7 @@ use super::mailbox::{Command, Mailbox, WAKER};
 use super::pull::{Chunks, CodedReading};
 use super::stream::Stream;
 use super::wheel::{TICK, Tick, Wheel};
-use crate::fanout::{Block, Window};
+use crate::fanout::{Block, Stale, Window};
 
 /// How many socket events one look at the poll brings.
 const EVENTS: usize = 1024;
@@ -38,7 +38,6 @@ pub(super) struct Thread {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) window: Arc<Window>,
     pub(super) pool: Arc<CatchUpPool>,
-    pub(super) epoch: Epoch,
     /// Shared by all engines; told of every end.
     pub(super) ended: Arc<EndedStreams>,
     pub(super) streams: Slab<Stream>,
@@ -53,7 +52,7 @@ pub(super) struct Thread {
     pub(super) chunks: Chunks,
     /// What operators have asked and is not answered yet.
     pub(super) inquiries: Inquiries,
-    /// Why the log can't be appended to, if it can't: the data of a `stale` event.
+    /// Why what is shown may be old, if it may: the data of a `stale` event.
     pub(super) stale: Option<String>,
     /// Every stream is to end for this reason.
     pub(super) closing: Option<ClosingReason>,
@@ -78,7 +77,6 @@ impl Thread {
         mailbox: Arc<Mailbox>,
         window: Arc<Window>,
         pool: Arc<CatchUpPool>,
-        epoch: Epoch,
         ended: Arc<EndedStreams>,
     ) -> Self {
         let position = window.tail();
@@ -88,7 +86,6 @@ impl Thread {
             mailbox,
             window,
             pool,
-            epoch,
             ended,
             streams: Slab::new(),
             index: Index::default(),
@@ -181,23 +178,20 @@ impl Thread {
         for command in mail.commands {
             match command {
                 Command::CloseAll(reason) => self.close_all(reason),
-                Command::Health(health) => self.health_changed(&health),
+                Command::Liveness(stale) => self.liveness_changed(stale.as_ref()),
                 Command::Stop { deadline } => self.stop = Some(deadline),
             }
         }
     }
 
-    fn health_changed(&mut self, health: &Health) {
-        self.stale = match health {
-            Health::Healthy => None,
-            Health::Full { since, reason } | Health::Failed { since, reason } => Some(
-                serde_json::json!({ "since": crate::time::rfc3339(*since), "reason": reason })
-                    .to_string(),
-            ),
-        };
+    fn liveness_changed(&mut self, stale: Option<&Stale>) {
+        self.stale = stale.map(|Stale { since, reason }| {
+            let since = crate::time::rfc3339(*since);
+            serde_json::json!({ "since": since, "reason": reason }).to_string()
+        });
         let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.tell_health(slot);
+            self.tell_liveness(slot);
         }
     }
 
@@ -239,11 +233,12 @@ mod tests {
     use std::io::Read as _;
     use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 
-    use tidings_log::{EventRef, Listener, Log, LogOptions};
+    use tidings_log::{EventRef, Health, Listener, Log, LogOptions};
     use tidings_protocol::TenantId;
 
     use super::*;
     use crate::auth::Identity;
+    use crate::cursors::Cursors;
     use crate::engine::census::Inquiry;
     use crate::engine::{
         Coding, ConnectionId, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink, Ticket,
@@ -270,7 +265,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = Log::open(LogOptions::new(folder.path()), Box::new(NoListener)).unwrap();
         let types = Arc::new(TypeTable::default());
-        let pool = Arc::new(CatchUpPool::start(&log, &types).unwrap());
+        let cursors = Arc::new(Cursors::of_log(&log));
+        let pool = Arc::new(CatchUpPool::start(&log, &cursors, &types).unwrap());
         let (mailbox, poll) = Mailbox::new().unwrap();
         let options = EngineOptions {
             threads: 1,
@@ -282,7 +278,7 @@ mod tests {
         };
         let window = Arc::new(Window::new(1 << 20));
         let ended = Arc::new(EndedStreams::new(options.ended_streams));
-        let thread = Thread::new(options, poll, mailbox, window, pool, log.epoch(), ended);
+        let thread = Thread::new(options, poll, mailbox, window, pool, ended);
         (thread, folder)
     }
 
@@ -345,7 +341,7 @@ mod tests {
 
     /// A block of one event of the tenant.
     fn block(thread: &Thread, position: Position, types: &TypeTable) -> Block {
-        let mut builder = BlockBuilder::new(thread.epoch, position - 1);
+        let mut builder = BlockBuilder::new(thread.pool.cursors().ids(), position - 1);
         builder.push(
             &EventRef {
                 position,

@@ -1,13 +1,14 @@
 //! Blocks: consecutive events of the log in their wire form.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use tidings_log::{EventRef, Subject};
-use tidings_protocol::sse::EventWriter;
-use tidings_protocol::{Epoch, Position, TenantId};
+use tidings_protocol::{Position, TenantId};
 
 use super::types::{TypeId, TypeTable};
 use super::view::{EventFacts, View, visible_type};
+use crate::cursors::EventIds;
 
 /// Above this size a block is closed and the next begun, so that what a reader pins stays small.
 const FULL: usize = 256 * 1024;
@@ -188,7 +189,7 @@ impl Block {
 /// Encodes events into a [`Block`].
 #[derive(Debug)]
 pub struct BlockBuilder {
-    writer: EventWriter,
+    ids: Arc<EventIds>,
     after: Position,
     /// The types of the events so far, a handful: asking the table for each event would cost more
     /// than all else here.
@@ -202,9 +203,9 @@ pub struct BlockBuilder {
 impl BlockBuilder {
     /// An empty block that begins after a position.
     #[must_use]
-    pub fn new(epoch: Epoch, after: Position) -> Self {
+    pub fn new(ids: &Arc<EventIds>, after: Position) -> Self {
         Self {
-            writer: EventWriter::new(epoch),
+            ids: Arc::clone(ids),
             after,
             types_seen: Vec::new(),
             bytes: Vec::new(),
@@ -216,10 +217,10 @@ impl BlockBuilder {
 
     /// The same with room for so many bytes, where it is known that they come.
     #[must_use]
-    pub fn with_capacity(epoch: Epoch, after: Position, bytes: usize) -> Self {
+    pub fn with_capacity(ids: &Arc<EventIds>, after: Position, bytes: usize) -> Self {
         Self {
             bytes: Vec::with_capacity(bytes),
-            ..Self::new(epoch, after)
+            ..Self::new(ids, after)
         }
     }
 
@@ -241,12 +242,7 @@ impl BlockBuilder {
     ///
     /// When the block outgrows 4 GiB, which [`Self::is_full`] is there to prevent.
     pub fn push(&mut self, event: &EventRef<'_>, types: &TypeTable) {
-        self.writer.write(
-            &mut self.bytes,
-            event.position,
-            event.event_type,
-            event.data,
-        );
+        self.ids.write(&mut self.bytes, event);
         let kind = self.kind(visible_type(event), types);
         let device = event.device.unwrap_or_default();
         let names_start = u32::try_from(self.names.len()).expect("a block stays far below 4 GiB");
@@ -323,7 +319,7 @@ mod tests {
 
     use proptest::prelude::*;
     use tidings_log::Subject;
-    use tidings_protocol::{DeviceId, EventType};
+    use tidings_protocol::{DeviceId, Epoch, EventType};
 
     use super::*;
     use crate::auth::Identity;
@@ -395,7 +391,7 @@ mod tests {
     /// The block, and of each event what the history judges it by, apart from the device.
     fn encode(samples: &[Sample], types: &TypeTable) -> (Block, Vec<EventFacts<'static>>) {
         let mut judged = Vec::new();
-        let mut builder = BlockBuilder::new(Epoch(7), 100);
+        let mut builder = BlockBuilder::new(&Arc::new(EventIds::of_log(Epoch(7))), 100);
         for (position, sample) in (101..).zip(samples) {
             let id = sample.device.map(device);
             let data = vec![b'x'; sample.size];

@@ -7,12 +7,14 @@
 //! - [`snapshot`]: the last event of each subject in its wire form.
 //! - [`conflation`]: which events a stream that lags can do without.
 //! - [`window`]: the newest blocks, bounded by bytes.
+//! - [`liveness`]: whether what is shown is live.
 //!
 //! Data flows from the log's writer ([`FanOut`] is its listener) through the window to the
 //! engines, which are only told that there is more and fetch it themselves.
 
 pub mod block;
 pub mod conflation;
+pub mod liveness;
 pub mod rules;
 pub mod snapshot;
 pub mod types;
@@ -22,22 +24,24 @@ pub mod window;
 use std::sync::Arc;
 
 use tidings_log::{EventRef, Health, Listener};
-use tidings_protocol::Epoch;
+
+use crate::cursors::EventIds;
 
 pub use block::{Block, BlockBuilder};
 pub use conflation::Conflation;
+pub use liveness::{Liveness, Stale};
 pub use rules::Rules;
 pub use types::{TypeId, TypeSet, TypeTable};
 pub use view::{View, ViewRequest};
 pub use window::Window;
 
-/// Who is told that the log reaches further, or that its health has changed. Called on the log's
+/// Who is told that the log reaches further, or whether what is shown is live. Called mostly on the log's
 /// writer thread: an implementation only leaves a note and wakes its own thread.
 pub trait Follower: Send + Sync {
     /// The window holds more than before.
     fn tail_moved(&self);
-    /// The log can or can't be appended to.
-    fn health_changed(&self, health: &Health);
+    /// What is shown may be old, or is live again (`None`).
+    fn liveness_changed(&self, stale: Option<&Stale>);
 }
 
 /// The log's listener: encodes what became durable and passes the word on.
@@ -45,46 +49,40 @@ pub struct FanOut {
     window: Arc<Window>,
     types: Arc<TypeTable>,
     /// Set once, as soon as the log is open; nothing is committed before.
-    epoch: Arc<std::sync::OnceLock<Epoch>>,
-    followers: Arc<std::sync::OnceLock<Vec<Arc<dyn Follower>>>>,
+    ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
+    liveness: Arc<Liveness>,
 }
 
 impl FanOut {
-    /// A fan-out into `window`. The log's epoch and the followers become known only after the log
+    /// A fan-out into `window`. How events are named and the followers become known only after the log
     /// is open, and so after its listener exists; both are set before the first append.
     #[must_use]
     pub fn new(
         window: Arc<Window>,
         types: Arc<TypeTable>,
-        epoch: Arc<std::sync::OnceLock<Epoch>>,
-        followers: Arc<std::sync::OnceLock<Vec<Arc<dyn Follower>>>>,
+        ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
+        liveness: Arc<Liveness>,
     ) -> Self {
         Self {
             window,
             types,
-            epoch,
-            followers,
-        }
-    }
-
-    fn each_follower(&self, tell: impl Fn(&dyn Follower)) {
-        for follower in self.followers.get().into_iter().flatten() {
-            tell(follower.as_ref());
+            ids,
+            liveness,
         }
     }
 }
 
 impl Listener for FanOut {
     fn committed(&mut self, events: &[EventRef<'_>]) {
-        let (Some(first), Some(epoch)) = (events.first(), self.epoch.get()) else {
+        let (Some(first), Some(ids)) = (events.first(), self.ids.get()) else {
             return;
         };
-        let mut builder = BlockBuilder::new(*epoch, first.position - 1);
+        let mut builder = BlockBuilder::new(ids, first.position - 1);
         for event in events {
             builder.push(event, &self.types);
             if builder.is_full() {
                 self.window.push(builder.finish(event.position));
-                builder = BlockBuilder::new(*epoch, event.position);
+                builder = BlockBuilder::new(ids, event.position);
             }
         }
         if let Some(last) = events.last()
@@ -92,10 +90,12 @@ impl Listener for FanOut {
         {
             self.window.push(builder.finish(last.position));
         }
-        self.each_follower(|follower| follower.tail_moved());
+        for follower in self.liveness.each() {
+            follower.tail_moved();
+        }
     }
 
     fn health_changed(&mut self, health: &Health) {
-        self.each_follower(|follower| follower.health_changed(health));
+        self.liveness.log_is(health);
     }
 }

@@ -3,18 +3,16 @@
 use std::io::Write as _;
 
 use tidings_log::StateEntry;
-use tidings_protocol::{Cursor, Epoch};
+
+use crate::cursors::{CursorText, EventIds};
 
 /// Appends a subject's last event as JSON: `{"type","id","data"}`, where `id` is the event's cursor.
 ///
-/// Nothing of it needs escaping: a type is letters, digits and `_`, a cursor likewise with a dot, and the
+/// Nothing of it needs escaping: a type is letters, digits and `_`, a cursor likewise with dots and tildes, and the
 /// payload is JSON without line breaks since it was published.
-pub fn write_subject(wire: &mut Vec<u8>, epoch: Epoch, entry: &StateEntry) {
+pub fn write_subject(wire: &mut Vec<u8>, ids: &EventIds, entry: &StateEntry) {
     let event = entry.event();
-    let id = Cursor {
-        epoch,
-        position: event.position,
-    };
+    let id = ids.id(&event);
     wire.reserve(event.data.len() + event.event_type.len() + 64);
     // Writing to a Vec can't fail.
     let _ = write!(
@@ -27,13 +25,13 @@ pub fn write_subject(wire: &mut Vec<u8>, epoch: Epoch, entry: &StateEntry) {
 }
 
 /// Appends the `snapshot` event of a subject. It has no id: only the whole snapshot is true at a cursor.
-pub fn write_snapshot(wire: &mut Vec<u8>, epoch: Epoch, entry: &StateEntry) {
+pub fn write_snapshot(wire: &mut Vec<u8>, ids: &EventIds, entry: &StateEntry) {
     wire.extend_from_slice(b"event: snapshot\ndata: ");
-    write_subject(wire, epoch, entry);
+    write_subject(wire, ids, entry);
     wire.extend_from_slice(b"\n\n");
 }
 
 /// Appends the `snapshot_end` event, which names the cursor that the snapshot is true at.
-pub fn write_snapshot_end(wire: &mut Vec<u8>, cursor: Cursor) {
+pub fn write_snapshot_end(wire: &mut Vec<u8>, cursor: &CursorText) {
     let _ = write!(wire, "event: snapshot_end\nid: {cursor}\ndata: {{}}\n\n");
 }

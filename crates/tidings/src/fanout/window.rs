@@ -103,11 +103,12 @@ mod tests {
     use tidings_protocol::{Epoch, TenantId};
 
     use super::*;
+    use crate::cursors::EventIds;
     use crate::fanout::{BlockBuilder, TypeTable};
 
     fn block(after: Position, through: Position) -> Block {
         let types = TypeTable::default();
-        let mut builder = BlockBuilder::new(Epoch(1), after);
+        let mut builder = BlockBuilder::new(&Arc::new(EventIds::of_log(Epoch(1))), after);
         for position in after + 1..=through {
             let event = EventRef {
                 position,

@@ -121,6 +121,23 @@ pub fn admit(
     })
 }
 
+/// The tenant that a payload names, where nothing else says whose it is. [`admit`] then sees to it that it
+/// names no other beside it.
+///
+/// # Errors
+///
+/// When it is no object, names none, or names something that is no tenant.
+pub fn named_tenant(data: &RawValue) -> Result<TenantId, InvalidPayload> {
+    let identity = serde_json::Deserializer::from_str(data.get())
+        .deserialize_any(IdentityVisitor { rule: None })
+        .map_err(|_| invalid("data", "must be a JSON object"))?;
+    identity
+        .tenants
+        .first()
+        .and_then(|value| json_text::read(value)?.parse().ok())
+        .ok_or_else(|| invalid("data.tenant_id", "must be the id of a tenant"))
+}
+
 fn check_tenant(identity: &Identity<'_>, tenant: TenantId) -> Result<(), InvalidPayload> {
     let agrees =
         |value: &&RawValue| json_text::read(value).is_some_and(|named| named.parse() == Ok(tenant));

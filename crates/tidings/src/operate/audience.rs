@@ -10,14 +10,16 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use http::StatusCode;
 use tidings_log::{ReadError, ReadLimit, Scope};
+use tidings_protocol::cursor::InvalidCursor;
 use tidings_protocol::operate::{Audience, AudienceEvent, AudienceStream, Outcome};
-use tidings_protocol::{Cursor, Position, TenantId};
+use tidings_protocol::{Position, TenantId};
 
 use super::part::{Caller, Known, Part, merge, parts};
 use super::{PageRequest, fill_page, log_unreadable, reading, text_of};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::cluster::Question;
+use crate::cursors::{Resolution, appended_at};
 use crate::engine::{ConnectionId, EndedStream, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::rules::Withheld;
@@ -58,16 +60,15 @@ pub async fn audience(
     let tenant = read_tenant(&tenant)?;
     operator.check_tenant(tenant)?;
     let page = PageRequest::read(&Query::parse(query.as_deref())?)?;
-    let cursor: Cursor =
-        cursor
-            .parse()
-            .map_err(|error: tidings_protocol::cursor::InvalidCursor| {
-                Refusal::parameter("cursor", error.to_string())
-            })?;
-    if cursor.epoch != app.log.epoch() || cursor.position > app.window.tail() {
-        return Err(unknown());
+    if !app.cursors.is_cursor(&cursor) {
+        return Err(Refusal::parameter("cursor", InvalidCursor.to_string()));
     }
-    let found = reading(&app, move |app| find_event(app, tenant, cursor.position)).await;
+    let asked = cursor.clone();
+    let found = reading(&app, move |app| match app.cursors.position_of(&asked)? {
+        Some(position) if position <= app.window.tail() => find_event(app, tenant, position),
+        _ => Ok(Found::Nothing),
+    })
+    .await;
     let event = match found.map_err(|error| log_unreadable(&error))? {
         Found::Event(event) => event,
         Found::Expired => return Err(expired()),
@@ -81,7 +82,7 @@ pub async fn audience(
 
     let caller = Caller::of(&operator);
     let shown = AudienceEvent {
-        id: cursor.to_string(),
+        id: cursor,
         event_type: event.name.clone(),
         device_id: event.device.clone(),
         time: rfc3339(event.appended_at),
@@ -148,7 +149,7 @@ pub(crate) async fn part_for(
     after: Option<ConnectionId>,
     limit: usize,
 ) -> Result<Part<AudienceStream>, Refusal> {
-    let position = locate(app, &asked.cursor).await?;
+    let position = locate(app, asked.cursor).await?;
     let event = Event {
         position,
         kind: app.types.number(&asked.kind),
@@ -233,12 +234,18 @@ enum Found {
 
 /// Where in this node's log an event is that another node has found in its own; behind everything where this node
 /// does not have it yet.
-async fn locate(app: &Arc<App>, cursor: &str) -> Result<Position, Refusal> {
-    let cursor: Cursor = cursor.parse().map_err(|_| unknown())?;
-    if cursor.epoch != app.log.epoch() {
-        return Err(unknown());
-    }
-    Ok(cursor.position)
+async fn locate(app: &Arc<App>, cursor: String) -> Result<Position, Refusal> {
+    let located = reading(app, move |app| {
+        if let Some(position) = app.cursors.position_of(&cursor)? {
+            return Ok(Some(position));
+        }
+        let tail = app.window.tail();
+        let resolved = app.cursors.resolve(Scope::All, &cursor, tail)?;
+        // Where it has gone from this node alone, nobody can say what stood before it.
+        Ok(matches!(resolved, Resolution::Ahead(_)).then_some(Position::MAX))
+    });
+    let located = located.await.map_err(|error| log_unreadable(&error))?;
+    located.ok_or_else(unknown)
 }
 
 fn find_event(app: &App, tenant: TenantId, position: Position) -> Result<Found, ReadError> {
@@ -260,7 +267,7 @@ fn find_event(app: &App, tenant: TenantId, position: Position) -> Result<Found, 
                     visible_name: visible_type(&event).to_owned(),
                     kind: app.types.number(visible_type(&event)),
                     device: event.device.map(str::to_owned),
-                    appended_at: event.appended_at,
+                    appended_at: appended_at(&event),
                 });
             }
         })?;

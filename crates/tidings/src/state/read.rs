@@ -13,11 +13,11 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 use tidings_log::{Log, StateEntries};
-use tidings_protocol::Epoch;
 use tidings_protocol::api::TenantState;
 
 use super::current;
 use crate::app::App;
+use crate::cursors::Cursors;
 use crate::engine::shows;
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::fanout::{TypeTable, View, snapshot};
@@ -78,7 +78,7 @@ pub async fn state(
     let body = StateBody {
         view,
         types: Arc::clone(&app.types),
-        epoch: app.log.epoch(),
+        cursors: Arc::clone(&app.cursors),
         log: app.log.clone(),
         left: Some(snapshot.into_entries()),
         part,
@@ -98,7 +98,7 @@ pub async fn state(
 struct StateBody {
     view: View,
     types: Arc<TypeTable>,
-    epoch: Epoch,
+    cursors: Arc<Cursors>,
     log: Log,
     /// `None` when all was laid out.
     left: Option<StateEntries>,
@@ -121,7 +121,7 @@ impl StateBody {
                 if !std::mem::take(&mut self.first) {
                     self.part.push(b',');
                 }
-                snapshot::write_subject(&mut self.part, self.epoch, &entry);
+                snapshot::write_subject(&mut self.part, self.cursors.ids(), &entry);
                 if self.part.len() >= PART {
                     return;
                 }

@@ -9,13 +9,15 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tidings_log::StateSnapshot;
-use tidings_protocol::api::ClosingReason;
+use tidings_protocol::api::{Closing, ClosingReason};
+use tidings_protocol::sse;
 
+use super::passage::{self, Given};
 use super::preamble;
 use super::request::{Credential, StartRequest, StreamRequest};
 use super::start::{self, Start};
 use crate::app::App;
-use crate::auth::Identity;
+use crate::auth::{Identity, Looked};
 use crate::connection::HandOver;
 use crate::cors;
 use crate::engine::{
@@ -93,15 +95,33 @@ async fn answer(app: Arc<App>, tenant: Option<String>, request: Request) -> Resp
 
 /// One try to open a stream.
 struct Attempt<'a> {
-    app: &'a App,
+    app: &'a Arc<App>,
     address: IpAddr,
     /// A `HEAD` request passes the same checks but takes nothing.
     head_only: bool,
 }
 
+/// A credential that was looked at, and whom it stands for.
+enum Shown<'t> {
+    AccessToken(Arc<Identity>),
+    /// The token and what it was found to be; not taken yet.
+    StreamToken(&'t str, Looked),
+}
+
+impl Shown<'_> {
+    fn identity(&self) -> &Arc<Identity> {
+        match self {
+            Self::AccessToken(identity) => identity,
+            Self::StreamToken(_, looked) => looked.identity(),
+        }
+    }
+}
+
 /// What a stream is given first, and how.
 struct Beginning {
     start: Start,
+    /// The way to the start, on the wire.
+    passage: Vec<u8>,
     /// True where the start is.
     snapshot: Option<StateSnapshot>,
     wants_snapshot: bool,
@@ -115,7 +135,7 @@ struct Granted {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(app: &'a App, request: &Parts) -> Self {
+    fn new(app: &'a Arc<App>, request: &Parts) -> Self {
         let peer = request.extensions.get::<SocketAddr>();
         Self {
             app,
@@ -138,8 +158,9 @@ impl<'a> Attempt<'a> {
             state::check_ready(app)?;
         }
         app.limits.failures_exceeded(self.address)?;
-        let identity = self.look_up(&parameters).await?;
-        let sees_all = self.check_tenant(&parameters, &identity).await?;
+        let shown = self.look_up(&parameters.credential).await?;
+        let identity = Arc::clone(shown.identity());
+        let sees_all = self.check_tenant(&parameters, &shown).await?;
         if let Some(tenant) = parameters.tenant {
             app.check_living(tenant)?;
         }
@@ -159,20 +180,20 @@ impl<'a> Attempt<'a> {
         let shown_tenant = if sees_all { None } else { parameters.tenant };
         let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view)?;
         let view = rules.view(&app.types);
-        // What is acknowledged after the client has seen the head is behind this tail.
-        let tail = app.window.tail();
-        let mut start = start::resolve(&app.log, view.scope(), &parameters.start, tail)
-            .map_err(|error| log_unavailable(&error))?;
+        // What is acknowledged after the client has seen the head is behind the tail that is fixed here.
+        let mut start = start::settle(app, view.scope(), &parameters.start).await?;
         let from_cursor = matches!(parameters.start, StartRequest::Cursor(_));
-        let snapshot = if parameters.snapshot && (!from_cursor || start.gap.is_some()) {
+        let snapshot = if parameters.snapshot && (!from_cursor || !start.gaps.is_empty()) {
             let snapshot = state::snapshot(app, view.scope())?;
-            start.begin_at(app.cursor(snapshot.through()));
+            start.begin_at(snapshot.through(), app.cursor(snapshot.through()));
             Some(snapshot)
         } else {
             None
         };
+        let passage = self.passage(&view, &mut start).await?;
         let beginning = Beginning {
             start,
+            passage,
             snapshot,
             wants_snapshot: parameters.snapshot,
             conflation: parameters.conflate.map(|names| {
@@ -188,7 +209,9 @@ impl<'a> Attempt<'a> {
             .limits
             .reserve(counted_for, &identity.user, self.address)?;
         // From here on a request that is cancelled gives its place back by dropping it.
-        self.take(&parameters.credential).await?;
+        if !self.take(&shown).await? {
+            return Err(Refusal::unauthorized(INVALID_STREAM_TOKEN));
+        }
 
         let connection = ConnectionId::random();
         let ticket = Ticket {
@@ -200,12 +223,40 @@ impl<'a> Attempt<'a> {
             opened_at: unix_microseconds(SystemTime::now()),
             place: Some(place),
         };
+        let ends = beginning.start.passage.is_some();
         let granted = self.grant(&request.headers, view, beginning, ticket);
+        if ends {
+            return Ok(short_stream(app, granted));
+        }
         hand_over(app, request, granted).await
     }
 
-    async fn look_up(&self, parameters: &StreamRequest) -> Result<Arc<Identity>, Refusal> {
-        match &parameters.credential {
+    /// Reads the way to the start, and moves the start to its end if it has one: where it is too long it
+    /// stays in the start, and the stream is to end with it.
+    async fn passage(&self, view: &View, start: &mut Start) -> Result<Vec<u8>, Refusal> {
+        let Some(mut passage) = start.passage.take() else {
+            return Ok(Vec::new());
+        };
+        let _permit = self.app.history_readers.acquire().await;
+        let (app, view, after) = (Arc::clone(self.app), view.clone(), start.after);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut wire = Vec::new();
+            passage::write(&app, &view, after, &mut passage, &mut wire)
+                .map(|given| (wire, given, passage))
+        });
+        let (wire, given, passage) = match reading.await {
+            Ok(read) => read.map_err(|error| log_unavailable(&error))?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        match given {
+            Given::Whole(position) => start.after = position,
+            Given::Part => start.passage = Some(passage),
+        }
+        Ok(wire)
+    }
+
+    async fn look_up<'t>(&self, credential: &'t Credential) -> Result<Shown<'t>, Refusal> {
+        match credential {
             Credential::StreamToken(token) => {
                 let found = self
                     .app
@@ -213,7 +264,9 @@ impl<'a> Attempt<'a> {
                     .look(token)
                     .await
                     .map_err(tokens_unavailable)?;
-                found.ok_or_else(|| self.failure(Refusal::unauthorized(INVALID_STREAM_TOKEN)))
+                let looked = found
+                    .ok_or_else(|| self.failure(Refusal::unauthorized(INVALID_STREAM_TOKEN)))?;
+                Ok(Shown::StreamToken(token, looked))
             }
             Credential::AccessToken(token) => {
                 let verified = self
@@ -221,7 +274,7 @@ impl<'a> Attempt<'a> {
                     .access_tokens
                     .verify(token, unix_seconds(SystemTime::now()));
                 verified
-                    .map(Arc::new)
+                    .map(|identity| Shown::AccessToken(Arc::new(identity)))
                     .map_err(|error| self.failure(error.into()))
             }
         }
@@ -238,37 +291,32 @@ impl<'a> Attempt<'a> {
     async fn check_tenant(
         &self,
         parameters: &StreamRequest,
-        identity: &Identity,
+        shown: &Shown<'_>,
     ) -> Result<bool, Refusal> {
+        let identity = shown.identity();
         if identity.super_admin {
             return Ok(!parameters.tenant_only);
         }
         if parameters.tenant.is_some() && identity.tenant == parameters.tenant {
             return Ok(false);
         }
-        if let Credential::StreamToken(token) = &parameters.credential
-            && !self.head_only
-        {
-            self.app
-                .stream_tokens
-                .take(token)
-                .await
-                .map_err(tokens_unavailable)?;
+        if !self.head_only {
+            self.take(shown).await?;
         }
         Err(Refusal::forbidden(WRONG_TENANT))
     }
 
-    async fn take(&self, credential: &Credential) -> Result<(), Refusal> {
-        if let Credential::StreamToken(token) = credential {
-            let taken = self
+    /// Takes the stream token that was shown, if it was one; false where another has it.
+    async fn take(&self, shown: &Shown<'_>) -> Result<bool, Refusal> {
+        match shown {
+            Shown::AccessToken(_) => Ok(true),
+            Shown::StreamToken(token, looked) => self
                 .app
                 .stream_tokens
-                .take(token)
+                .take(token, looked)
                 .await
-                .map_err(tokens_unavailable)?;
-            taken.ok_or_else(|| Refusal::unauthorized(INVALID_STREAM_TOKEN))?;
+                .map_err(tokens_unavailable),
         }
-        Ok(())
     }
 
     fn grant(
@@ -280,19 +328,25 @@ impl<'a> Attempt<'a> {
     ) -> Granted {
         let app = self.app;
         let start = &beginning.start;
+        let ends = start.passage.is_some();
         let mut headers = stream_headers(Some(ticket.connection));
-        let coding = negotiate(&app.config.stream.compression, request, &mut headers);
+        let offered: &[Coding] = if ends {
+            &[]
+        } else {
+            &app.config.stream.compression
+        };
+        let coding = negotiate(offered, request, &mut headers);
         cors::allow(&app.config.cors, request, &mut headers);
-        let cursor = app.cursor(start.after);
         let mut preamble = Vec::new();
         preamble::write_opening(
             &mut preamble,
             app.config.stream.retry,
             ticket.connection,
-            start.gap.as_ref(),
-            cursor,
+            &start.gaps,
+            &start.at,
             beginning.snapshot.is_some(),
         );
+        preamble.extend_from_slice(&beginning.passage);
         tracing::info!(
             target: "tidings::stream",
             connection_id = %ticket.connection,
@@ -300,9 +354,9 @@ impl<'a> Attempt<'a> {
             user_id = %ticket.identity.user,
             role = %ticket.identity.role,
             address = %ticket.address,
-            cursor = %cursor,
+            cursor = %start.at,
             snapshot = beginning.snapshot.as_ref().map(StateSnapshot::len),
-            gap = start.gap.as_ref().map(|gap| tracing::field::debug(gap.reason)),
+            gap = start.gaps.first().map(|gap| tracing::field::debug(gap.reason)),
             "stream_requested"
         );
         let (sink, _) = engine::body();
@@ -366,6 +420,20 @@ async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Respo
     stream.sink = StreamSink::Body(sink);
     app.engines.open(stream).await;
     Ok((StatusCode::OK, headers, axum::body::Body::new(body)).into_response())
+}
+
+/// A stream that ends with what it begins with, and whose client comes back for more.
+fn short_stream(app: &App, granted: Granted) -> Response {
+    let Granted { stream, headers } = granted;
+    let mut wire = stream.preamble;
+    let closing = Closing {
+        reason: ClosingReason::Disconnected,
+        retry: preamble::jittered(app.config.stream.retry),
+        conflated: 0,
+    };
+    let data = serde_json::to_vec(&closing).expect("a plain struct");
+    sse::write_event_without_id(&mut wire, "closing", &data);
+    (StatusCode::OK, headers, wire).into_response()
 }
 
 /// Chooses how the stream's bytes are coded, and says so in the response.
@@ -436,7 +504,8 @@ fn title_case(name: &str) -> String {
         .collect()
 }
 
-fn log_unavailable(error: &tidings_log::ReadError) -> Refusal {
+/// The log can't be read.
+pub(super) fn log_unavailable(error: &tidings_log::ReadError) -> Refusal {
     tracing::error!(%error, "the log can't be read");
     Refusal::unavailable(
         "the log can't be read at the moment",

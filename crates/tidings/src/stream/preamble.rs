@@ -4,12 +4,13 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use tidings_protocol::api::Gap;
-use tidings_protocol::{Cursor, sse};
+use tidings_protocol::sse;
 
+use crate::cursors::CursorText;
 use crate::engine::ConnectionId;
 
 /// Appends a `cursor` event: where the stream stands.
-pub fn write_cursor(wire: &mut Vec<u8>, cursor: Cursor) {
+pub fn write_cursor(wire: &mut Vec<u8>, cursor: &CursorText) {
     // Writing to a Vec can't fail.
     let _ = write!(wire, "event: cursor\nid: {cursor}\ndata: {{}}\n\n");
 }
@@ -19,7 +20,7 @@ pub fn write_cursor(wire: &mut Vec<u8>, cursor: Cursor) {
 /// # Panics
 ///
 /// Never: a gap is a plain struct.
-pub fn write_gap(wire: &mut Vec<u8>, resumed_at: Cursor, gap: &Gap) {
+pub fn write_gap(wire: &mut Vec<u8>, resumed_at: &CursorText, gap: &Gap) {
     let data = serde_json::to_vec(gap).expect("a plain struct");
     sse::write_event(wire, resumed_at, "gap", &data);
 }
@@ -37,13 +38,13 @@ pub fn write_gap_before_snapshot(wire: &mut Vec<u8>, gap: &Gap) {
 }
 
 /// Appends what comes before a stream's first event: the reconnection time, the connection's name,
-/// the gap if there is one, and where the stream stands, which a snapshot says itself.
+/// the gaps if there are any, and where the stream stands, which a snapshot says itself.
 pub fn write_opening(
     wire: &mut Vec<u8>,
     retry: Duration,
     connection: ConnectionId,
-    gap: Option<&Gap>,
-    cursor: Cursor,
+    gaps: &[Gap],
+    cursor: &CursorText,
     snapshot_follows: bool,
 ) {
     // Writing to a Vec can't fail.
@@ -52,10 +53,12 @@ pub fn write_opening(
         "retry: {}\n: connected {connection}\n",
         jittered(retry)
     );
-    match gap {
-        Some(gap) if snapshot_follows => write_gap_before_snapshot(wire, gap),
-        Some(gap) => write_gap(wire, cursor, gap),
-        None => {}
+    for gap in gaps {
+        if snapshot_follows {
+            write_gap_before_snapshot(wire, gap);
+        } else {
+            write_gap(wire, cursor, gap);
+        }
     }
     if !snapshot_follows {
         write_cursor(wire, cursor);

@@ -1,33 +1,95 @@
-//! Which position a stream, or a page of the history, begins after, and what it can't have.
+//! Which place a stream, or a page of the history, begins at, and what it can't have.
 
-use tidings_log::{Log, ReadError, Resume, Scope};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_log::{ReadError, Scope};
 use tidings_protocol::api::{Gap, GapReason};
 use tidings_protocol::{Cursor, Position};
 
 use super::request::StartRequest;
+use crate::app::App;
+use crate::cursors::{CursorText, Cursors, Passage, Place, Resolution};
+use crate::error::Refusal;
 use crate::time;
 
 /// How much of a requested cursor is echoed, in bytes.
 const MAX_ECHO: usize = 128;
+
+/// How long a node that has not copied yet what a cursor names may take to.
+const COPYING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where to begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     /// What comes after this position is shown.
     pub after: Position,
+    /// Up to its end, under ids of its own.
+    pub passage: Option<Passage>,
+    /// The cursor of this place.
+    pub at: CursorText,
     /// What was asked for and can't be had.
-    pub gap: Option<Gap>,
-    /// The gap tells of everything that retention has removed up to here.
+    pub gaps: Vec<Gap>,
+    /// The gaps tell of everything that retention has removed up to here.
     pub announced: Position,
 }
 
+/// What a request for a place comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// It is here.
+    Start(Start),
+    /// It is beyond what this node has copied of its sources.
+    Ahead(Vec<Cursor>),
+}
+
 impl Start {
-    /// Begins at the cursor of a snapshot instead: what came before is in the snapshot.
-    pub fn begin_at(&mut self, cursor: Cursor) {
-        self.after = cursor.position;
-        self.announced = cursor.position;
-        if let Some(gap) = &mut self.gap {
+    /// Begins at a snapshot instead: what came before is in the snapshot.
+    pub fn begin_at(&mut self, position: Position, cursor: CursorText) {
+        self.after = position;
+        self.passage = None;
+        self.announced = position;
+        for gap in &mut self.gaps {
             gap.resumed_at = cursor.to_string();
+        }
+        self.at = cursor;
+    }
+
+    fn from_now(cursors: &Cursors, tail: Position) -> Self {
+        Self {
+            after: tail,
+            passage: None,
+            at: cursors.text(tail),
+            gaps: Vec::new(),
+            announced: tail,
+        }
+    }
+
+    /// From now, since what was asked for leads nowhere.
+    fn astray(cursors: &Cursors, tail: Position, asked: &str, reason: GapReason) -> Self {
+        let mut start = Self::from_now(cursors, tail);
+        start.gaps.push(gap(asked, &start.at, reason, None));
+        start
+    }
+
+    fn at(place: Place, asked: impl Fn() -> String) -> Self {
+        let Place {
+            after,
+            passage,
+            at,
+            missing,
+            announced,
+        } = place;
+        let gaps = missing
+            .into_iter()
+            .map(|missing| gap(&asked(), &at, missing.reason, missing.source))
+            .collect();
+        Self {
+            after,
+            passage,
+            at,
+            gaps,
+            announced,
         }
     }
 }
@@ -39,70 +101,94 @@ impl Start {
 ///
 /// When the log can't be read.
 pub fn resolve(
-    log: &Log,
+    cursors: &Cursors,
     scope: Scope,
     request: &StartRequest,
     tail: Position,
-) -> Result<Start, ReadError> {
-    Ok(match request {
-        StartRequest::Tail => Start {
-            after: tail,
-            gap: None,
-            announced: tail,
-        },
+) -> Result<Resolved, ReadError> {
+    Ok(Resolved::Start(match request {
+        StartRequest::Tail => Start::from_now(cursors, tail),
         StartRequest::Since(time) => {
-            let after = log.position_before(*time)?;
-            retained(log, scope, after, || time::rfc3339(*time))
+            Start::at(cursors.since(scope, *time)?, || time::rfc3339(*time))
         }
-        StartRequest::Cursor(text) => {
-            let from_now = |reason| Start {
-                after: tail,
-                gap: Some(gap(log, text, tail, reason)),
-                announced: tail,
-            };
-            match text.parse::<Cursor>() {
-                Err(_) => from_now(GapReason::Malformed),
-                Ok(cursor) if cursor.epoch != log.epoch() => from_now(GapReason::UnknownEpoch),
-                Ok(cursor) if cursor.position > tail => from_now(GapReason::AheadOfLog),
-                Ok(cursor) => retained(log, scope, cursor.position, || text.clone()),
-            }
-        }
-    })
+        StartRequest::Cursor(text) => match cursors.resolve(scope, text, tail)? {
+            Resolution::Found(place) => Start::at(place, || text.clone()),
+            Resolution::Unknown(reason) => Start::astray(cursors, tail, text, reason),
+            Resolution::Ahead(places) => return Ok(Resolved::Ahead(places)),
+        },
+    }))
 }
 
-fn retained(log: &Log, scope: Scope, after: Position, requested: impl FnOnce() -> String) -> Start {
-    match log.resume_point(scope, after) {
-        Resume::Exact => Start {
-            after,
-            gap: None,
-            announced: after,
-        },
-        Resume::Expired(expired) => {
-            let after = expired.resume_after.max(after);
-            Start {
-                after,
-                gap: Some(gap(log, &requested(), after, GapReason::Expired)),
-                announced: expired.removed_through,
-            }
-        }
+/// [`resolve`] off the threads that serve others, and again when the node has copied what the cursor names.
+///
+/// # Errors
+///
+/// 503 when the log can't be read, or the node is too far behind the cursor.
+pub async fn settle(
+    app: &Arc<App>,
+    scope: Scope,
+    request: &StartRequest,
+) -> Result<Start, Refusal> {
+    let first = resolve_off(app, scope, request).await?;
+    let places = match first {
+        Resolved::Start(start) => return Ok(start),
+        Resolved::Ahead(places) => places,
+    };
+    let copied = tokio::time::timeout(COPYING_PATIENCE, app.cursors.wait_for(&places)).await;
+    if copied.is_ok()
+        && let Resolved::Start(start) = resolve_off(app, scope, request).await?
+    {
+        return Ok(start);
     }
+    match (app.cursors.verdict(&places), request) {
+        (Some(reason), StartRequest::Cursor(text)) => {
+            let tail = app.window.tail();
+            Ok(Start::astray(&app.cursors, tail, text, reason))
+        }
+        _ => Err(Refusal::unavailable(
+            "this node has not copied yet what the cursor names; try again, or another node",
+            Duration::from_secs(1),
+        )),
+    }
+}
+
+async fn resolve_off(
+    app: &Arc<App>,
+    scope: Scope,
+    request: &StartRequest,
+) -> Result<Resolved, Refusal> {
+    let tail = app.window.tail();
+    let resolved = if app.cursors.sources().is_none() || *request == StartRequest::Tail {
+        resolve(&app.cursors, scope, request, tail)
+    } else {
+        let _permit = app.history_readers.acquire().await;
+        let (cursors, request) = (Arc::clone(&app.cursors), request.clone());
+        let resolving =
+            tokio::task::spawn_blocking(move || resolve(&cursors, scope, &request, tail));
+        match resolving.await {
+            Ok(resolved) => resolved,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    };
+    resolved.map_err(|error| super::open::log_unavailable(&error))
 }
 
 /// Says that `requested` can't be had and what it goes on after.
 #[must_use]
-pub fn gap(log: &Log, requested: &str, resumed_at: Position, reason: GapReason) -> Gap {
+pub fn gap(
+    requested: &str,
+    resumed_at: &CursorText,
+    reason: GapReason,
+    source: Option<String>,
+) -> Gap {
     let mut end = requested.len().min(MAX_ECHO);
     while !requested.is_char_boundary(end) {
         end -= 1;
     }
     Gap {
         requested: requested[..end].to_owned(),
-        resumed_at: Cursor {
-            epoch: log.epoch(),
-            position: resumed_at,
-        }
-        .to_string(),
+        resumed_at: resumed_at.to_string(),
         reason,
-        source: None,
+        source,
     }
 }

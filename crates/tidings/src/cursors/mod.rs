@@ -1,0 +1,271 @@
+//! Cursors: what clients see of positions, and what leads back from it.
+//!
+//! Over the embedded log a cursor is its epoch and a position. Over a mirror, positions are the node's own
+//! business: a cursor names places in the sources, so that any node can go on from it.
+//!
+//! - [`origin`]: what the log keeps with an event of a mirror.
+//! - [`ids`]: the ids of events.
+//! - [`sources`]: how the node stands with the sources.
+//! - `lookup`: finding places in the log.
+//! - [`resolve`]: where a cursor leads in a mirror.
+
+pub mod ids;
+mod lookup;
+pub mod origin;
+pub mod resolve;
+pub mod sources;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidings_log::{EventRef, Log, ReadError, Scope};
+use tidings_protocol::api::GapReason;
+use tidings_protocol::{Cursor, MergedCursor, Position};
+
+pub use ids::{CursorText, EventIds};
+pub use origin::{Origin, Reached};
+pub use resolve::{Missing, Passage, Place, Resolution};
+pub use sources::{Sources, Standing};
+
+/// When an event was appended, in microseconds since the Unix epoch: in a mirror, by its source.
+#[must_use]
+pub fn appended_at(event: &EventRef<'_>) -> i64 {
+    event
+        .origin
+        .and_then(Origin::decode)
+        .map_or(event.appended_at, |origin| origin.time)
+}
+
+/// Where the last event of a mirror's log comes from.
+///
+/// # Errors
+///
+/// When the log can't be read.
+pub fn last_origin(log: &Log) -> Result<Option<Origin>, ReadError> {
+    Ok(lookup::last_event(log, log.tail())?.map(|(_, origin)| origin))
+}
+
+/// Turns positions of the log into cursors and back.
+#[derive(Debug)]
+pub struct Cursors {
+    log: Log,
+    ids: Arc<EventIds>,
+    /// What the log is a mirror of, if it is one.
+    sources: Option<Arc<Sources>>,
+    /// The cursor that was asked for last: of many streams at one place each asks for the same.
+    last: Mutex<Option<(Position, CursorText)>>,
+}
+
+impl Cursors {
+    /// The cursors of a log's own events.
+    #[must_use]
+    pub fn of_log(log: &Log) -> Self {
+        Self {
+            log: log.clone(),
+            ids: Arc::new(EventIds::of_log(log.epoch())),
+            sources: None,
+            last: Mutex::default(),
+        }
+    }
+
+    /// The cursors of what a log has copied.
+    #[must_use]
+    pub fn of_mirror(log: &Log, sources: &Arc<Sources>) -> Self {
+        Self {
+            log: log.clone(),
+            ids: Arc::new(EventIds::of_mirror(sources.count())),
+            sources: Some(Arc::clone(sources)),
+            last: Mutex::default(),
+        }
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The ids of events.
+    #[must_use]
+    pub fn ids(&self) -> &Arc<EventIds> {
+        &self.ids
+    }
+
+    /// What the log is a mirror of, if it is one.
+    #[must_use]
+    pub fn sources(&self) -> Option<&Arc<Sources>> {
+        self.sources.as_ref()
+    }
+
+    /// The cursor behind which everything comes that comes after a position.
+    #[must_use]
+    pub fn text(&self, position: Position) -> CursorText {
+        let Some(sources) = &self.sources else {
+            return CursorText::Single(Cursor {
+                epoch: self.log.epoch(),
+                position,
+            });
+        };
+        if let Some((at, text)) = &*self.last.lock()
+            && *at == position
+        {
+            return text.clone();
+        }
+        let standings = sources.standings();
+        match resolve::text_at(&self.log, &self.ids, &standings, position) {
+            Ok(text) => {
+                *self.last.lock() = Some((position, text.clone()));
+                text
+            }
+            Err(error) => {
+                // Whoever comes back with it is told that it leads nowhere, rather than to a wrong place.
+                tracing::error!(%error, position, "the cursor of a position can't be read");
+                CursorText::Single(Cursor::NOWHERE)
+            }
+        }
+    }
+
+    /// Where a cursor leads, in the log up to `tail`.
+    ///
+    /// # Errors
+    ///
+    /// When the log can't be read.
+    pub fn resolve(
+        &self,
+        scope: Scope,
+        text: &str,
+        tail: Position,
+    ) -> Result<Resolution, ReadError> {
+        match &self.sources {
+            Some(sources) => match resolve::read(&self.ids, sources.count(), text) {
+                Ok(asked) => resolve::resolve(&self.log, &self.ids, sources, scope, &asked, tail),
+                Err(reason) => Ok(Resolution::Unknown(reason)),
+            },
+            None => Ok(match text.parse::<Cursor>() {
+                Err(_) => Resolution::Unknown(GapReason::Malformed),
+                Ok(cursor) if cursor.epoch != self.log.epoch() => {
+                    Resolution::Unknown(GapReason::UnknownEpoch)
+                }
+                Ok(cursor) if cursor.position > tail => Resolution::Unknown(GapReason::AheadOfLog),
+                Ok(cursor) => Resolution::Found(self.place_after(scope, cursor.position)),
+            }),
+        }
+    }
+
+    /// The place behind a position: what is retained of the scope after it.
+    #[must_use]
+    pub fn place_after(&self, scope: Scope, position: Position) -> Place {
+        let (after, announced, missing) = match self.log.resume_point(scope, position) {
+            tidings_log::Resume::Exact => (position, position, Vec::new()),
+            tidings_log::Resume::Expired(expired) => {
+                let missing = Missing {
+                    reason: GapReason::Expired,
+                    source: None,
+                };
+                let after = expired.resume_after.max(position);
+                (after, expired.removed_through, vec![missing])
+            }
+        };
+        Place {
+            after,
+            passage: None,
+            at: self.text(after),
+            missing,
+            announced,
+        }
+    }
+
+    /// The place of the first event appended at or after a time, in microseconds since the Unix epoch.
+    /// Of a mirror it is the sources' time that counts.
+    ///
+    /// # Errors
+    ///
+    /// When the log can't be read.
+    pub fn since(&self, scope: Scope, time: i64) -> Result<Place, ReadError> {
+        let Some(sources) = &self.sources else {
+            return Ok(self.place_after(scope, self.log.position_before(time)?));
+        };
+        let tail = self.log.tail();
+        let after = lookup::before_first(&self.log, tail, |origin| origin.time >= time)?;
+        let mut place = self.place_after(scope, after);
+        // What was gone from a source before this node began may have been of that time as well.
+        let copied_later = lookup::last_event(&self.log, after)?.is_none();
+        let standings = sources.standings();
+        if copied_later && place.missing.is_empty() {
+            let mut both = standings.iter().zip(sources.names());
+            place.missing.extend(
+                both.find(|(standing, _)| standing.first > 1)
+                    .map(|(_, name)| Missing {
+                        reason: GapReason::Expired,
+                        source: Some(name.clone()),
+                    }),
+            );
+        }
+        Ok(place)
+    }
+
+    /// Whether a text looks like a cursor of this deployment.
+    #[must_use]
+    pub fn is_cursor(&self, text: &str) -> bool {
+        match &*self.ids {
+            EventIds::Log(..) | EventIds::Source => text.parse::<Cursor>().is_ok(),
+            EventIds::Sources => text.parse::<MergedCursor>().is_ok(),
+        }
+    }
+
+    /// The position of the event that a cursor names.
+    ///
+    /// # Errors
+    ///
+    /// When the log can't be read.
+    pub fn position_of(&self, text: &str) -> Result<Option<Position>, ReadError> {
+        let (source, place) = match &*self.ids {
+            EventIds::Log(epoch, _) => {
+                let cursor = text.parse::<Cursor>().ok();
+                let cursor = cursor.filter(|cursor| cursor.epoch == *epoch);
+                return Ok(cursor.map(|cursor| cursor.position));
+            }
+            EventIds::Source => match text.parse::<Cursor>() {
+                Ok(cursor) => (0, cursor),
+                Err(_) => return Ok(None),
+            },
+            EventIds::Sources => match text.parse::<MergedCursor>() {
+                Ok(cursor) => (cursor.source, cursor.reached[cursor.source]),
+                Err(_) => return Ok(None),
+            },
+        };
+        let tail = self.log.tail();
+        let has_come = |origin: &Origin| origin.reached.get(source) >= Some(&place);
+        let before = lookup::before_first(&self.log, tail, has_come)?;
+        let found = lookup::next_event(&self.log, before)?;
+        Ok(found
+            .filter(|(_, origin)| origin.source == source && origin.own() == place)
+            .map(|(position, _)| position))
+    }
+
+    /// Why places that this node has not copied can't be had, if that is certain: where it stands at the end
+    /// of a source, what lies beyond was never there.
+    #[must_use]
+    pub fn verdict(&self, places: &[Cursor]) -> Option<GapReason> {
+        let standings = self.sources.as_ref()?.standings();
+        let mut both = standings.iter().zip(places);
+        both.find_map(|(standing, place)| {
+            if !standing.current || standing.covers(*place) {
+                None
+            } else if place.epoch == standing.epoch {
+                (place.position > standing.last).then_some(GapReason::AheadOfLog)
+            } else {
+                Some(GapReason::UnknownEpoch)
+            }
+        })
+    }
+
+    /// Waits until this node has copied what a cursor names.
+    pub async fn wait_for(&self, places: &[Cursor]) {
+        if let Some(sources) = &self.sources {
+            sources.wait_for(places).await;
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a mirror knows of its sources. The mirror writes it, who resolves cursors reads it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tidings_protocol::{Cursor, Epoch};
+use tokio::sync::watch;
+
+/// How a node stands with one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which incarnation of the source is being copied; 0 while there is none.
+    pub epoch: Epoch,
+    /// The first position of it that was copied, or will be: what came before was gone when this node began.
+    pub first: u64,
+    /// Everything of it up to here that concerns anybody is in the log.
+    pub copied: u64,
+    /// The last position that the source is known to have.
+    pub last: u64,
+    /// The source was asked lately, so that `epoch` and `last` are what it has.
+    pub current: bool,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            epoch: Epoch(0),
+            first: 1,
+            copied: 0,
+            last: 0,
+            current: false,
+        }
+    }
+}
+
+impl Standing {
+    /// Whether the log holds everything of the source up to a place, as far as it was ever to be had.
+    #[must_use]
+    pub fn covers(&self, place: Cursor) -> bool {
+        self.epoch > place.epoch
+            || (self.epoch == place.epoch && self.copied >= place.position)
+            || place.position == 0
+    }
+}
+
+/// The sources of a mirror, in their configured order.
+#[derive(Debug)]
+pub struct Sources {
+    names: Box<[String]>,
+    standings: watch::Sender<Vec<Standing>>,
+    complete: AtomicBool,
+}
+
+impl Sources {
+    /// Sources of which nothing is known yet.
+    #[must_use]
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        let names: Box<[String]> = names.into_iter().collect();
+        let standings = vec![Standing::default(); names.len()];
+        Self {
+            names,
+            standings: watch::Sender::new(standings),
+            complete: AtomicBool::new(false),
+        }
+    }
+
+    /// What they are called.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// How the node stands with each.
+    #[must_use]
+    pub fn standings(&self) -> Vec<Standing> {
+        self.standings.borrow().clone()
+    }
+
+    /// Changes what is known of one.
+    pub fn update(&self, source: usize, change: impl FnOnce(&mut Standing)) {
+        self.standings
+            .send_modify(|standings| change(&mut standings[source]));
+    }
+
+    /// Whether everything that they had was copied once. Before, streams would miss what is there.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Says that everything was copied; whether that is news.
+    pub fn set_complete(&self) -> bool {
+        !self.complete.swap(true, Ordering::AcqRel)
+    }
+
+    /// Waits until the log covers these places, of which there is one for each source.
+    pub async fn wait_for(&self, places: &[Cursor]) {
+        let mut changes = self.standings.subscribe();
+        let covered = changes.wait_for(|standings| {
+            let mut both = standings.iter().zip(places);
+            both.all(|(standing, place)| standing.covers(*place))
+        });
+        // It can't end: the sender is `self`.
+        let _ = covered.await;
+    }
+}

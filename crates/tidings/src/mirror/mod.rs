@@ -1,0 +1,511 @@
+//! The mirror: this node's copy of its source streams in NATS JetStream, in its own log.
+//!
+//! Everything behind it (fan-out, streams, catch-up, history, the state) reads the copy, so that the broker has
+//! one reader for each source and node, however many streams are open and however far they go back.
+//!
+//! - [`merge`]: which event comes next.
+//! - [`copier`]: writes it into the log with where it comes from.
+//! - [`facts`]: what is remembered beside the log.
+//!
+//! One task owns all of it. What others want to know is in [`Sources`] and [`Liveness`].
+
+mod copier;
+mod facts;
+mod merge;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use tidings_log::{Log, ReadError};
+use tidings_protocol::{Cursor, Epoch};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cursors::{Cursors, Reached, Sources};
+use crate::fanout::{Liveness, Stale};
+use crate::jetstream::{
+    Decoder, Source, SourceBatch, SourceCounters, SourceEvent, SourcePlace, SourceReport,
+    SourceSpec,
+};
+use crate::nats::Nats;
+use crate::time::unix_microseconds;
+
+use copier::{Copier, Stopped};
+use facts::{Facts, FactsFile, SourceFacts};
+use merge::{Merge, Next};
+
+pub use facts::{MirrorError, refuse_mirror};
+
+/// How many reports of a source wait; each is at most about a megabyte.
+const REPORTS: usize = 4;
+
+/// How often what is remembered beside the log is written, if it has changed.
+const REMEMBER: Duration = Duration::from_secs(2);
+
+/// How long to wait before a log that was full is tried again.
+const FULL: Duration = Duration::from_secs(1);
+
+/// A source stream and how it is read.
+pub struct SourceStream {
+    /// Its name in the broker.
+    pub stream: String,
+    /// How its messages become events; asked anew whenever reading begins anew.
+    pub decoder: Box<dyn Fn() -> Decoder + Send + Sync>,
+}
+
+/// The mirror of some sources, which runs until it is stopped.
+pub struct Mirror {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    counters: Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>,
+}
+
+/// A folder whose log is, or can become, the mirror of some sources.
+pub struct Copy {
+    file: FactsFile,
+    facts: Facts,
+    sources: Arc<Sources>,
+}
+
+/// The copy can't be gone on with.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is another's.
+    #[error("{0}")]
+    Folder(#[from] MirrorError),
+    /// The log can't be read.
+    #[error("the end of the copy can't be read: {0}")]
+    Read(#[from] ReadError),
+}
+
+impl Copy {
+    /// Takes up the copy in a folder whose log is open, or begins one.
+    ///
+    /// # Errors
+    ///
+    /// When the folder holds a log of its own or a copy of other sources, or can't be read.
+    pub fn open(
+        folder: &Path,
+        log: &Log,
+        streams: &[SourceStream],
+    ) -> Result<Self, OpenError> {
+        let file = FactsFile::in_folder(folder);
+        let names: Vec<&str> = streams.iter().map(|source| source.stream.as_str()).collect();
+        let mut facts = if file.exists()? {
+            file.read()?
+        } else {
+            if log.tail() > 0 {
+                return Err(other_folder(folder, "holds a log of its own").into());
+            }
+            let sources = names.iter().map(|name| SourceFacts {
+                stream: (*name).to_owned(),
+                first: 1,
+                ..SourceFacts::default()
+            });
+            let facts = Facts {
+                sources: sources.collect(),
+                complete: false,
+            };
+            // First of all: from now on the folder can't be taken for anything else.
+            file.write(&facts)?;
+            facts
+        };
+        let known: Vec<&str> = facts.sources.iter().map(|one| one.stream.as_str()).collect();
+        if known != names {
+            let what = format!("holds a copy of {}, not of {}", known.join(", "), names.join(", "));
+            return Err(other_folder(folder, &what).into());
+        }
+        let (reached, time) = end_of_copy(log, &facts)?;
+        let sources = Arc::new(Sources::new(names.iter().map(|name| (*name).to_owned())));
+        for (source, (facts, reached)) in facts.sources.iter_mut().zip(&reached).enumerate() {
+            facts.copied = facts.copied.max(reached.position);
+            sources.update(source, |standing| {
+                standing.epoch = Epoch(facts.epoch);
+                standing.first = facts.first;
+                standing.copied = facts.copied;
+                standing.last = facts.copied;
+            });
+        }
+        if facts.complete {
+            sources.set_complete();
+        }
+        Ok(Self {
+            file,
+            facts,
+            sources,
+        })
+    }
+
+    /// What is known of the sources; the mirror keeps it up to date.
+    #[must_use]
+    pub fn sources(&self) -> &Arc<Sources> {
+        &self.sources
+    }
+}
+
+/// How far the log has the sources' events, and the time of the last.
+fn end_of_copy(log: &Log, facts: &Facts) -> Result<(Reached, i64), ReadError> {
+    let (mut reached, time) = match crate::cursors::last_origin(log)? {
+        Some(origin) => (origin.reached, origin.time),
+        None => (Reached::new(), i64::MIN),
+    };
+    reached.resize(facts.sources.len(), Cursor::NOWHERE);
+    for (reached, facts) in reached.iter_mut().zip(&facts.sources) {
+        if reached.epoch.0 < facts.epoch {
+            // Of this incarnation nothing that is an event was copied yet.
+            *reached = Cursor {
+                epoch: Epoch(facts.epoch),
+                position: facts.first.saturating_sub(1),
+            };
+        }
+    }
+    Ok((reached, time))
+}
+
+fn other_folder(folder: &Path, what: &str) -> MirrorError {
+    MirrorError::Folder {
+        path: folder.to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+impl Mirror {
+    /// Goes on copying. Must be called within a Tokio runtime.
+    #[must_use]
+    pub fn start(
+        copy: Copy,
+        streams: Vec<SourceStream>,
+        node: &str,
+        nats: &Nats,
+        cursors: &Arc<Cursors>,
+        liveness: &Arc<Liveness>,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let counters = Arc::default();
+        let work = Work {
+            behind: vec![Behind::new("not followed yet"); streams.len()],
+            streams,
+            node: node.to_owned(),
+            nats: nats.clone(),
+            log: cursors.log().clone(),
+            liveness: Arc::clone(liveness),
+            sources: copy.sources,
+            file: copy.file,
+            facts: copy.facts,
+            counters: Arc::clone(&counters),
+        };
+        work.tell_liveness();
+        let task = tokio::spawn(work.run(stop.clone()));
+        Self {
+            stop,
+            task,
+            counters,
+        }
+    }
+
+    /// What the sources have met since they were begun with, in their order.
+    #[must_use]
+    pub fn counters(&self) -> Vec<Arc<SourceCounters>> {
+        self.counters.lock().clone()
+    }
+
+    /// Ends the readers and remembers how far they came.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if self.task.await.is_err() {
+            tracing::error!("the mirror has panicked");
+        }
+    }
+}
+
+/// How a source lags behind what it is a copy of; `None` where it does not.
+#[derive(Clone, Debug)]
+struct Behind(Option<Stale>);
+
+impl Behind {
+    fn new(reason: &str) -> Self {
+        Self(Some(Stale {
+            since: unix_microseconds(SystemTime::now()),
+            reason: reason.to_owned(),
+        }))
+    }
+}
+
+/// What the task owns.
+struct Work {
+    streams: Vec<SourceStream>,
+    node: String,
+    nats: Nats,
+    log: Log,
+    liveness: Arc<Liveness>,
+    sources: Arc<Sources>,
+    file: FactsFile,
+    facts: Facts,
+    behind: Vec<Behind>,
+    counters: Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>,
+}
+
+/// One time of reading all sources, from where the log stands.
+struct Reading {
+    merge: Merge,
+    copier: Copier,
+    receivers: Vec<mpsc::Receiver<SourceReport>>,
+}
+
+impl Work {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let stopped = self.read(&stop).await;
+            self.remember();
+            match stopped {
+                None => return,
+                Some(Stopped::Closed) => {
+                    self.all_behind("the log of this node takes nothing more");
+                    stop.cancelled().await;
+                    return;
+                }
+                Some(Stopped::Full(reason)) => {
+                    tracing::warn!(reason, "mirror_full");
+                    self.all_behind(&format!("the copy of this node is full: {reason}"));
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(FULL) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads all sources until it is stopped (`None`) or the log takes no more.
+    async fn read(&mut self, stop: &CancellationToken) -> Option<Stopped> {
+        // What was not stored the last time is read again.
+        let (reached, time) = match end_of_copy(&self.log, &self.facts) {
+            Ok(end) => end,
+            Err(error) => return Some(Stopped::Full(error.to_string())),
+        };
+        let mut readers = Vec::new();
+        let mut receivers = Vec::new();
+        let standings = self.sources.standings();
+        for (index, source) in self.streams.iter().enumerate() {
+            let (sender, receiver) = mpsc::channel(REPORTS);
+            let facts = &self.facts.sources[index];
+            let spec = SourceSpec {
+                index,
+                stream: source.stream.clone(),
+                decoder: (source.decoder)(),
+                after: (facts.incarnation > 0).then_some(SourcePlace {
+                    incarnation: facts.incarnation,
+                    sequence: standings[index].copied,
+                }),
+                description: format!("tidings {}", self.node),
+            };
+            readers.push(Source::start(&self.nats, spec, sender));
+            receivers.push(receiver);
+        }
+        *self.counters.lock() = readers.iter().map(|reader| Arc::clone(reader.counters())).collect();
+        let mut reading = Reading {
+            merge: Merge::new(self.streams.len()),
+            copier: Copier::new(&self.log, &self.sources, reached, time),
+            receivers,
+        };
+        let mut remember = tokio::time::interval(REMEMBER);
+        let stopped = loop {
+            let stepped = tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                _ = remember.tick() => {
+                    self.remember();
+                    Ok(())
+                }
+                stopped = reading.copier.failure() => Err(stopped),
+                report = next_report(&reading.merge, &mut reading.receivers) => self.take(&mut reading, report).await,
+            };
+            if let Err(stopped) = stepped {
+                break Some(stopped);
+            }
+        };
+        drop(reading.receivers);
+        for reader in readers {
+            reader.stop().await;
+        }
+        reading.copier.drain().await;
+        stopped
+    }
+
+    /// Takes in what a source has to say, and copies what can be.
+    async fn take(&mut self, reading: &mut Reading, report: SourceReport) -> Result<(), Stopped> {
+        let source = report.source;
+        match report.event {
+            SourceEvent::Waiting => {
+                // What does not exist can't be behind; a warning was logged.
+                reading.merge.set_at_end(source, true);
+                self.set_behind(source, Behind(None));
+            }
+            SourceEvent::Away { reason } => {
+                reading.merge.set_at_end(source, true);
+                self.sources.update(source, |standing| standing.current = false);
+                self.set_behind(source, Behind::new(&reason));
+            }
+            SourceEvent::Back => reading.merge.set_at_end(source, false),
+            SourceEvent::Recreated { incarnation } => {
+                reading.copier.settle().await?;
+                self.begin_epoch(reading, source, incarnation, epoch_of(incarnation), 1);
+            }
+            SourceEvent::Rewound { last_sequence } => {
+                reading.copier.settle().await?;
+                // Its sequences will name other messages, so cursors must call it something else.
+                let facts = &self.facts.sources[source];
+                let (incarnation, epoch) = (facts.incarnation, facts.epoch + 1);
+                self.begin_epoch(reading, source, incarnation, epoch, last_sequence + 1);
+            }
+            SourceEvent::Batch(batch) => self.take_batch(reading, source, batch).await?,
+        }
+        self.copy(reading).await
+    }
+
+    async fn take_batch(
+        &mut self,
+        reading: &mut Reading,
+        source: usize,
+        batch: SourceBatch,
+    ) -> Result<(), Stopped> {
+        if self.facts.sources[source].incarnation != batch.incarnation {
+            reading.copier.settle().await?;
+            let epoch = epoch_of(batch.incarnation);
+            let first = batch.first_sequence.max(1);
+            self.begin_epoch(reading, source, batch.incarnation, epoch, first);
+        }
+        self.sources.update(source, |standing| {
+            standing.last = batch.last_sequence.max(batch.through);
+            standing.current = true;
+        });
+        let at_end = batch.pending == 0;
+        reading.merge.put(source, batch.messages, batch.through, at_end);
+        Ok(())
+    }
+
+    /// Copies what the merge gives.
+    async fn copy(&mut self, reading: &mut Reading) -> Result<(), Stopped> {
+        loop {
+            match reading.merge.next() {
+                Next::Copy(source, message) => reading.copier.copy(source, message).await?,
+                Next::Note(source, through) => {
+                    reading.copier.note(source, through).await?;
+                    if reading.merge.is_at_end(source) && self.behind[source].0.is_some() {
+                        self.caught_up(reading, source).await?;
+                    }
+                }
+                Next::Wait => return reading.copier.flush().await,
+            }
+        }
+    }
+
+    /// A source has nothing more for now: what it had is in the log.
+    async fn caught_up(&mut self, reading: &mut Reading, source: usize) -> Result<(), Stopped> {
+        if !self.sources.standings()[source].current {
+            return Ok(());
+        }
+        reading.copier.settle().await?;
+        self.set_behind(source, Behind(None));
+        Ok(())
+    }
+
+    fn begin_epoch(
+        &mut self,
+        reading: &mut Reading,
+        source: usize,
+        incarnation: u64,
+        epoch: u64,
+        first: u64,
+    ) {
+        let facts = &mut self.facts.sources[source];
+        facts.incarnation = incarnation;
+        facts.epoch = epoch;
+        facts.first = first;
+        facts.copied = first - 1;
+        self.sources.update(source, |standing| {
+            standing.epoch = Epoch(epoch);
+            standing.first = first;
+            standing.copied = first - 1;
+            standing.last = standing.copied;
+        });
+        reading.copier.begin_epoch(source, Epoch(epoch), first - 1);
+        tracing::info!(
+            stream = facts.stream,
+            epoch,
+            first,
+            "source_begun"
+        );
+        self.write_facts();
+    }
+
+    /// Writes down how far the sources were copied, if that has changed.
+    fn remember(&mut self) {
+        let standings = self.sources.standings();
+        let mut changed = self.facts.complete != self.sources.is_complete();
+        for (facts, standing) in self.facts.sources.iter_mut().zip(&standings) {
+            changed |= facts.copied != standing.copied;
+            facts.copied = standing.copied;
+        }
+        if changed {
+            self.write_facts();
+        }
+    }
+
+    fn write_facts(&mut self) {
+        self.facts.complete = self.sources.is_complete();
+        // It is a small file, written every other second at most.
+        let written = tokio::task::block_in_place(|| self.file.write(&self.facts));
+        if let Err(error) = written {
+            tracing::warn!(%error, "what the mirror has copied can't be written down; trying again");
+        }
+    }
+
+    fn set_behind(&mut self, source: usize, behind: Behind) {
+        self.behind[source] = behind;
+        if self.behind.iter().all(|behind| behind.0.is_none())
+            && self.sources.set_complete()
+        {
+            tracing::info!("mirror_complete");
+            self.remember();
+        }
+        self.tell_liveness();
+    }
+
+    fn all_behind(&mut self, reason: &str) {
+        self.behind = vec![Behind::new(reason); self.behind.len()];
+        self.tell_liveness();
+    }
+
+    fn tell_liveness(&self) {
+        let stale = self.behind.iter().filter_map(|behind| behind.0.as_ref());
+        let first = stale.min_by_key(|stale| stale.since);
+        self.liveness.sources_are(first.cloned());
+    }
+}
+
+/// What a source whose last report was worked off says next.
+async fn next_report(
+    merge: &Merge,
+    receivers: &mut [mpsc::Receiver<SourceReport>],
+) -> SourceReport {
+    std::future::poll_fn(|context| {
+        for (source, receiver) in receivers.iter_mut().enumerate() {
+            if merge.wants(source)
+                && let Poll::Ready(Some(report)) = receiver.poll_recv(context)
+            {
+                return Poll::Ready(report);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// What cursors call an incarnation: the millisecond in which the stream was made.
+fn epoch_of(incarnation: u64) -> u64 {
+    (incarnation / 1_000_000).max(1)
+}

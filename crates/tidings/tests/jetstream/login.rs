@@ -1,0 +1,283 @@
+//! Ways to show who one is, TLS, and what a user must be allowed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+use tidings::jetstream::Publisher;
+use tidings::nats::{Connectivity, NatsOptions as Options};
+use tidings_tests::NatsOptions;
+
+use crate::support::{
+    Reading, STREAM, configuration, connected, consumers, event, node_with, publish_surely, stream,
+    tenant, within,
+};
+
+/// Connects with these settings, or says why that fails.
+async fn login(url: &str, settings: &[(&str, &str)]) -> Result<(), String> {
+    let nats = node_with(&configuration(url, settings)).await;
+    let mut connectivity = nats.connectivity();
+    let settled = connectivity.wait_for(|state| {
+        !matches!(state, Connectivity::Away { reason, .. } if reason == "not connected yet")
+    });
+    match &*within("a word of the broker", settled).await.unwrap() {
+        Connectivity::Connected => Ok(()),
+        Connectivity::Away { reason, .. } => Err(reason.clone()),
+    }
+}
+
+#[tokio::test]
+async fn a_user_shows_a_password_from_the_configuration_or_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "s3cr3t\n").unwrap();
+    let server = NatsOptions::new()
+        .configuration("authorization { user: tidings, password: s3cr3t }")
+        .start();
+    let user = ("nats.user", "tidings");
+    let url = server.url();
+    assert_eq!(
+        login(&url, &[user, ("nats.password", "s3cr3t")]).await,
+        Ok(())
+    );
+    let path = file.to_str().unwrap();
+    assert_eq!(
+        login(&url, &[user, ("nats.password_file", path)]).await,
+        Ok(())
+    );
+    for wrong in [&[][..], &[user, ("nats.password", "guess")]] {
+        let reason = login(&url, wrong).await.unwrap_err();
+        assert!(reason.contains("authorization"), "{reason}");
+        assert!(!reason.contains("guess"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_shown() {
+    let server = NatsOptions::new()
+        .configuration("authorization { token: t0k3n }")
+        .start();
+    assert_eq!(
+        login(&server.url(), &[("nats.token", "t0k3n")]).await,
+        Ok(())
+    );
+    assert!(
+        login(&server.url(), &[("nats.token", "other")])
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn an_nkey_signs() {
+    let (mine, other) = (KeyPair::new_user(), KeyPair::new_user());
+    let server = NatsOptions::new()
+        .configuration(&format!(
+            "authorization {{ users: [ {{ nkey: {} }} ] }}",
+            mine.public_key()
+        ))
+        .start();
+    let url = server.url();
+    assert_eq!(
+        login(&url, &[("nats.nkey", &mine.seed().unwrap())]).await,
+        Ok(())
+    );
+    assert!(
+        login(&url, &[("nats.nkey", &other.seed().unwrap())])
+            .await
+            .is_err()
+    );
+    let config = configuration(&url, &[("nats.nkey", "SUNOSEED")]);
+    let refused = Options::from_config(&config.nats, "test").unwrap_err();
+    assert_eq!(refused.key, "nats.nkey");
+    assert!(!refused.to_string().contains("SUNOSEED"));
+}
+
+/// A JWT of NATS (ADR-14): claims signed by the issuer's NKEY.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: &Value) -> String {
+    let claims = json!({
+        "jti": format!("{:032x}", fastrand::u128(..)),
+        "iat": 1_700_000_000,
+        "iss": issuer.public_key(),
+        "sub": subject.public_key(),
+        "name": name,
+        "nats": nats,
+    });
+    let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
+    let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let signed = format!("{}.{}", encode(&header), encode(&claims));
+    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[tokio::test]
+async fn a_credentials_file_is_read_with_every_connection() {
+    let (operator, account, user) = (
+        KeyPair::new_operator(),
+        KeyPair::new_account(),
+        KeyPair::new_user(),
+    );
+    let limits = json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+        "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let of_operator = jwt(
+        &operator,
+        &operator,
+        "O",
+        &json!({ "type": "operator", "version": 2 }),
+    );
+    let of_account = jwt(
+        &operator,
+        &account,
+        "A",
+        &json!({ "type": "account", "version": 2, "limits": limits }),
+    );
+    let of_user = jwt(
+        &account,
+        &user,
+        "U",
+        &json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 }),
+    );
+    let server = NatsOptions::new()
+        .configuration(&format!(
+            "operator: {of_operator}\nresolver: MEMORY\nresolver_preload: {{ {}: {of_account} }}",
+            account.public_key()
+        ))
+        .start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("user.creds");
+    let credentials = |jwt: &str, seed: &str| {
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+    };
+    let stranger = KeyPair::new_user().seed().unwrap();
+    std::fs::write(&file, credentials(&of_user, &stranger)).unwrap();
+    let settings = [("nats.credentials_file", file.to_str().unwrap())];
+    let nats = node_with(&configuration(&server.url(), &settings)).await;
+    let mut connectivity = nats.connectivity();
+    within(
+        "a refusal",
+        connectivity.wait_for(
+            |state| matches!(state, Connectivity::Away { reason, .. } if reason.contains("authorization")),
+        ),
+    )
+    .await
+    .unwrap();
+    // The right file is put there while the server tries.
+    std::fs::write(&file, credentials(&of_user, &user.seed().unwrap())).unwrap();
+    connected(&nats).await;
+    stream(&nats, &[]).await;
+}
+
+/// Runs openssl in a folder.
+fn openssl(folder: &Path, arguments: &str) {
+    let output = Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output()
+        .expect("openssl, which scripts/test installs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// An authority, and certificates that it gave to the server and a client.
+fn certificates(folder: &Path) -> impl Fn(&str) -> String {
+    std::fs::write(folder.join("san"), "subjectAltName=IP:127.0.0.1").unwrap();
+    openssl(
+        folder,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca.key -out ca.pem -subj /CN=ca -days 2",
+    );
+    for who in ["server", "client"] {
+        openssl(
+            folder,
+            &format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {who}.key -out {who}.csr -subj /CN={who}"
+            ),
+        );
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {who}.pem -days 2 -extfile san"
+            ),
+        );
+    }
+    let folder: PathBuf = folder.to_owned();
+    move |file| folder.join(file).to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn servers_and_clients_show_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = certificates(folder.path());
+    let server = NatsOptions::new()
+        .configuration(&format!(
+            "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: true }}",
+            path("server.pem"),
+            path("server.key"),
+            path("ca.pem")
+        ))
+        .start();
+    let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
+    let ca = ("nats.tls.ca_file", ca.as_str());
+    let certificate = ("nats.tls.certificate_file", certificate.as_str());
+    let key = ("nats.tls.key_file", key.as_str());
+    let url = format!("tls://{}", server.address);
+    assert_eq!(login(&url, &[ca, certificate, key]).await, Ok(()));
+    assert!(login(&url, &[ca]).await.is_err(), "without a certificate");
+    assert!(
+        login(&url, &[certificate, key]).await.is_err(),
+        "of an authority that nobody knows"
+    );
+
+    // A server that offers no TLS is refused where it is required, whatever lies in between.
+    let plain = NatsOptions::new().start();
+    let required = ("nats.tls.required", "true");
+    assert!(login(&plain.url(), &[ca, required]).await.is_err());
+    assert_eq!(login(&plain.url(), &[ca]).await, Ok(()));
+    let missing = configuration(&url, &[("nats.tls.ca_file", "/nowhere")]);
+    let refused = Options::from_config(&missing.nats, "test").unwrap_err();
+    assert_eq!(refused.key, "nats.tls.ca_file");
+}
+
+#[tokio::test]
+async fn the_documented_permissions_suffice() {
+    let text = include_str!("../../../../docs/nats.md");
+    let (_, rest) = text
+        .split_once("<!-- permissions -->")
+        .expect("the section");
+    let (_, rest) = rest.split_once("```").expect("a block");
+    let (_, rest) = rest.split_once('\n').expect("its first line");
+    let (block, _) = rest.split_once("```").expect("its end");
+    let server = NatsOptions::new().configuration(block).start();
+    let settings = [("nats.user", "tidings"), ("nats.password", "change-me")];
+    let nats = node_with(&configuration(&server.url(), &settings)).await;
+    connected(&nats).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    let mut keyed = event(tenant(1), 1);
+    keyed.key = Some(tidings_log::IdempotencyKey {
+        key: [1; 16],
+        digest: [1; 16],
+    });
+    for _ in 0..2 {
+        publish_surely(&publisher, tenant(1), std::slice::from_ref(&keyed)).await;
+    }
+    let mut reading = Reading::of_own(&nats, None, 4);
+    assert_eq!(reading.read_through(1).await.len(), 1);
+    reading.source.stop().await;
+    assert_eq!(
+        consumers(&nats, STREAM).await,
+        0,
+        "it may take its consumer away"
+    );
+    stream(&nats, &[("log.retention", "9d")]).await;
+}

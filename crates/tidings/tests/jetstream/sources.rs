@@ -1,0 +1,282 @@
+//! What the reader of a source promises.
+
+use serde_json::json;
+use tidings::jetstream::source::SourcePlace;
+use tidings::jetstream::{Publisher, SourceEvent, SourceMessage};
+use tidings::nats::Nats;
+use tidings_log::NewEvent;
+use tidings_tests::{NatsOptions, NatsServer};
+
+use crate::support::{
+    Reading, STREAM, call, consumers, event, killed_and_started, node, number, stream, tenant,
+    until, within,
+};
+
+/// Publishes events with these numbers.
+async fn publish(publisher: &Publisher, numbers: std::ops::Range<u64>) {
+    let body: Vec<NewEvent> = numbers.map(|number| event(tenant(1), number)).collect();
+    publisher
+        .publish(tenant(1), body)
+        .await
+        .expect("a broker that is well");
+}
+
+fn numbers(messages: &[SourceMessage]) -> Vec<u64> {
+    messages.iter().map(number).collect()
+}
+
+async fn sole_consumer(nats: &Nats) -> String {
+    let listed = call(nats, "CONSUMER.NAMES.TIDINGS", &json!({})).await;
+    let names = listed["consumers"].as_array().expect("names").clone();
+    assert_eq!(names.len(), 1, "{listed}");
+    names[0].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_there_yet_is_waited_for() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    let mut reading = Reading::of_own(&nats, None, 4);
+    assert!(matches!(reading.next().await, SourceEvent::Waiting));
+    stream(&nats, &[]).await;
+    assert!(matches!(reading.next().await, SourceEvent::Back));
+    let batch = reading.next_batch().await;
+    assert_eq!(
+        (batch.messages.len(), batch.through, batch.pending),
+        (0, 0, 0)
+    );
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..10).await;
+    assert_eq!(
+        numbers(&reading.read_through(10).await),
+        Vec::from_iter(0..10)
+    );
+    assert_eq!(reading.source.counters().events(), 10);
+    reading.source.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_has_one_consumer_and_leaves_none_behind() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..5_000).await;
+    assert_eq!(consumers(&nats, STREAM).await, 0);
+    let mut reading = Reading::of_own(&nats, None, 1);
+    let mut other = Reading::of_own(&nats, None, 1);
+    assert_eq!(
+        numbers(&reading.caught_up().await),
+        Vec::from_iter(0..5_000)
+    );
+    other.caught_up().await;
+    assert_eq!(consumers(&nats, STREAM).await, 2, "one for each source");
+    reading.source.stop().await;
+    assert_eq!(consumers(&nats, STREAM).await, 1);
+    other.source.stop().await;
+    assert_eq!(consumers(&nats, STREAM).await, 0);
+}
+
+#[tokio::test]
+async fn reading_goes_on_behind_what_was_read() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..100).await;
+    let mut reading = Reading::of_own(&nats, None, 4);
+    let incarnation = reading.next_batch().await.incarnation;
+    reading.source.stop().await;
+    let after = |incarnation, sequence| {
+        Some(SourcePlace {
+            incarnation,
+            sequence,
+        })
+    };
+    let mut reading = Reading::of_own(&nats, after(incarnation, 40), 4);
+    assert_eq!(numbers(&reading.caught_up().await), Vec::from_iter(40..100));
+    reading.source.stop().await;
+
+    // A place in another stream of that name says nothing about this one.
+    let mut reading = Reading::of_own(&nats, after(incarnation - 1, 40), 4);
+    assert!(matches!(
+        reading.next_word().await,
+        SourceEvent::Recreated { incarnation: now } if now == incarnation
+    ));
+    assert_eq!(numbers(&reading.caught_up().await), Vec::from_iter(0..100));
+    reading.source.stop().await;
+}
+
+#[tokio::test]
+async fn a_recreated_stream_is_read_from_its_oldest_message() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..10).await;
+    let mut reading = Reading::of_own(&nats, None, 4);
+    reading.read_through(10).await;
+    call(&nats, "STREAM.DELETE.TIDINGS", &json!({})).await;
+    stream(&nats, &[]).await;
+    publish(&publisher, 100..103).await;
+    let mut words = vec![reading.next_word().await];
+    while !matches!(words.last(), Some(SourceEvent::Recreated { .. })) {
+        words.push(reading.next_word().await);
+    }
+    let read = reading.read_through(3).await;
+    assert_eq!(numbers(&read), [100, 101, 102]);
+    assert_eq!(read[0].sequence, 1);
+    reading.source.stop().await;
+}
+
+#[tokio::test]
+async fn purged_and_removed_messages_are_jumped_over() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..20).await;
+    call(&nats, "STREAM.PURGE.TIDINGS", &json!({ "seq": 6 })).await;
+    call(&nats, "STREAM.MSG.DELETE.TIDINGS", &json!({ "seq": 10 })).await;
+    let mut reading = Reading::of_own(&nats, None, 4);
+    let batch = reading.next_batch().await;
+    assert_eq!(batch.first_sequence, 6);
+    let mut read = numbers(&batch.messages);
+    if batch.through < 20 {
+        read.extend(numbers(&reading.read_through(20).await));
+    }
+    let kept: Vec<u64> = (5..20).filter(|number| *number != 9).collect();
+    assert_eq!(read, kept);
+    call(&nats, "STREAM.PURGE.TIDINGS", &json!({})).await;
+    publish(&publisher, 20..21).await;
+    assert_eq!(numbers(&reading.read_through(21).await), [20]);
+    reading.source.stop().await;
+
+    // What is gone is through all the same.
+    call(&nats, "STREAM.PURGE.TIDINGS", &json!({})).await;
+    let mut reading = Reading::of_own(&nats, None, 4);
+    let batch = reading.next_batch().await;
+    assert_eq!((batch.through, batch.pending), (21, 0));
+    reading.source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
+    let mut server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..3_000).await;
+    let mut reading = Reading::of_own(&nats, None, 1);
+    let mut read = reading.next_batch().await.messages;
+    // An operator, or an election, takes the consumer away while messages are on their way.
+    let consumer = sole_consumer(&nats).await;
+    call(
+        &nats,
+        &format!("CONSUMER.DELETE.TIDINGS.{consumer}"),
+        &json!({}),
+    )
+    .await;
+    read.extend(reading.read_through(3_000).await);
+    assert_eq!(reading.source.counters().consumers(), 2);
+    server = killed_and_started(server).await;
+    assert!(matches!(
+        reading.next_word().await,
+        SourceEvent::Away { .. }
+    ));
+    assert!(matches!(reading.next_word().await, SourceEvent::Back));
+    let body: Vec<NewEvent> = (3_000..3_500)
+        .map(|number| event(tenant(1), number))
+        .collect();
+    crate::support::publish_surely(&publisher, tenant(1), &body).await;
+    read.extend(reading.read_through(3_500).await);
+    assert_eq!(numbers(&read), Vec::from_iter(0..3_500));
+    reading.source.stop().await;
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_frozen_broker_is_noticed_and_nothing_is_missing_after_it() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..10).await;
+    let mut reading = Reading::of_own(&nats, None, 4);
+    let mut read = reading.read_through(10).await;
+    server.pause();
+    assert!(matches!(
+        reading.next_word().await,
+        SourceEvent::Away { .. }
+    ));
+    server.resume();
+    assert!(matches!(reading.next_word().await, SourceEvent::Back));
+    let body: Vec<NewEvent> = (10..20).map(|number| event(tenant(1), number)).collect();
+    crate::support::publish_surely(&publisher, tenant(1), &body).await;
+    read.extend(reading.read_through(20).await);
+    assert_eq!(numbers(&read), Vec::from_iter(0..20));
+    reading.source.stop().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_takes_nothing_holds_the_reader_up() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    for round in 0..10 {
+        publish(&publisher, round * 5_000..(round + 1) * 5_000).await;
+    }
+    let mut reading = Reading::of_own(&nats, None, 1);
+    let delivered = async || {
+        let page = server
+            .monitoring("/jsz?consumers=true")
+            .expect("monitoring");
+        let consumer = &page["account_details"][0]["stream_detail"][0]["consumer_detail"][0];
+        consumer["delivered"]["stream_seq"].as_u64().unwrap_or(0)
+    };
+    let mut before = 0;
+    // Two requests are answered, and then no more.
+    until("a standstill", async || {
+        let now = delivered().await;
+        let stands = now > 0 && now == before;
+        before = now;
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        stands
+    })
+    .await;
+    assert!(before < 20_000, "{before} of 50,000 were taken");
+    assert_eq!(
+        numbers(&reading.read_through(50_000).await),
+        Vec::from_iter(0..50_000)
+    );
+    reading.source.stop().await;
+}
+
+#[tokio::test]
+async fn messages_of_strangers_are_counted_and_skipped() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let mine = format!("tidings.{}.device_status.-", tenant(1));
+    for subject in [mine.as_str(), "tidings.x.y.z"] {
+        nats.client()
+            .publish(subject.to_owned(), "{}".into())
+            .await
+            .unwrap();
+    }
+    within("a flush", nats.client().flush()).await.unwrap();
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..1).await;
+    let mut reading = Reading::of_own(&nats, None, 4);
+    assert_eq!(numbers(&reading.read_through(3).await), [0]);
+    let counts: Vec<_> = reading
+        .source
+        .counters()
+        .malformed()
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(counts, [("subject", 1), ("header", 1)]);
+    reading.source.stop().await;
+}
