@@ -35,6 +35,7 @@ pub use presence::Node;
 
 use crate::app::App;
 use crate::auth::revocation::Revocation;
+use crate::config::{Config, LogLayout};
 use crate::registry::Purge;
 use crate::time::unix_microseconds;
 use bucket::{Bucket, Decision};
@@ -64,6 +65,21 @@ pub struct ClusterOptions {
     pub own_stream: Option<String>,
     /// How long that stream keeps messages; zero is for ever.
     pub retention: Duration,
+}
+
+impl ClusterOptions {
+    /// What the configuration asks for.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let is_own = config.log.layout == LogLayout::Own;
+        Self {
+            name: config.node_name(),
+            replicas: config.nats.replicas,
+            revocations_kept: config.auth.revocations_kept,
+            own_stream: is_own.then(|| config.nats.stream.clone()),
+            retention: config.log.retention,
+        }
+    }
 }
 
 /// One of the buckets.
