@@ -16,6 +16,7 @@ use crate::cursors::{CursorText, Cursors};
 use crate::engine::Engines;
 use crate::error::Refusal;
 use crate::fanout::{Liveness, Rules, TypeTable, ViewRequest, Window};
+use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
 use crate::operate::groups::GroupChanges;
@@ -38,6 +39,8 @@ pub struct App {
     pub subjects: Subjects,
     /// The log.
     pub log: Log,
+    /// Where what is published goes.
+    pub store: Store,
     /// Whether what streams are shown is live.
     pub liveness: Arc<Liveness>,
     /// What clients see of positions in it.
@@ -137,6 +140,13 @@ impl App {
         }
         if let Some(reason) = self.uninformed() {
             return Some(reason.to_owned());
+        }
+        if self
+            .cursors
+            .sources()
+            .is_some_and(|sources| !sources.is_complete())
+        {
+            return Some("this node is still copying its sources".to_owned());
         }
         match self.log.health() {
             Health::Failed { reason, .. } => {

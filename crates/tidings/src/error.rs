@@ -8,6 +8,8 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use tidings_log::AppendError;
+
+use crate::jetstream::PublishError;
 use tidings_protocol::Problem;
 
 use crate::auth::AccessTokenError;
@@ -94,6 +96,18 @@ impl Refusal {
         Self {
             allow: Some(allow),
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        }
+    }
+
+    /// 405 where this deployment only reads what others publish.
+    #[must_use]
+    pub fn read_only() -> Self {
+        Self {
+            allow: Some("GET, HEAD"),
+            ..Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this server only reads (log.layout = \"fleet\"): publish to the streams in NATS that it copies",
+            )
         }
     }
 
@@ -194,6 +208,26 @@ impl From<AppendError> for Refusal {
             AppendError::Purged => Self::gone(),
             AppendError::Unchained => Self::unavailable("an event before this one was not stored", SOON),
             AppendError::Closed => Self::unavailable("the server is stopping", SOON),
+        }
+    }
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Self {
+        const SOON: Duration = Duration::from_secs(2);
+        match error {
+            PublishError::KeyConflict { index } => AppendError::KeyConflict { index }.into(),
+            PublishError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
+            }
+            PublishError::Full { .. } => Self {
+                retry_after: Some(SOON),
+                ..Self::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+            },
+            PublishError::Empty => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            PublishError::Busy | PublishError::Unavailable { .. } | PublishError::Closed => {
+                Self::unavailable(error.to_string(), SOON)
+            }
         }
     }
 }

@@ -14,13 +14,16 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
-use crate::cluster::Cluster;
-use crate::config::{Config, ConfigError};
+use crate::broker::Broker;
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::config::{Config, ConfigError, LogKind};
 use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
+use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
+use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
@@ -51,6 +54,12 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The log's folder can't hold a copy of what it is to hold.
+    #[error("{0}")]
+    Mirror(#[from] mirror::OpenError),
+    /// The log's folder holds a copy.
+    #[error("{0}")]
+    Folder(#[from] mirror::MirrorError),
     /// A thread or epoll instance could not be had.
     #[error("the stream engine could not start: {0}")]
     Engine(io::Error),
@@ -107,6 +116,8 @@ pub struct Server {
     admin_address: SocketAddr,
     /// Connections and accept loops; closed and waited for at the end.
     tasks: TaskTracker,
+    /// Copies the sources, where the log is a copy.
+    mirror: Option<Mirror>,
     /// No new connections.
     refusing: CancellationToken,
     /// Connections end after the request that they are at.
@@ -124,20 +135,7 @@ impl Server {
     /// # Errors
     ///
     /// When a part can't start; what has started is stopped by dropping it.
-    pub fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
-        Self::start_among(config, listeners, None)
-    }
-
-    /// The same as one node of several, where it is one.
-    ///
-    /// # Errors
-    ///
-    /// As above.
-    pub fn start_among(
-        config: Config,
-        listeners: Listeners,
-        cluster: Option<Arc<Cluster>>,
-    ) -> Result<Self, StartError> {
+    pub async fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
         config.require_jwt_key()?;
         descriptors::raise_limit();
         let access_tokens = AccessTokens::from_config(&config.auth)?;
@@ -163,13 +161,24 @@ impl Server {
             .local_addr()
             .map_err(not_usable("admin_listen", config.admin_listen))?;
 
-        let app = assemble(config, access_tokens, stream_tokens, address, cluster)?;
+        let broker = match config.log.kind {
+            LogKind::Embedded => None,
+            LogKind::JetStream => Some(Arc::new(Broker::connect(&config).await?)),
+        };
+        let broker_of = broker.as_deref();
+        let (app, copy) = assemble(config, access_tokens, stream_tokens, broker_of, address)?;
         let app = Arc::new(app);
+        let mirror = copy.zip(broker_of).map(|(copy, broker)| {
+            let streams = broker.streams(&app.config);
+            let (nats, node) = (broker.nats(), broker.node());
+            Mirror::start(copy, streams, node, nats, &app.cursors, &app.liveness)
+        });
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
             admin_address,
             tasks: TaskTracker::new(),
+            mirror,
             refusing: CancellationToken::new(),
             stopping: CancellationToken::new(),
             cluster_tasks: TaskTracker::new(),
@@ -187,6 +196,10 @@ impl Server {
             Arc::clone(&server.app),
             server.refusing.clone(),
         ));
+        if let Some(broker) = broker {
+            let stopping = server.refusing.clone();
+            server.tasks.spawn(broker.ensure_stream(stopping));
+        }
         server.accept_on(public, routes::public(&server.app));
         server.accept_on(admin, admin::router(&server.app));
         tracing::info!(
@@ -271,6 +284,9 @@ impl Server {
         {
             tracing::warn!("what goes on with the other nodes did not end in time");
         }
+        if let Some(mirror) = self.mirror {
+            mirror.stop().await;
+        }
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
@@ -289,9 +305,9 @@ fn assemble(
     config: Config,
     access_tokens: AccessTokens,
     stream_tokens: StreamTokens,
+    broker: Option<&Broker>,
     address: SocketAddr,
-    cluster: Option<Arc<Cluster>>,
-) -> Result<App, StartError> {
+) -> Result<(App, Option<Copy>), StartError> {
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
     let ids = Arc::new(OnceLock::new());
@@ -302,10 +318,13 @@ fn assemble(
         Arc::clone(&ids),
         Arc::clone(&liveness),
     );
+    if broker.is_none() {
+        mirror::refuse_mirror(&config.log.path)?;
+    }
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
     let registry = Registry::open(&config.log.path, config.auth.revocations_kept)?;
-    let registry = Arc::new(match cluster {
+    let registry = Arc::new(match broker {
         Some(_) => registry.into_copy(),
         None => registry,
     });
@@ -313,7 +332,18 @@ fn assemble(
     let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
-    let cursors = Arc::new(Cursors::of_log(&log));
+    let copy = match broker {
+        Some(broker) => Some(Copy::open(
+            &config.log.path,
+            &log,
+            &broker.streams(&config),
+        )?),
+        None => None,
+    };
+    let cursors = Arc::new(match &copy {
+        Some(copy) => Cursors::of_mirror(&log, copy.sources()),
+        None => Cursors::of_log(&log),
+    });
     let _ = ids.set(Arc::clone(cursors.ids()));
     window.start_at(log.tail());
     let known_types = config.known_types();
@@ -324,7 +354,15 @@ fn assemble(
         .map_err(StartError::Engine)?;
     let engines = Arc::new(engines);
     liveness.follow(vec![Arc::clone(&engines) as Arc<dyn Follower>]);
-    Ok(App {
+    let store = match broker {
+        Some(broker) => broker.store(),
+        None => Store::Log(log.clone()),
+    };
+    let cluster = broker.map(|broker| {
+        let client = broker.nats().client().clone();
+        Arc::new(Cluster::new(client, ClusterOptions::from_config(&config)))
+    });
+    let app = App {
         subjects: Subjects::new(&config.subjects),
         known_types,
         stream_tokens,
@@ -340,13 +378,15 @@ fn assemble(
         draining: AtomicBool::new(false),
         config,
         log,
+        store,
         liveness,
         cursors,
         window,
         types,
         engines,
         access_tokens,
-    })
+    };
+    Ok((app, copy))
 }
 
 fn log_options(config: &Config, address: SocketAddr) -> LogOptions {

@@ -35,6 +35,14 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         reasons.push("the disk under the log is full".to_owned());
     }
     reasons.extend(app.stream_tokens.away());
+    // Streams are read as before, and told that nothing new comes.
+    if let Some(stale) = app.liveness.sources() {
+        let since = crate::time::rfc3339(stale.since);
+        reasons.push(format!(
+            "the sources are not followed since {since}: {}",
+            stale.reason
+        ));
+    }
     if reasons.is_empty() {
         Json(json!({ "status": "ready", "streams": app.engines.stream_count() })).into_response()
     } else {

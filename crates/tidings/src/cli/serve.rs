@@ -27,7 +27,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
     let listeners = Listeners::bind(&loaded.config)?;
     block_on(async {
         let stop = crate::shutdown::requested()?;
-        let server = Server::start(loaded.config, listeners)?;
+        let server = Server::start(loaded.config, listeners).await?;
         stop.await;
         server.stop().await;
         Ok(ExitCode::SUCCESS)

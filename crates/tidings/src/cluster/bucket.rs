@@ -107,9 +107,13 @@ pub struct Outcome {
 /// Obeys what a bucket says.
 pub(super) trait Follower: Sync {
     /// Takes over everything that there is: each key once, those that were deleted among them. Brings the bucket
-    /// what is known here and was never there.
-    fn take_all(&self, entries: Vec<Entry>)
-    -> impl Future<Output = Result<(), BucketError>> + Send;
+    /// what is known here and was never there. `is_another` where this node has followed a bucket of this name
+    /// before that is lost.
+    fn take_all(
+        &self,
+        entries: Vec<Entry>,
+        is_another: bool,
+    ) -> impl Future<Output = Result<(), BucketError>> + Send;
 
     /// Takes over a change.
     fn take(&self, entry: Entry) -> impl Future<Output = Outcome> + Send;
@@ -134,6 +138,9 @@ pub(super) struct Bucket {
     max_age: Duration,
     followed: watch::Sender<Followed>,
     outcomes: Mutex<BTreeMap<u64, Outcome>>,
+    /// When the stream was created that was taken over last, in nanoseconds since the Unix epoch: one that is
+    /// deleted and made anew is another.
+    taken: Mutex<Option<i128>>,
 }
 
 impl Bucket {
@@ -152,6 +159,7 @@ impl Bucket {
             max_age,
             followed: watch::channel(Followed::default()).0,
             outcomes: Mutex::default(),
+            taken: Mutex::default(),
         }
     }
 
@@ -395,7 +403,8 @@ impl Bucket {
         // What is up to here will either be delivered or is gone.
         let info = stream.get_info().await;
         let info = info.map_err(|error| self.unreachable(&error))?;
-        let (created, through) = (info.created, info.state.last_sequence);
+        let created = info.created.unix_timestamp_nanos();
+        let through = info.state.last_sequence;
         let config = OrderedConfig {
             deliver_subject: self.jetstream.client().new_inbox(),
             description: Some("a node of Tidings".to_owned()),
@@ -415,7 +424,8 @@ impl Bucket {
         let mut behind = None;
         let mut reached = through;
         if missing == 0 {
-            self.took_all(follower, Vec::new(), reached).await?;
+            self.took_all(follower, created, Vec::new(), reached)
+                .await?;
         }
         loop {
             let message = tokio::select! {
@@ -425,7 +435,7 @@ impl Bucket {
                     let info = info.map_err(|error| self.unreachable(&error))?;
                     let last = info.state.last_sequence;
                     // A change can be on its way; twice the same means that it does not come.
-                    if info.created != created || last < reached || behind == Some(reached) {
+                    if info.created.unix_timestamp_nanos() != created || last < reached || behind == Some(reached) {
                         return Err(self.unreachable("the follower has fallen behind"));
                     }
                     behind = (last > reached || missing > 0).then_some(reached);
@@ -453,7 +463,7 @@ impl Bucket {
             first.insert(entry.key.clone(), entry);
             if missing == 0 {
                 let entries = first.drain().map(|(_, entry)| entry).collect();
-                self.took_all(follower, entries, reached).await?;
+                self.took_all(follower, created, entries, reached).await?;
             }
         }
     }
@@ -461,11 +471,15 @@ impl Bucket {
     async fn took_all(
         &self,
         follower: &impl Follower,
+        created: i128,
         mut entries: Vec<Entry>,
         revision: u64,
     ) -> Result<(), BucketError> {
         entries.sort_unstable_by_key(|entry| entry.revision);
-        follower.take_all(entries).await?;
+        let before = *self.taken.lock();
+        let is_another = before.is_some_and(|before| before != created);
+        follower.take_all(entries, is_another).await?;
+        *self.taken.lock() = Some(created);
         self.outcomes.lock().clear();
         self.followed.send_replace(Followed {
             synced: true,

@@ -201,7 +201,7 @@ impl RegistryFollower<'_> {
 }
 
 impl Follower for RegistryFollower<'_> {
-    async fn take_all(&self, entries: Vec<Entry>) -> Result<(), BucketError> {
+    async fn take_all(&self, entries: Vec<Entry>, is_another: bool) -> Result<(), BucketError> {
         let mut there = HashSet::new();
         for Entry { key, value, .. } in entries {
             if value.is_some() {
@@ -226,11 +226,11 @@ impl Follower for RegistryFollower<'_> {
             if there.contains(&key) {
                 continue;
             }
-            if is_complete {
+            if is_complete && !is_another {
                 // It was removed while this node did not listen.
                 told(self.group(tenant, &name, None).await);
             } else {
-                // A bucket that was never complete, as a new one, gets what this node has.
+                // A bucket that was never complete, or has the place of one that is lost, gets what this node has.
                 let value = put_if_missing(group_value(&devices));
                 self.bucket.store(&key, value).await?;
             }
@@ -257,7 +257,7 @@ pub(super) struct RevocationFollower<'a> {
 }
 
 impl Follower for RevocationFollower<'_> {
-    async fn take_all(&self, entries: Vec<Entry>) -> Result<(), BucketError> {
+    async fn take_all(&self, entries: Vec<Entry>, _is_another: bool) -> Result<(), BucketError> {
         let revocations: Vec<Revocation> = entries.iter().filter_map(revocation).collect();
         told(self.obey(&revocations).await);
         // A revocation is never taken back, so those that only this node knows are told.

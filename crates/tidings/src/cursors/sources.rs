@@ -98,6 +98,15 @@ impl Sources {
         !self.complete.swap(true, Ordering::AcqRel)
     }
 
+    /// Waits until a source was met; what cursors call it then.
+    pub async fn met(&self, source: usize) -> Epoch {
+        let mut changes = self.standings.subscribe();
+        let met = changes.wait_for(|standings| standings[source].epoch > Epoch(0));
+        // It can't end: the sender is `self`.
+        met.await
+            .map_or(Epoch(0), |standings| standings[source].epoch)
+    }
+
     /// Waits until the log covers these places, of which there is one for each source.
     pub async fn wait_for(&self, places: &[Cursor]) {
         let mut changes = self.standings.subscribe();

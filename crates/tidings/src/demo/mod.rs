@@ -137,7 +137,7 @@ pub async fn run(loaded: Loaded, options: DemoOptions) -> Result<(), DemoError> 
     let mount = config.mount.first().cloned().unwrap_or_default();
     tracing::info!(folder = %config.log.path.display(), "the demo's events are kept here");
     let stop = crate::shutdown::requested()?;
-    let server = Server::start(config, listeners)?;
+    let server = Server::start(config, listeners).await?;
     let origin = format!("http://{}", reachable(server.address()));
     announce(&format!("Tidings demo: {origin}/#token={url_token}"));
 

@@ -6,7 +6,8 @@
 //! - [`json_text`]: its strings.
 //! - [`payload`]: its `data`, made to name its tenant and device.
 //! - [`subject`]: what it is the latest state of.
-//! - [`publish`]: the handler: admits the body, gives it to the log and answers when it is durable.
+//! - [`store`]: where it goes: into the log, or into the stream that the log is a copy of.
+//! - [`publish`]: the handler: admits the body, stores it and answers when it is durable.
 
 pub mod body;
 pub mod envelope;
@@ -14,4 +15,5 @@ pub mod json_text;
 pub mod payload;
 pub mod publish;
 pub mod publisher;
+pub mod store;
 pub mod subject;

@@ -11,14 +11,14 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use smallvec::SmallVec;
-use tidings_log::{AppendError, Appended, Busy, NewEvent, NewSubject, Subject};
+use tidings_log::{NewEvent, NewSubject, Subject};
 use tidings_protocol::TenantId;
 use tidings_protocol::api::PublishReceipt;
-use tokio::sync::oneshot;
 
 use super::body::{self, Body, Layout};
 use super::envelope::Terms;
 use super::publisher::Author;
+use super::store::{Stored, store};
 use crate::app::App;
 use crate::error::Refusal;
 use crate::stream::request::read_tenant;
@@ -63,6 +63,9 @@ pub async fn publish(
 ) -> Result<Response, Refusal> {
     let tenant = read_tenant(&tenant)?;
     let author = Author::identify(&app, &headers, tenant, peer.ip())?;
+    if app.store.is_read_only() {
+        return Err(Refusal::read_only());
+    }
     app.check_living(tenant)?;
     let layout = Layout::of(&headers)?;
     let request_key = request_key(&headers)?;
@@ -80,15 +83,15 @@ pub async fn publish(
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
     check_subjects(&app, tenant, &events)?;
     app.limits.publish_allowed(tenant, count)?;
-    let appended = append(&app, tenant, events).await;
-    let appended = appended.map_err(|error| match error {
-        NotAppended::Answer(error @ AppendError::KeyConflict { index }) => {
+    let stored = store(&app, tenant, events).await;
+    let stored = stored.map_err(|error| match error.key_conflict() {
+        Some(index) => {
             let line = lines.get(index).copied().unwrap_or(1);
             Refusal::from(error).at_line(line)
         }
-        other => other.into(),
+        None => error.into(),
     })?;
-    Ok(receipt(&app, &appended))
+    Ok(receipt(&stored))
 }
 
 fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
@@ -128,50 +131,6 @@ pub(crate) async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Re
     }
 }
 
-/// Gives the events to the log and waits until they are durable.
-///
-/// # Errors
-///
-/// When the log is too busy to take them, or could not store them.
-pub async fn append(
-    app: &App,
-    tenant: TenantId,
-    events: Vec<NewEvent>,
-) -> Result<Appended, NotAppended> {
-    let (answer, answered) = oneshot::channel();
-    let submitted = app.log.submit(
-        tenant,
-        events,
-        Box::new(move |outcome| {
-            // The publisher may have hung up; its events are stored all the same.
-            let _ = answer.send(outcome);
-        }),
-    );
-    submitted.map_err(NotAppended::Busy)?;
-    match answered.await {
-        Ok(outcome) => outcome.map_err(NotAppended::Answer),
-        Err(_) => Err(NotAppended::Answer(AppendError::Closed)),
-    }
-}
-
-/// Events were not stored.
-#[derive(Debug)]
-pub enum NotAppended {
-    /// Too much waits for the log's writer.
-    Busy(Busy),
-    /// What the writer says.
-    Answer(AppendError),
-}
-
-impl From<NotAppended> for Refusal {
-    fn from(error: NotAppended) -> Self {
-        match error {
-            NotAppended::Busy(busy) => Self::unavailable(busy.to_string(), Duration::from_secs(1)),
-            NotAppended::Answer(error) => error.into(),
-        }
-    }
-}
-
 /// Refuses a body that would bring the tenant over its subjects of a type.
 fn check_subjects(app: &App, tenant: TenantId, events: &[NewEvent]) -> Result<(), Refusal> {
     let subjects: SmallVec<[Subject<'_>; 8]> = events
@@ -190,13 +149,13 @@ fn check_subjects(app: &App, tenant: TenantId, events: &[NewEvent]) -> Result<()
     }
 }
 
-fn receipt(app: &App, appended: &Appended) -> Response {
+fn receipt(stored: &Stored) -> Response {
     use axum::response::IntoResponse as _;
     Json(PublishReceipt {
-        accepted: appended.accepted,
-        duplicates: appended.duplicates,
-        first: app.cursor(appended.first).to_string(),
-        last: app.cursor(appended.last).to_string(),
+        accepted: stored.accepted,
+        duplicates: stored.duplicates,
+        first: stored.first.to_string(),
+        last: stored.last.to_string(),
     })
     .into_response()
 }

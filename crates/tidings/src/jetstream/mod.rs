@@ -22,4 +22,7 @@ pub mod source;
 
 pub use own::OwnStream;
 pub use publish::{PublishError, Published, Publisher};
-pub use source::{Source, SourceBatch, SourceEvent, SourceMessage, SourceSpec};
+pub use source::{
+    Decoder, Source, SourceBatch, SourceCounters, SourceEvent, SourceMessage, SourcePlace,
+    SourceReport, SourceSpec,
+};

@@ -140,7 +140,10 @@ mod tests {
         assert!(merge.wants(1) && !merge.wants(0));
         merge.put(1, vec![message(1, 20)], 5, false);
         // What comes of the second after 20 can be older than 30.
-        assert_eq!(drain(&mut merge), [(0, 1, true), (1, 1, true), (1, 5, false)]);
+        assert_eq!(
+            drain(&mut merge),
+            [(0, 1, true), (1, 1, true), (1, 5, false)]
+        );
         merge.put(1, Vec::new(), 6, true);
         let rest = [(1, 6, false), (0, 2, true), (0, 2, false)];
         assert_eq!(drain(&mut merge), rest);

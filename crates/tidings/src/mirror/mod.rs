@@ -87,13 +87,12 @@ impl Copy {
     /// # Errors
     ///
     /// When the folder holds a log of its own or a copy of other sources, or can't be read.
-    pub fn open(
-        folder: &Path,
-        log: &Log,
-        streams: &[SourceStream],
-    ) -> Result<Self, OpenError> {
+    pub fn open(folder: &Path, log: &Log, streams: &[SourceStream]) -> Result<Self, OpenError> {
         let file = FactsFile::in_folder(folder);
-        let names: Vec<&str> = streams.iter().map(|source| source.stream.as_str()).collect();
+        let names: Vec<&str> = streams
+            .iter()
+            .map(|source| source.stream.as_str())
+            .collect();
         let mut facts = if file.exists()? {
             file.read()?
         } else {
@@ -113,12 +112,20 @@ impl Copy {
             file.write(&facts)?;
             facts
         };
-        let known: Vec<&str> = facts.sources.iter().map(|one| one.stream.as_str()).collect();
+        let known: Vec<&str> = facts
+            .sources
+            .iter()
+            .map(|one| one.stream.as_str())
+            .collect();
         if known != names {
-            let what = format!("holds a copy of {}, not of {}", known.join(", "), names.join(", "));
+            let what = format!(
+                "holds a copy of {}, not of {}",
+                known.join(", "),
+                names.join(", ")
+            );
             return Err(other_folder(folder, &what).into());
         }
-        let (reached, time) = end_of_copy(log, &facts)?;
+        let (reached, _) = end_of_copy(log, &facts)?;
         let sources = Arc::new(Sources::new(names.iter().map(|name| (*name).to_owned())));
         for (source, (facts, reached)) in facts.sources.iter_mut().zip(&reached).enumerate() {
             facts.copied = facts.copied.max(reached.position);
@@ -305,7 +312,10 @@ impl Work {
             readers.push(Source::start(&self.nats, spec, sender));
             receivers.push(receiver);
         }
-        *self.counters.lock() = readers.iter().map(|reader| Arc::clone(reader.counters())).collect();
+        *self.counters.lock() = readers
+            .iter()
+            .map(|reader| Arc::clone(reader.counters()))
+            .collect();
         let mut reading = Reading {
             merge: Merge::new(self.streams.len()),
             copier: Copier::new(&self.log, &self.sources, reached, time),
@@ -346,7 +356,8 @@ impl Work {
             }
             SourceEvent::Away { reason } => {
                 reading.merge.set_at_end(source, true);
-                self.sources.update(source, |standing| standing.current = false);
+                self.sources
+                    .update(source, |standing| standing.current = false);
                 self.set_behind(source, Behind::new(&reason));
             }
             SourceEvent::Back => reading.merge.set_at_end(source, false),
@@ -383,7 +394,9 @@ impl Work {
             standing.current = true;
         });
         let at_end = batch.pending == 0;
-        reading.merge.put(source, batch.messages, batch.through, at_end);
+        reading
+            .merge
+            .put(source, batch.messages, batch.through, at_end);
         Ok(())
     }
 
@@ -433,12 +446,7 @@ impl Work {
             standing.last = standing.copied;
         });
         reading.copier.begin_epoch(source, Epoch(epoch), first - 1);
-        tracing::info!(
-            stream = facts.stream,
-            epoch,
-            first,
-            "source_begun"
-        );
+        tracing::info!(stream = facts.stream, epoch, first, "source_begun");
         self.write_facts();
     }
 
@@ -466,9 +474,7 @@ impl Work {
 
     fn set_behind(&mut self, source: usize, behind: Behind) {
         self.behind[source] = behind;
-        if self.behind.iter().all(|behind| behind.0.is_none())
-            && self.sources.set_complete()
-        {
+        if self.behind.iter().all(|behind| behind.0.is_none()) && self.sources.set_complete() {
             tracing::info!("mirror_complete");
             self.remember();
         }

@@ -10,7 +10,7 @@ use tidings_protocol::DeviceId;
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::Refusal;
-use crate::ingest::publish::append;
+use crate::ingest::store::{is_in_state, store};
 use crate::state::current;
 use crate::state::removal::removed;
 use crate::stream::request::read_tenant;
@@ -45,6 +45,9 @@ pub async fn remove(
     let tenant = read_tenant(&tenant)?;
     operator.check_tenant(tenant)?;
     operator.require_all_devices()?;
+    if app.store.is_read_only() {
+        return Err(Refusal::read_only());
+    }
     let device: DeviceId =
         device
             .parse()
@@ -68,7 +71,11 @@ pub async fn remove(
             format!("the state knows nothing of a device {device}"),
         ));
     }
-    append(&app, tenant, events).await?;
+    let stored = store(&app, tenant, events).await?;
+    // Who removes a device and then looks must not find it.
+    if !is_in_state(&app, &stored).await {
+        tracing::warn!(tenant_id = %tenant, "this node's state is late with a removed device");
+    }
     tracing::info!(
         target: "tidings::operate",
         tenant_id = %tenant,

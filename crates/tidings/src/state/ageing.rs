@@ -6,23 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_log::{NewEvent, StateEntry};
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::TenantId;
 use tokio_util::sync::CancellationToken;
 
 use super::removal::removed;
 use crate::app::App;
-use crate::ingest::publish::{NotAppended, append};
+use crate::ingest::store::{Stored, is_in_state, store};
 
 /// How many subjects are taken away at a time.
 const BATCH: usize = 1000;
 
-/// How long the state may take to fold what was appended before it is asked again.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Looks for overdue subjects from time to time, until told to stop.
 pub async fn run(app: Arc<App>, stopping: CancellationToken) {
     let ages = app.config.subjects.iter().filter_map(|rule| rule.max_age);
-    let Some(shortest) = ages.min() else {
+    let (Some(shortest), false) = (ages.min(), app.store.is_read_only()) else {
         return;
     };
     let interval = (shortest / 10).clamp(Duration::from_millis(100), Duration::from_mins(1));
@@ -32,17 +29,15 @@ pub async fn run(app: Arc<App>, stopping: CancellationToken) {
             () = stopping.cancelled() => return,
         }
         while let Some(last) = take_away(&app).await {
-            let waiting = Arc::clone(&app);
-            let folded = move || waiting.log.state().wait_through(last, PATIENCE);
-            if !tokio::task::spawn_blocking(folded).await.unwrap_or(false) {
+            if !is_in_state(&app, &last).await {
                 break;
             }
         }
     }
 }
 
-/// Takes a batch of overdue subjects away. Gives the last position where there can be more.
-async fn take_away(app: &Arc<App>) -> Option<Position> {
+/// Takes a batch of overdue subjects away. Gives what was stored last where there can be more.
+async fn take_away(app: &Arc<App>) -> Option<Stored> {
     let looking = Arc::clone(app);
     let overdue = move || looking.log.state().overdue(BATCH);
     let overdue = tokio::task::spawn_blocking(overdue).await.ok()?;
@@ -55,12 +50,12 @@ async fn take_away(app: &Arc<App>) -> Option<Position> {
     let mut last = None;
     for (tenant, body) in bodies {
         let count = body.len();
-        match append(app, tenant, body).await {
-            Ok(appended) => {
+        match store(app, tenant, body).await {
+            Ok(stored) => {
                 tracing::info!(tenant_id = %tenant, count, "subjects were taken away by their age");
-                last = Some(appended.last);
+                last = Some(stored);
             }
-            Err(error @ (NotAppended::Busy(_) | NotAppended::Answer(_))) => {
+            Err(error) => {
                 // They stay overdue and are met again.
                 tracing::debug!(?error, "overdue subjects can't be taken away");
                 return None;
