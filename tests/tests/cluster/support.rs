@@ -1,173 +1,94 @@
 //! Nodes, and how they are met: over HTTP like any server.
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tidings::cluster::{Cluster, ClusterOptions};
-use tidings::config::{self, Config};
-use tidings::nats::{Nats, NatsOptions};
-use tidings::server::{Listeners, Server};
 use tidings_tests::access::now;
-use tidings_tests::http::{encode, exchange};
-use tidings_tests::{AccessToken, Answer, GUARD, Request, Stream, Watch};
-use tokio::runtime::Runtime;
+use tidings_tests::http::encode;
+use tidings_tests::{AccessToken, Answer, GUARD, Request, Server, Setup, Stream, Watch};
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
-/// A node that runs, or did: its folder outlives it.
+/// A node: a server of its own, over a log in JetStream.
 pub(crate) struct Node {
     name: String,
-    url: String,
-    replicas: usize,
-    folder: TempDir,
-    running: Option<Running>,
+    server: Server,
 }
 
-struct Running {
-    runtime: Runtime,
-    server: Server,
-    address: SocketAddr,
-    admin: SocketAddr,
+impl Deref for Node {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
 }
 
 impl Node {
-    /// A node that does not run yet, over the NATS servers at `url`.
-    pub(crate) fn new(name: &str, url: &str) -> Self {
+    /// A node that serves, over the NATS servers at `url`, separated by commas.
+    pub(crate) fn start(name: &str, url: &str) -> Self {
+        Self::start_with(name, url, 1)
+    }
+
+    /// The same over three servers; what it shares is on each of them.
+    pub(crate) fn start_replicated(name: &str, url: &str) -> Self {
+        Self::start_with(name, url, 3)
+    }
+
+    /// The same as this user of NATS.
+    pub(crate) fn start_as(name: &str, url: &str, (user, password): (&str, &str)) -> Self {
+        let setup = Setup::new()
+            .set("TIDINGS_NATS__USER", user)
+            .set("TIDINGS_NATS__PASSWORD", password);
+        Self::start_from(setup, name, url, 1)
+    }
+
+    fn start_with(name: &str, url: &str, replicas: usize) -> Self {
+        Self::start_from(Setup::new(), name, url, replicas)
+    }
+
+    fn start_from(setup: Setup, name: &str, url: &str, replicas: usize) -> Self {
+        let server = setup
+            .set("TIDINGS_NODE__NAME", name)
+            .set("TIDINGS_AUTH__JWT__SECRET", SECRET)
+            .set("TIDINGS_LOG__KIND", "jetstream")
+            .set("TIDINGS_LOG__MAX_BYTES", "256MiB")
+            .set("TIDINGS_NATS__URL", &urls(url))
+            .set("TIDINGS_NATS__REPLICAS", &replicas.to_string())
+            .start();
         Self {
             name: name.to_owned(),
-            url: url.to_owned(),
-            replicas: 1,
-            folder: tempfile::tempdir().expect("a temporary folder"),
-            running: None,
+            server,
         }
     }
 
-    /// A node that runs and serves.
-    pub(crate) fn start(name: &str, url: &str) -> Self {
-        let mut node = Self::new(name, url);
-        node.launch();
-        node.wait_until_ready();
-        node
-    }
-
-    /// A node over three servers that runs and serves; what it shares is on each of them.
-    pub(crate) fn start_replicated(name: &str, url: &str) -> Self {
-        let mut node = Self::new(name, url);
-        node.replicas = 3;
-        node.launch();
-        node.wait_until_ready();
-        node
-    }
-
-    /// The same node and folder, over other NATS servers.
-    pub(crate) fn moved_to(self, url: &str) -> Self {
-        assert!(self.running.is_none());
-        Self {
-            url: url.to_owned(),
-            ..self
-        }
-    }
-
-    /// Several that run, serve, and know each other.
+    /// Several that serve and know each other.
     pub(crate) fn start_all<const N: usize>(names: [&str; N], url: &str) -> [Self; N] {
-        let nodes = names.map(|name| {
-            let mut node = Self::new(name, url);
-            node.launch();
-            node
-        });
+        let nodes = names.map(|name| Self::start(name, url));
         for node in &nodes {
-            node.wait_until_ready();
             node.wait_until_it_knows(N);
         }
         nodes
     }
 
-    /// Starts it, with what is in its folder.
-    pub(crate) fn launch(&mut self) {
-        assert!(self.running.is_none());
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let config = self.config();
-        let server = runtime.block_on(async {
-            let options = NatsOptions::from_config(&config.nats, &self.name).expect("no secrets");
-            let nats = Nats::connect(options).await.expect("good addresses");
-            let options = ClusterOptions::from_config(&config);
-            let cluster = Arc::new(Cluster::new(nats.client().clone(), options));
-            let listeners = Listeners::bind(&config).expect("free ports");
-            let server = Server::start_among(config, listeners, Some(cluster));
-            server.expect("a server")
-        });
-        self.running = Some(Running {
-            address: server.address(),
-            admin: server.admin_address(),
-            runtime,
-            server,
-        });
-    }
-
-    fn config(&self) -> Config {
-        let path = self.folder().display().to_string();
-        let replicas = self.replicas.to_string();
-        let flags = [
-            ("listen", "127.0.0.1:0"),
-            ("admin_listen", "127.0.0.1:0"),
-            ("node.name", &self.name),
-            ("nats.url", &self.url),
-            ("nats.replicas", &replicas),
-            ("log.path", &path),
-            ("auth.jwt.secret", SECRET),
-            ("shutdown.drain", "2s"),
-        ];
-        let sources = config::Sources {
-            flags: flags
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
-            ..config::Sources::default()
-        };
-        config::load(&sources).expect("a good configuration").config
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+    /// Starts it again over other NATS servers.
+    pub(crate) fn move_to(&mut self, url: &str) {
+        self.server
+            .start_again_with("TIDINGS_NATS__URL", &urls(url));
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    fn running(&self) -> &Running {
-        self.running.as_ref().expect("a node that runs")
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.running().address
-    }
-
-    /// SIGTERM, as it were.
-    pub(crate) fn stop(&mut self) {
-        let running = self.running.take().expect("a node that runs");
-        running.runtime.block_on(running.server.stop());
-    }
-
-    /// Ends it without a word to anybody. What threads of its own it has goes on until they notice.
-    pub(crate) fn die(&mut self) {
-        let running = self.running.take().expect("a node that runs");
-        running.runtime.shutdown_background();
-    }
-
-    pub(crate) fn exchange(&self, request: &Request) -> Answer {
-        exchange(self.address(), request)
-    }
-
     pub(crate) fn readiness(&self) -> Answer {
-        exchange(self.running().admin, &Request::get("/readyz"))
+        self.ask_admin(&Request::get("/readyz"))
     }
 
     pub(crate) fn wait_until_ready(&self) {
@@ -216,7 +137,7 @@ impl Node {
     }
 
     pub(crate) fn stream_of(&self, tenant: &str) -> Watch {
-        Watch::at(self.address(), &format!("/tenants/{tenant}/events/stream"))
+        Watch::at(self.address, &format!("/tenants/{tenant}/events/stream"))
     }
 
     /// The listing of open streams, all pages of it.
@@ -236,6 +157,12 @@ impl Node {
             after = format!("&after={next}");
         }
     }
+}
+
+/// The addresses as a list of the configuration.
+fn urls(url: &str) -> String {
+    let urls: Vec<&str> = url.split(',').collect();
+    json!(urls).to_string()
 }
 
 pub(crate) fn nodes_of(page: &Value) -> Vec<(String, bool)> {
@@ -266,8 +193,7 @@ pub(crate) fn sign(token: &AccessToken) -> String {
 }
 
 pub(crate) fn assert_closed(stream: &mut Stream, reason: &str) {
-    let closing = stream.next_event();
-    assert_eq!(closing.name, "closing", "{closing:?}");
+    let closing = stream.next_named("closing");
     assert_eq!(closing.json()["reason"], reason);
     assert!(stream.next_but_cursors().is_none());
 }

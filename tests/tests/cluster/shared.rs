@@ -1,8 +1,11 @@
 //! What all nodes hold alike: who was purged, whose access is revoked, what groups there are.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
 use serde_json::json;
 use tidings_tests::publish::{one, status};
-use tidings_tests::{AccessToken, NatsOptions, NatsServer, Request, new_tenant};
+use tidings_tests::{AccessToken, GUARD, NatsOptions, NatsServer, Request, new_tenant};
 
 use crate::support::{Node, assert_closed, issued, nodes_of, root, sign, until};
 
@@ -38,8 +41,7 @@ fn a_revocation_on_one_node_ends_streams_and_refuses_tokens_on_every_node_also_l
     c.exchange(&history).problem(401);
     b.stop();
     assert!(other.next_named("closing").json()["reason"] == "draining");
-    b.launch();
-    b.wait_until_ready();
+    b.start_again();
     b.exchange(&history).problem(401);
 }
 
@@ -48,9 +50,11 @@ fn a_purge_on_one_node_purges_every_node_and_the_stream_in_nats() {
     let nats = NatsServer::start(&NatsOptions::new());
     let [a, mut b] = Node::start_all(["a", "b"], &nats.url());
     let (tenant, other) = (new_tenant(), new_tenant());
-    fill_own_stream(&nats, &[(&tenant, 3), (&other, 2)]);
     let publisher = issued("p", &tenant, "publisher", 10);
+    let others = issued("p", &other, "publisher", 10);
     for node in [&a, &b] {
+        node.exchange(&one(&other, &others, &status("r1", 1)))
+            .expect(200);
         node.exchange(&one(&tenant, &publisher, &status("r1", 1)))
             .expect(200);
     }
@@ -84,9 +88,7 @@ fn a_purge_on_one_node_purges_every_node_and_the_stream_in_nats() {
     b.stop();
     drop(nats);
     let mut alone = b;
-    alone.launch();
-    let file = alone.folder().join("registry.redb");
-    assert!(file.exists());
+    alone.start_again_unready();
     let refused = alone
         .exchange(&Request::get("/tenants").bearer(&root()))
         .problem(503);
@@ -94,29 +96,25 @@ fn a_purge_on_one_node_purges_every_node_and_the_stream_in_nats() {
         refused["detail"].as_str().expect("text").contains("NATS"),
         "{refused}"
     );
-    assert!(alone.readiness().status == 503);
 }
 
-/// Makes the stream of the own layout, with so many messages of each tenant.
-fn fill_own_stream(nats: &NatsServer, tenants: &[(&str, usize)]) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let client = async_nats::connect(nats.url()).await.expect("a connection");
-        let jetstream = async_nats::jetstream::new(client);
-        let config = async_nats::jetstream::stream::Config {
-            name: "TIDINGS".to_owned(),
-            subjects: vec!["tidings.>".to_owned()],
-            ..Default::default()
-        };
-        jetstream.create_stream(config).await.expect("a stream");
-        for (tenant, count) in tenants {
-            for number in 0..*count {
-                let subject = format!("tidings.{tenant}.device_status.r{number}");
-                let stored = jetstream.publish(subject, "{}".into()).await.expect("sent");
-                stored.await.expect("stored");
-            }
-        }
-    });
+/// Deletes a stream over NATS's text protocol, as an operator's tool does.
+fn delete_stream(nats: &NatsServer, stream: &str) {
+    let mut socket = TcpStream::connect(nats.address).expect("a server");
+    socket.set_read_timeout(Some(GUARD)).expect("a timeout");
+    write!(
+        socket,
+        "CONNECT {{\"verbose\":false}}\r\nSUB inbox 1\r\nPUB $JS.API.STREAM.DELETE.{stream} inbox 0\r\n\r\n"
+    )
+    .expect("a request goes out");
+    let mut lines = BufReader::new(socket)
+        .lines()
+        .map(|line| line.expect("within the guard"));
+    lines
+        .find(|line| line.starts_with("MSG "))
+        .expect("an answer");
+    let answer = lines.next().expect("an answer");
+    assert!(answer.contains("\"success\":true"), "{answer}");
 }
 
 fn messages(nats: &NatsServer) -> u64 {
@@ -167,8 +165,7 @@ fn a_group_changed_on_one_node_is_changed_on_all_and_closes_the_streams_that_it_
     assert_eq!(a.delete(&root(), &target).status, 204);
     a.delete(&root(), &target).problem(404);
     assert_eq!(a.put_group(&tenant, "south", &[]).status, 204);
-    b.launch();
-    b.wait_until_ready();
+    b.start_again();
     assert_eq!(b.group(&tenant, "north side"), None);
     assert_eq!(b.group(&tenant, "south"), Some(json!([])));
 }
@@ -211,17 +208,9 @@ fn a_bucket_that_is_lost_gets_back_what_the_nodes_know() {
     a.delete(&root(), "/users/ada/streams").expect(200);
     until("the group on b", || b.group(&tenant, "north").is_some());
 
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(async {
-        let client = async_nats::connect(nats.url()).await.expect("a connection");
-        let jetstream = async_nats::jetstream::new(client);
-        for bucket in ["KV_TIDINGS_REGISTRY", "KV_TIDINGS_REVOCATIONS"] {
-            jetstream
-                .delete_stream(bucket)
-                .await
-                .expect("there was one");
-        }
-    });
+    for bucket in ["KV_TIDINGS_REGISTRY", "KV_TIDINGS_REVOCATIONS"] {
+        delete_stream(&nats, bucket);
+    }
     // A node with an empty folder learns it from what the others have brought back.
     let history = Request::get(&format!("/tenants/{tenant}/events"));
     let ada = issued("ada", &tenant, "viewer", 10);
@@ -238,20 +227,14 @@ fn a_bucket_that_is_lost_gets_back_what_the_nodes_know() {
 fn the_first_node_brings_what_it_knew_when_it_stood_alone() {
     let nats = NatsServer::start(&NatsOptions::new());
     let (tenant, purged) = (new_tenant(), new_tenant());
-    let a = {
-        let mut other = Node::start("a", &nats.url());
-        assert_eq!(other.put_group(&tenant, "north", &["r1"]).status, 204);
-        other
-            .delete(&root(), &format!("/tenants/{purged}?confirm={purged}"))
-            .expect(200);
-        other.stop();
-        other
-    };
+    let mut a = Node::start("a", &nats.url());
+    assert_eq!(a.put_group(&tenant, "north", &["r1"]).status, 204);
+    a.delete(&root(), &format!("/tenants/{purged}?confirm={purged}"))
+        .expect(200);
+    a.stop();
     // Another JetStream, which knows nothing.
     let fresh = NatsServer::start(&NatsOptions::new());
-    let mut moved = a.moved_to(&fresh.url());
-    moved.launch();
-    moved.wait_until_ready();
+    a.move_to(&fresh.url());
     let b = Node::start("b", &fresh.url());
     assert_eq!(b.group(&tenant, "north"), Some(json!(["r1"])));
     let target = format!("/tenants/{purged}/events");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use tidings_tests::publish::{one, status};
 use tidings_tests::{AccessToken, NatsOptions, NatsServer, Request, Stream, new_tenant};
 
 use crate::support::{Node, assert_closed, issued, nodes_of, root, sign, until};
@@ -96,7 +97,7 @@ fn a_node_that_does_not_answer_is_named_and_nothing_is_called_missing_for_certai
     let [a, mut b] = Node::start_all(["a", "b"], &nats.url());
     let tenant = new_tenant();
     let stream = a.watch(&tenant, &issued("ada", &tenant, "viewer", 10));
-    b.die();
+    b.kill();
     let page = a
         .exchange(&Request::get("/streams").bearer(&root()))
         .expect(200);
@@ -129,4 +130,127 @@ fn a_node_that_does_not_answer_is_named_and_nothing_is_called_missing_for_certai
     until("the end of c", || {
         a.nodes().iter().all(|(name, _)| name != "c")
     });
+}
+
+#[test]
+fn an_audience_has_the_streams_of_all_nodes_wherever_it_is_asked_for() {
+    let nats = NatsServer::start(&NatsOptions::new());
+    let nodes = Node::start_all(["a", "b"], &nats.url());
+    let tenant = new_tenant();
+    let operator = issued("operator", &tenant, "tenant_operator", 10);
+    let publisher = issued("p", &tenant, "publisher", 10);
+    let mut expected = BTreeMap::new();
+    let mut streams = Vec::new();
+    for node in &nodes {
+        let viewer = issued("ada", &tenant, "viewer", 10);
+        let all = node.watch(&tenant, &viewer);
+        let alerts = node.stream_of(&tenant).bearer(&viewer);
+        let alerts = alerts.query("types", "alert_fired").open();
+        let hidden = node.watch(&tenant, &root());
+        expected.insert(all.connection_id().to_owned(), (node.name(), "sent"));
+        expected.insert(
+            alerts.connection_id().to_owned(),
+            (node.name(), "types_filter"),
+        );
+        streams.extend([all, hidden]);
+        streams.push(alerts);
+    }
+    let receipt = nodes[0]
+        .exchange(&one(&tenant, &publisher, &status("r1", 1)))
+        .expect(200);
+    let cursor = receipt["last"].as_str().expect("a cursor").to_owned();
+    for stream in streams.iter_mut().take(2) {
+        assert_eq!(stream.next_event().cursor(), cursor);
+    }
+    let target = |limit: usize, after: &str| {
+        format!("/tenants/{tenant}/events/{cursor}/audience?limit={limit}{after}")
+    };
+    for node in &nodes {
+        // The other node may have copied the event a moment later.
+        until("all outcomes", || {
+            let (mut met, mut after) = (BTreeMap::new(), String::new());
+            loop {
+                let answer = node.exchange(&Request::get(&target(3, &after)).bearer(&operator));
+                if answer.status != 200 {
+                    return false;
+                }
+                let page = answer.json();
+                assert_eq!(nodes_of(&page).len(), 2, "{page}");
+                for stream in page["streams"].as_array().expect("a list") {
+                    let text = |name: &str| stream[name].as_str().expect("text").to_owned();
+                    met.insert(text("connection_id"), (text("node"), text("outcome")));
+                }
+                let Some(next) = page["next"].as_str() else {
+                    break;
+                };
+                after = format!("&after={next}");
+            }
+            let names: Vec<&String> = met.keys().collect();
+            assert!(
+                names.iter().all(|name| expected.contains_key(*name)),
+                "{met:?}"
+            );
+            met.len() == expected.len()
+                && met
+                    .iter()
+                    .all(|(name, (node, outcome))| expected[name] == (&**node, &**outcome))
+        });
+    }
+}
+
+/// A node that is stopped by SIGSTOP keeps its connections and says nothing.
+#[test]
+fn a_frozen_node_is_named_and_holds_up_no_listing_for_longer_than_a_moment() {
+    let nats = NatsServer::start(&NatsOptions::new());
+    let [a, b] = Node::start_all(["a", "b"], &nats.url());
+    b.signal(rustix::process::Signal::STOP);
+    let page = a
+        .exchange(&Request::get("/streams").bearer(&root()))
+        .expect(200);
+    assert_eq!(
+        nodes_of(&page),
+        [("a".to_owned(), true), ("b".to_owned(), false)]
+    );
+    let tenant = new_tenant();
+    let revoked = a.delete(&root(), "/users/ada/streams").expect(200);
+    assert_eq!(
+        nodes_of(&revoked),
+        [("a".to_owned(), true), ("b".to_owned(), false)]
+    );
+    b.signal(rustix::process::Signal::CONT);
+    let ada = issued("ada", &tenant, "viewer", 10);
+    let history = Request::get(&format!("/tenants/{tenant}/events")).bearer(&ada);
+    until("the revocation", || b.exchange(&history).status == 401);
+    a.wait_until_it_knows(2);
+}
+
+/// What the page for operators tells them to allow is enough for everything that nodes do, and nothing is refused.
+#[test]
+fn the_documented_permissions_suffice_for_several_nodes() {
+    let text = include_str!("../../../docs/nats.md");
+    let (_, rest) = text
+        .split_once("<!-- permissions -->")
+        .expect("the section");
+    let (_, rest) = rest.split_once("```").expect("a block");
+    let (_, rest) = rest.split_once('\n').expect("its first line");
+    let (block, _) = rest.split_once("```").expect("its end");
+    let nats = NatsOptions::new().configuration(block).start();
+    let [a, b] = ["a", "b"].map(|name| Node::start_as(name, &nats.url(), ("tidings", "change-me")));
+    a.wait_until_it_knows(2);
+    let tenant = new_tenant();
+    let mut stream = b.watch(&tenant, &issued("ada", &tenant, "viewer", 10));
+    assert_eq!(a.put_group(&tenant, "north", &["r1"]).status, 204);
+    until("the group", || b.group(&tenant, "north").is_some());
+    assert_eq!(a.streams(&root(), 10).len(), 1);
+    a.delete(&root(), "/users/ada/streams").expect(200);
+    assert_closed(&mut stream, "revoked");
+    a.delete(&root(), &format!("/tenants/{tenant}?confirm={tenant}"))
+        .expect(200);
+    a.wait_for_log("the purge of the stream", |line| {
+        line.contains("tenant_purged_from_stream")
+    });
+    for node in [&a, &b] {
+        let said = node.output.text();
+        assert!(!said.contains("nats_refused"), "{said}");
+    }
 }
