@@ -234,10 +234,10 @@ fn the_documented_permissions_suffice_for_several_nodes() {
     let (_, rest) = rest.split_once("```").expect("a block");
     let (_, rest) = rest.split_once('\n').expect("its first line");
     let (block, _) = rest.split_once("```").expect("its end");
-    let nats = NatsOptions::new().configuration(block).start();
+    let mut nats = NatsOptions::new().configuration(block).start();
     let [a, b] = ["a", "b"].map(|name| Node::start_as(name, &nats.url(), ("tidings", "change-me")));
     a.wait_until_it_knows(2);
-    let tenant = new_tenant();
+    let (tenant, other) = (new_tenant(), new_tenant());
     let mut stream = b.watch(&tenant, &issued("ada", &tenant, "viewer", 10));
     assert_eq!(a.put_group(&tenant, "north", &["r1"]).status, 204);
     until("the group", || b.group(&tenant, "north").is_some());
@@ -249,6 +249,14 @@ fn the_documented_permissions_suffice_for_several_nodes() {
     a.wait_for_log("the purge of the stream", |line| {
         line.contains("tenant_purged_from_stream")
     });
+    // What is done when a connection was lost is allowed, too.
+    nats.kill();
+    nats.start_again();
+    until("a change", || {
+        a.put_group(&other, "north", &["r1"]).status == 204
+    });
+    until("the group", || b.group(&other, "north").is_some());
+    a.wait_until_it_knows(2);
     for node in [&a, &b] {
         let said = node.output.text();
         assert!(!said.contains("nats_refused"), "{said}");

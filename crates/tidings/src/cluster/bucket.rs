@@ -408,8 +408,8 @@ impl Bucket {
         let config = OrderedConfig {
             deliver_subject: self.jetstream.client().new_inbox(),
             description: Some("a node of Tidings".to_owned()),
-            filter_subject: self.subject(">"),
-            deliver_policy: DeliverPolicy::LastPerSubject,
+            // The stream keeps one message for each key, so these are the last.
+            deliver_policy: DeliverPolicy::All,
             replay_policy: ReplayPolicy::Instant,
             ..OrderedConfig::default()
         };
