@@ -323,11 +323,7 @@ fn assemble(
     }
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Registry::open(&config.log.path, config.auth.revocations_kept)?;
-    let registry = Arc::new(match broker {
-        Some(_) => registry.into_copy(),
-        None => registry,
-    });
+    let registry = open_registry(&config, broker.is_some())?;
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
     let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
@@ -358,10 +354,7 @@ fn assemble(
         Some(broker) => broker.store(),
         None => Store::Log(log.clone()),
     };
-    let cluster = broker.map(|broker| {
-        let client = broker.nats().client().clone();
-        Arc::new(Cluster::new(client, ClusterOptions::from_config(&config)))
-    });
+    let cluster = broker.map(|broker| join(broker, &config));
     let app = App {
         subjects: Subjects::new(&config.subjects),
         known_types,
@@ -387,6 +380,22 @@ fn assemble(
         access_tokens,
     };
     Ok((app, copy))
+}
+
+/// The registry beside the log; of several nodes each has a copy of what is true in NATS.
+fn open_registry(config: &Config, is_copy: bool) -> Result<Arc<Registry>, RegistryError> {
+    let registry = Registry::open(&config.log.path, config.auth.revocations_kept)?;
+    Ok(Arc::new(if is_copy {
+        registry.into_copy()
+    } else {
+        registry
+    }))
+}
+
+/// This node among those that share the broker.
+fn join(broker: &Broker, config: &Config) -> Arc<Cluster> {
+    let client = broker.nats().client().clone();
+    Arc::new(Cluster::new(client, ClusterOptions::from_config(config)))
 }
 
 fn log_options(config: &Config, address: SocketAddr) -> LogOptions {

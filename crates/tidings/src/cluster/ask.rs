@@ -154,7 +154,8 @@ impl Cluster {
         }
         let waiting = known
             .iter()
-            .filter_map(|(node, is_expected)| is_expected.then(|| node.clone()))
+            .filter(|(_, is_expected)| *is_expected)
+            .map(|(node, _)| node.clone())
             .collect();
         if self.is_connected() {
             let asking = self.exchange(question, waiting, &mut gathered.answers);
@@ -216,7 +217,7 @@ impl Cluster {
                     answers.push((head.node, answer));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, node = head.node.name, "a node's answer can't be read")
+                    tracing::warn!(%error, node = head.node.name, "a node's answer can't be read");
                 }
             }
         }

@@ -410,11 +410,13 @@ fn purge_refused(answer: &[u8]) -> Option<String> {
         description: String,
     }
     match serde_json::from_slice::<Answer>(answer) {
-        Ok(Answer { success: true, .. }) => None,
-        Ok(Answer {
-            error: Some(Refused { code: 404, .. }),
-            ..
-        }) => None,
+        Ok(
+            Answer { success: true, .. }
+            | Answer {
+                error: Some(Refused { code: 404, .. }),
+                ..
+            },
+        ) => None,
         Ok(Answer {
             error: Some(error), ..
         }) => Some(error.description),

@@ -164,16 +164,7 @@ impl<'a> Attempt<'a> {
         if let Some(tenant) = parameters.tenant {
             app.check_living(tenant)?;
         }
-        if identity.expires_at <= unix_seconds(SystemTime::now()) {
-            return Err(Refusal::unauthorized(
-                "the access token behind this stream has expired",
-            ));
-        }
-        if app.registry.revocations().cover(&identity) {
-            return Err(Refusal::unauthorized(
-                "the access token behind this stream was revoked",
-            ));
-        }
+        self.check_authority(&identity)?;
         if self.head_only {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
@@ -229,6 +220,21 @@ impl<'a> Attempt<'a> {
             return Ok(short_stream(app, granted));
         }
         hand_over(app, request, granted).await
+    }
+
+    /// Refuses an authority that is over.
+    fn check_authority(&self, identity: &Identity) -> Result<(), Refusal> {
+        if identity.expires_at <= unix_seconds(SystemTime::now()) {
+            return Err(Refusal::unauthorized(
+                "the access token behind this stream has expired",
+            ));
+        }
+        if self.app.registry.revocations().cover(identity) {
+            return Err(Refusal::unauthorized(
+                "the access token behind this stream was revoked",
+            ));
+        }
+        Ok(())
     }
 
     /// Reads the way to the start, and moves the start to its end if it has one: where it is too long it
@@ -425,9 +431,14 @@ async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Respo
 /// A stream that ends with what it begins with, and whose client comes back for more.
 fn short_stream(app: &App, granted: Granted) -> Response {
     let Granted { stream, headers } = granted;
-    let mut wire = stream.preamble;
+    // No engine takes it over, so what it was authorised by is looked at again here.
+    let ended = stream.recheck.and_then(Recheck::ask);
+    let mut wire = match ended {
+        Some(_) => Vec::new(),
+        None => stream.preamble,
+    };
     let closing = Closing {
-        reason: ClosingReason::Disconnected,
+        reason: ended.unwrap_or(ClosingReason::Disconnected),
         retry: preamble::jittered(app.config.stream.retry),
         conflated: 0,
     };
