@@ -141,7 +141,10 @@ impl NatsConfig {
             ),
             _ => {}
         }
-        if !log.retention.is_zero() && self.duplicate_window > log.retention {
+        if log.kind == LogKind::JetStream
+            && !log.retention.is_zero()
+            && self.duplicate_window > log.retention
+        {
             wrong(
                 "nats.duplicate_window",
                 "this can't be longer than log.retention: what is forgotten can't be recognised",

@@ -789,7 +789,7 @@ fn rules_of_subjects_are_read_whole_or_refused_by_field_and_line() {
     };
     assert_eq!(
         of("door_state").fields[1],
-        [Box::<str>::from("door"), Box::from("device_id")]
+        [Box::<str>::from("door"), "device_id".into()]
     );
     assert_eq!(of("door_state").max_age, Some(Duration::from_hours(24)));
     assert_eq!(of("door_gone").kind.as_str(), "door_state");

@@ -66,14 +66,8 @@ pub struct Place {
     pub pending: u64,
 }
 
-/// What was delivered.
-#[derive(Debug)]
-pub enum Pulled {
-    /// A message of the stream.
-    Message(Message, Place),
-    /// A word of the broker's own.
-    Word,
-}
+/// What was delivered: a message of the stream and its place, or a word of the broker's own (`None`).
+pub type Pulled = Option<(Message, Place)>;
 
 /// A consumer of one stream. [`Self::close`] takes it away; one that is dropped is forgotten by the broker.
 #[derive(Debug)]
@@ -218,7 +212,7 @@ impl Pull {
     fn take(&mut self, message: Message) -> Result<Pulled, Broken> {
         self.heard = Instant::now();
         if let Some(status) = message.status {
-            return self.take_status(status, &message).map(|()| Pulled::Word);
+            return self.take_status(status, &message).map(|()| None);
         }
         let place = message
             .reply
@@ -235,7 +229,7 @@ impl Pull {
                 self.requests.pop_front();
             }
         }
-        Ok(Pulled::Message(message, place))
+        Ok(Some((message, place)))
     }
 
     fn take_status(&mut self, status: StatusCode, message: &Message) -> Result<(), Broken> {

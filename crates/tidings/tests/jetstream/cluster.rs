@@ -8,7 +8,8 @@ use tidings_tests::NatsCluster;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Reading, STREAM, keyed, node, number, publish_surely, stored_last, stream, tenant, within,
+    Reading, STREAM, keyed, node, number, publish_surely, stored_last, stream, tenant, until,
+    within,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,4 +71,77 @@ async fn the_loss_of_the_leader_loses_repeats_and_disorders_nothing() {
     assert_eq!(reading.read_through(last).await.len(), 1);
     reading.source.stop().await;
     drop(brokers);
+}
+
+/// A leader that gives up its place drops what it has not stored while its successor takes what comes next.
+/// The publisher can't prevent such holes; it must not fill them behind the publisher's back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_steps_down_disorders_nothing_that_is_acknowledged() {
+    const BODY: u64 = 200;
+    let brokers = NatsCluster::start(3);
+    let nats = node(&brokers.url()).await;
+    stream(&nats, &[("nats.replicas", "3")]).await;
+    let publisher = Arc::new(Publisher::start(&nats, STREAM));
+    let mut reading = Reading::of_own(&nats, None, 4);
+    let mut publishing = JoinSet::new();
+    for who in 1..=2 {
+        let publisher = Arc::clone(&publisher);
+        publishing.spawn(async move {
+            // The bodies that were acknowledged at the first attempt.
+            let mut at_once = Vec::new();
+            for round in 0..60 {
+                let numbers = round * BODY..(round + 1) * BODY;
+                let body: Vec<NewEvent> = numbers.map(|each| keyed(tenant(who), each)).collect();
+                match publisher.publish(tenant(who), body.clone()).await {
+                    Ok(_) => at_once.push(round),
+                    Err(_) => {
+                        publish_surely(&publisher, tenant(who), &body).await;
+                    }
+                }
+            }
+            (who, at_once)
+        });
+    }
+    let mut read = Vec::new();
+    for _ in 0..2 {
+        read.extend(reading.next_batch().await.messages);
+        // While there is no leader, nobody hears.
+        until("a leader that hears", async || {
+            let stepping = nats
+                .client()
+                .request("$JS.API.STREAM.LEADER.STEPDOWN.TIDINGS", "".into());
+            stepping.await.is_ok()
+        })
+        .await;
+    }
+    let mut answers = Vec::new();
+    while let Some(done) = within("the publishers", publishing.join_next()).await {
+        answers.push(done.unwrap());
+    }
+    let last = stored_last(&nats).await;
+    read.extend(reading.read_through(last).await);
+    for (who, at_once) in answers {
+        let of_one: Vec<u64> = read
+            .iter()
+            .filter(|message| message.tenant == tenant(who))
+            .map(number)
+            .collect();
+        let mut sorted = of_one.clone();
+        sorted.sort_unstable();
+        assert_eq!(
+            sorted,
+            (0..60 * BODY).collect::<Vec<_>>(),
+            "none lost, none twice"
+        );
+        assert!(!at_once.is_empty());
+        for round in at_once {
+            let body: Vec<u64> = of_one
+                .iter()
+                .copied()
+                .filter(|number| number / BODY == round)
+                .collect();
+            assert!(body.is_sorted(), "body {round} of {who}");
+        }
+    }
+    reading.source.stop().await;
 }

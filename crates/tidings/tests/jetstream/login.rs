@@ -115,11 +115,8 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, nats: &Value) -> String 
 
 #[tokio::test]
 async fn a_credentials_file_is_read_with_every_connection() {
-    let (operator, account, user) = (
-        KeyPair::new_operator(),
-        KeyPair::new_account(),
-        KeyPair::new_user(),
-    );
+    let (operator, system) = (KeyPair::new_operator(), KeyPair::new_account());
+    let (account, user) = (KeyPair::new_account(), KeyPair::new_user());
     let limits = json!({
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
         "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
@@ -130,11 +127,14 @@ async fn a_credentials_file_is_read_with_every_connection() {
         "O",
         &json!({ "type": "operator", "version": 2 }),
     );
-    let of_account = jwt(
+    let claims = json!({ "type": "account", "version": 2, "limits": limits });
+    let of_account = jwt(&operator, &account, "A", &claims);
+    // JetStream does not start without it.
+    let of_system = jwt(
         &operator,
-        &account,
-        "A",
-        &json!({ "type": "account", "version": 2, "limits": limits }),
+        &system,
+        "SYS",
+        &json!({ "type": "account", "version": 2 }),
     );
     let of_user = jwt(
         &account,
@@ -144,8 +144,11 @@ async fn a_credentials_file_is_read_with_every_connection() {
     );
     let server = NatsOptions::new()
         .configuration(&format!(
-            "operator: {of_operator}\nresolver: MEMORY\nresolver_preload: {{ {}: {of_account} }}",
-            account.public_key()
+            "operator: {of_operator}\nresolver: MEMORY\nsystem_account: {}\n\
+             resolver_preload: {{ {}: {of_account}, {}: {of_system} }}",
+            system.public_key(),
+            account.public_key(),
+            system.public_key()
         ))
         .start();
     let folder = tempfile::tempdir().unwrap();

@@ -25,6 +25,10 @@ fn numbers(messages: &[SourceMessage]) -> Vec<u64> {
     messages.iter().map(number).collect()
 }
 
+fn range(numbers: std::ops::Range<u64>) -> Vec<u64> {
+    numbers.collect()
+}
+
 async fn sole_consumer(nats: &Nats) -> String {
     let listed = call(nats, "CONSUMER.NAMES.TIDINGS", &json!({})).await;
     let names = listed["consumers"].as_array().expect("names").clone();
@@ -47,10 +51,7 @@ async fn a_stream_that_is_not_there_yet_is_waited_for() {
     );
     let publisher = Publisher::start(&nats, STREAM);
     publish(&publisher, 0..10).await;
-    assert_eq!(
-        numbers(&reading.read_through(10).await),
-        Vec::from_iter(0..10)
-    );
+    assert_eq!(numbers(&reading.read_through(10).await), range(0..10));
     assert_eq!(reading.source.counters().events(), 10);
     reading.source.stop().await;
 }
@@ -65,10 +66,7 @@ async fn a_source_has_one_consumer_and_leaves_none_behind() {
     assert_eq!(consumers(&nats, STREAM).await, 0);
     let mut reading = Reading::of_own(&nats, None, 1);
     let mut other = Reading::of_own(&nats, None, 1);
-    assert_eq!(
-        numbers(&reading.caught_up().await),
-        Vec::from_iter(0..5_000)
-    );
+    assert_eq!(numbers(&reading.caught_up().await), range(0..5_000));
     other.caught_up().await;
     assert_eq!(consumers(&nats, STREAM).await, 2, "one for each source");
     reading.source.stop().await;
@@ -94,7 +92,7 @@ async fn reading_goes_on_behind_what_was_read() {
         })
     };
     let mut reading = Reading::of_own(&nats, after(incarnation, 40), 4);
-    assert_eq!(numbers(&reading.caught_up().await), Vec::from_iter(40..100));
+    assert_eq!(numbers(&reading.caught_up().await), range(40..100));
     reading.source.stop().await;
 
     // A place in another stream of that name says nothing about this one.
@@ -103,7 +101,7 @@ async fn reading_goes_on_behind_what_was_read() {
         reading.next_word().await,
         SourceEvent::Recreated { incarnation: now } if now == incarnation
     ));
-    assert_eq!(numbers(&reading.caught_up().await), Vec::from_iter(0..100));
+    assert_eq!(numbers(&reading.caught_up().await), range(0..100));
     reading.source.stop().await;
 }
 
@@ -166,7 +164,10 @@ async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
     let nats = node(&server.url()).await;
     stream(&nats, &[]).await;
     let publisher = Publisher::start(&nats, STREAM);
-    publish(&publisher, 0..3_000).await;
+    // More than is ever on its way, so that a part has to come by another consumer.
+    for round in 0..4 {
+        publish(&publisher, round * 5_000..(round + 1) * 5_000).await;
+    }
     let mut reading = Reading::of_own(&nats, None, 1);
     let mut read = reading.next_batch().await.messages;
     // An operator, or an election, takes the consumer away while messages are on their way.
@@ -177,7 +178,7 @@ async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
         &json!({}),
     )
     .await;
-    read.extend(reading.read_through(3_000).await);
+    read.extend(reading.read_through(20_000).await);
     assert_eq!(reading.source.counters().consumers(), 2);
     server = killed_and_started(server).await;
     assert!(matches!(
@@ -185,12 +186,12 @@ async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
         SourceEvent::Away { .. }
     ));
     assert!(matches!(reading.next_word().await, SourceEvent::Back));
-    let body: Vec<NewEvent> = (3_000..3_500)
+    let body: Vec<NewEvent> = (20_000..20_500)
         .map(|number| event(tenant(1), number))
         .collect();
     crate::support::publish_surely(&publisher, tenant(1), &body).await;
-    read.extend(reading.read_through(3_500).await);
-    assert_eq!(numbers(&read), Vec::from_iter(0..3_500));
+    read.extend(reading.read_through(20_500).await);
+    assert_eq!(numbers(&read), range(0..20_500));
     reading.source.stop().await;
     drop(server);
 }
@@ -214,7 +215,7 @@ async fn a_frozen_broker_is_noticed_and_nothing_is_missing_after_it() {
     let body: Vec<NewEvent> = (10..20).map(|number| event(tenant(1), number)).collect();
     crate::support::publish_surely(&publisher, tenant(1), &body).await;
     read.extend(reading.read_through(20).await);
-    assert_eq!(numbers(&read), Vec::from_iter(0..20));
+    assert_eq!(numbers(&read), range(0..20));
     reading.source.stop().await;
 }
 
@@ -248,7 +249,7 @@ async fn a_receiver_that_takes_nothing_holds_the_reader_up() {
     assert!(before < 20_000, "{before} of 50,000 were taken");
     assert_eq!(
         numbers(&reading.read_through(50_000).await),
-        Vec::from_iter(0..50_000)
+        range(0..50_000)
     );
     reading.source.stop().await;
 }

@@ -1,32 +1,19 @@
-//! One reader for each source stream and node.
-//!
-//! It waits for its stream to exist, follows it with one consumer from where the node stands, and hands on
-//! decoded events in batches. Whatever happens to connection, consumer, leader or stream, it begins again
-//! behind what it has handed on last: none is lost, none comes twice, and all come in the stream's order.
-//! While its receiver is full it reads nothing.
+//! The task of a source.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidings_log::NewEvent;
-use tidings_protocol::TenantId;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::api::{self, ApiError, StreamInfo};
-use super::fleet::FleetDecoder;
-use super::message::{self, KnownTypes, Malformed};
-use super::pull::{Broken, Place, Pull, Pulled};
+use super::gather::{Gathered, gather};
+use super::{
+    SourceBatch, SourceCounters, SourceEvent, SourceMessage, SourcePlace, SourceReport, SourceSpec,
+};
+use crate::jetstream::api::{self, ApiError, StreamInfo};
+use crate::jetstream::pull::{Broken, Pull};
 use crate::nats::{Connectivity, Nats};
-
-/// The most messages of a batch.
-const BATCH_MESSAGES: usize = 1_024;
-
-/// The most bytes of payloads of a batch, unless one event has more.
-const BATCH_BYTES: usize = 1 << 20;
 
 /// How often it is asked whether a stream exists by now.
 const WAIT_FOR_STREAM: Duration = Duration::from_millis(500);
@@ -43,195 +30,6 @@ const BEHIND: Duration = Duration::from_secs(15);
 
 /// How often a stream's malformed messages are logged at most.
 const COMPLAINTS: Duration = Duration::from_mins(1);
-
-/// What a source reads and where it begins.
-#[derive(Debug)]
-pub struct SourceSpec {
-    /// Its number; given back with each report.
-    pub index: usize,
-    /// The stream's name.
-    pub stream: String,
-    /// How its messages are read.
-    pub decoder: Decoder,
-    /// What was read of it before.
-    pub after: Option<SourcePlace>,
-    /// What the consumer is described as in the broker, such as the node's name.
-    pub description: String,
-}
-
-/// A place in a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourcePlace {
-    /// Which stream of its name it is: nanoseconds since the Unix epoch at which it was created.
-    pub incarnation: u64,
-    /// Everything up to this sequence was handed on.
-    pub sequence: u64,
-}
-
-/// How messages become events.
-#[derive(Debug)]
-pub enum Decoder {
-    /// The layout `own`.
-    Own(KnownTypes),
-    /// A stream of the layout `fleet`.
-    Fleet(FleetDecoder),
-}
-
-/// A report of a source.
-#[derive(Debug)]
-pub struct SourceReport {
-    /// Which one, as in its [`SourceSpec`].
-    pub source: usize,
-    /// What it has to say.
-    pub event: SourceEvent,
-}
-
-/// What a source has to say. [`Away`](Self::Away) and [`Waiting`](Self::Waiting) are said once until
-/// [`Back`](Self::Back), which comes when the stream is followed again.
-#[derive(Debug)]
-pub enum SourceEvent {
-    /// The stream does not exist (yet).
-    Waiting,
-    /// The stream can't be read at the moment.
-    Away {
-        /// Why, for operators.
-        reason: String,
-    },
-    /// It is followed, for the first time or again.
-    Back,
-    /// The stream is another one than was read before; it is read from its oldest message on.
-    Recreated {
-        /// Which one it is now.
-        incarnation: u64,
-    },
-    /// The stream has lost its newest messages, which were read, and goes on from here. Its sequences name
-    /// other messages from now on.
-    Rewound {
-        /// The last sequence that it has kept.
-        last_sequence: u64,
-    },
-    /// Events, or how far the stream is read.
-    Batch(SourceBatch),
-}
-
-/// Events of a stream, in order.
-#[derive(Debug)]
-pub struct SourceBatch {
-    /// Which stream of its name it is: nanoseconds since the Unix epoch at which it was created.
-    pub incarnation: u64,
-    /// The events; sequences ascend, and may jump.
-    pub messages: Vec<SourceMessage>,
-    /// Everything of the stream up to this sequence is handed on with this batch, or is no event, or gone.
-    pub through: u64,
-    /// How many messages of the stream are still to come, as far as the broker knew; 0: caught up.
-    pub pending: u64,
-    /// The sequence of the stream's oldest message, as of some seconds ago.
-    pub first_sequence: u64,
-    /// The sequence of the stream's newest message, as far as known.
-    pub last_sequence: u64,
-}
-
-/// An event of a stream.
-#[derive(Debug)]
-pub struct SourceMessage {
-    /// Its sequence in the stream.
-    pub sequence: u64,
-    /// When the broker stored it, in microseconds since the Unix epoch. Within a stream of several servers
-    /// it may decrease where their clocks differ.
-    pub stored_at: i64,
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// The event, without key.
-    pub event: NewEvent,
-}
-
-/// What a source has met since it was started.
-#[derive(Debug, Default)]
-pub struct SourceCounters {
-    events: AtomicU64,
-    ignored: AtomicU64,
-    malformed: [AtomicU64; Malformed::ALL.len()],
-    consumers: AtomicU64,
-}
-
-impl SourceCounters {
-    /// Events that were handed on.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.events.load(Ordering::Relaxed)
-    }
-
-    /// Messages under subjects that are not read.
-    #[must_use]
-    pub fn ignored(&self) -> u64 {
-        self.ignored.load(Ordering::Relaxed)
-    }
-
-    /// Messages that were skipped, by reason; all reasons.
-    #[must_use]
-    pub fn malformed(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.malformed.iter();
-        let counts = counts.map(|count| count.load(Ordering::Relaxed));
-        let names = Malformed::ALL.into_iter().map(Malformed::name);
-        names.zip(counts).collect()
-    }
-
-    /// Consumers that were made, one after the other.
-    #[must_use]
-    pub fn consumers(&self) -> u64 {
-        self.consumers.load(Ordering::Relaxed)
-    }
-}
-
-/// A source that runs.
-#[derive(Debug)]
-pub struct Source {
-    counters: Arc<SourceCounters>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Source {
-    /// Starts to read. It ends when it is stopped or its reports are not received any more.
-    #[must_use]
-    pub fn start(nats: &Nats, spec: SourceSpec, reports: mpsc::Sender<SourceReport>) -> Self {
-        let counters = Arc::new(SourceCounters::default());
-        let stop = CancellationToken::new();
-        let reader = Reader {
-            nats: nats.clone(),
-            place: spec.after,
-            spec,
-            reports,
-            counters: Arc::clone(&counters),
-            pull: None,
-            told: Told::Nothing,
-            behind_since: None,
-            complained: None,
-            first_sequence: 0,
-            last_sequence: 0,
-        };
-        let task = tokio::spawn(reader.run(stop.clone()));
-        Self {
-            counters,
-            stop,
-            task,
-        }
-    }
-
-    /// What it has met.
-    #[must_use]
-    pub fn counters(&self) -> &Arc<SourceCounters> {
-        &self.counters
-    }
-
-    /// Ends it and takes its consumer away.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        if self.task.await.is_err() {
-            tracing::error!("the reader of a source has panicked");
-        }
-    }
-}
 
 /// What was said last of how the stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,7 +68,8 @@ impl From<Broken> for Ended {
     }
 }
 
-struct Reader {
+/// What the task owns.
+pub(super) struct Reader {
     nats: Nats,
     spec: SourceSpec,
     reports: mpsc::Sender<SourceReport>,
@@ -287,7 +86,28 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(mut self, stop: CancellationToken) {
+    pub(super) fn new(
+        nats: Nats,
+        spec: SourceSpec,
+        reports: mpsc::Sender<SourceReport>,
+        counters: Arc<SourceCounters>,
+    ) -> Self {
+        Self {
+            nats,
+            place: spec.after,
+            spec,
+            reports,
+            counters,
+            pull: None,
+            told: Told::Nothing,
+            behind_since: None,
+            complained: None,
+            first_sequence: 0,
+            last_sequence: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut pause = PAUSES.0;
         loop {
             let followed_since = Instant::now();
@@ -300,27 +120,40 @@ impl Reader {
             if followed_since.elapsed() > PAUSES.1 {
                 pause = PAUSES.0;
             }
-            let (told, wait) = match ended {
+            let wait = match &ended {
                 Ended::Unheard => return,
-                Ended::NoStream => (self.tell_waiting().await, WAIT_FOR_STREAM),
-                Ended::Away(reason) => (self.tell_away(reason).await, pause),
-                // What ends and begins anew at once is not worth a word to streams.
-                Ended::Interrupted(reason) if pause == PAUSES.0 => {
-                    tracing::debug!(stream = self.spec.stream, reason, "source_interrupted");
-                    (Ok(()), pause)
-                }
-                Ended::Interrupted(reason) => (self.tell_away(reason).await, pause),
+                Ended::NoStream => WAIT_FOR_STREAM,
+                Ended::Away(_) | Ended::Interrupted(_) => pause,
             };
-            if told.is_err() {
-                return;
-            }
+            let is_first = pause == PAUSES.0;
             pause = (pause * 2).min(PAUSES.1);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                told = self.tell_end(ended, is_first) => if told.is_err() {
+                    return;
+                }
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(wait) => {}
             }
         }
         self.close().await;
+    }
+
+    /// Says why the stream is not followed any more.
+    async fn tell_end(&mut self, ended: Ended, is_first: bool) -> Result<(), Ended> {
+        match ended {
+            Ended::Unheard => Err(ended),
+            Ended::NoStream => self.tell_waiting().await,
+            // What ends and begins anew at once is not worth a word to streams.
+            Ended::Interrupted(reason) if is_first => {
+                tracing::debug!(stream = self.spec.stream, reason, "source_interrupted");
+                Ok(())
+            }
+            Ended::Away(reason) | Ended::Interrupted(reason) => self.tell_away(reason).await,
+        }
     }
 
     async fn close(&mut self) {
@@ -355,7 +188,7 @@ impl Reader {
         .await?;
         let pending = pull.pending_at_start();
         self.pull = Some(pull);
-        self.counters.consumers.fetch_add(1, Ordering::Relaxed);
+        self.counters.add_consumer();
         self.tell_back().await?;
         if pending == 0 {
             // What is not there any more is not delivered, and is over all the same.
@@ -385,7 +218,7 @@ impl Reader {
     /// Waits for a connection.
     async fn connected(
         &mut self,
-        connectivity: &mut tokio::sync::watch::Receiver<Connectivity>,
+        connectivity: &mut watch::Receiver<Connectivity>,
     ) -> Result<(), Ended> {
         loop {
             let state = connectivity.borrow_and_update().clone();
@@ -483,14 +316,7 @@ impl Reader {
         if gathered.first <= place.sequence {
             return Err(Ended::Away("a message came twice".to_owned()));
         }
-        let events = gathered.messages.len() as u64;
-        self.counters.events.fetch_add(events, Ordering::Relaxed);
-        self.counters
-            .ignored
-            .fetch_add(gathered.ignored, Ordering::Relaxed);
-        for (count, counter) in gathered.malformed.iter().zip(&self.counters.malformed) {
-            counter.fetch_add(*count, Ordering::Relaxed);
-        }
+        self.counters.add(&gathered);
         self.complain(&gathered);
         self.hand_on(gathered.messages, last.sequence, last.pending)
             .await
@@ -577,7 +403,7 @@ impl Reader {
 }
 
 /// Waits until the connection is lost, and says why.
-async fn lost(connectivity: &mut tokio::sync::watch::Receiver<Connectivity>) -> String {
+async fn lost(connectivity: &mut watch::Receiver<Connectivity>) -> String {
     match connectivity
         .wait_for(|state| *state != Connectivity::Connected)
         .await
@@ -591,73 +417,5 @@ fn away_reason(state: &Connectivity) -> String {
     match state {
         Connectivity::Connected => String::new(),
         Connectivity::Away { reason, .. } => format!("NATS can't be reached: {reason}"),
-    }
-}
-
-/// Messages that were there at once.
-#[derive(Default)]
-struct Gathered {
-    messages: Vec<SourceMessage>,
-    bytes: usize,
-    first: u64,
-    last: Option<Place>,
-    ignored: u64,
-    malformed: [u64; Malformed::ALL.len()],
-    example: Option<(u64, Malformed)>,
-}
-
-/// Waits for messages and takes those that are there, up to a batch.
-async fn gather(pull: &mut Pull, decoder: &Decoder) -> Result<Gathered, Broken> {
-    pull.top_up().await?;
-    let mut gathered = Gathered::default();
-    gathered.add(pull.next().await?, decoder);
-    // From here on nothing waits, so nothing that was taken can be lost.
-    while gathered.messages.len() < BATCH_MESSAGES && gathered.bytes < BATCH_BYTES {
-        match pull.next_at_hand() {
-            None => break,
-            Some(Ok(pulled)) => gathered.add(pulled, decoder),
-            // What was good is handed on first; the next call meets the fault again, or silence.
-            Some(Err(broken)) if gathered.last.is_none() => return Err(broken),
-            Some(Err(broken)) => {
-                pull.break_with(broken);
-                break;
-            }
-        }
-    }
-    Ok(gathered)
-}
-
-impl Gathered {
-    fn add(&mut self, pulled: Pulled, decoder: &Decoder) {
-        let Pulled::Message(message, place) = pulled else {
-            return;
-        };
-        if self.last.is_none() {
-            self.first = place.sequence;
-        }
-        self.last = Some(place);
-        let decoded = match decoder {
-            Decoder::Own(types) => {
-                let headers = message.headers.as_ref();
-                message::decode(types, &message.subject, headers, &message.payload).map(Some)
-            }
-            Decoder::Fleet(fleet) => fleet.decode(&message.subject, &message.payload),
-        };
-        match decoded {
-            Ok(Some((tenant, event))) => {
-                self.bytes += event.data.len() + 128;
-                self.messages.push(SourceMessage {
-                    sequence: place.sequence,
-                    stored_at: place.stored_at / 1_000,
-                    tenant,
-                    event,
-                });
-            }
-            Ok(None) => self.ignored += 1,
-            Err(reason) => {
-                self.malformed[reason as usize] += 1;
-                self.example = Some((place.sequence, reason));
-            }
-        }
     }
 }

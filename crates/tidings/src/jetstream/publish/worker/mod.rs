@@ -1,23 +1,26 @@
 //! The task that publishes.
+//!
+//! [`sending`] is what goes out, [`answers`] what comes back.
+
+mod answers;
+mod sending;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tidings_protocol::TenantId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::acknowledgement::Acknowledgement;
 use super::bodies::Bodies;
 use super::body::{Body, Failure, Fate, Submission};
-use super::flight::{Flight, Flights, Landing};
-use crate::jetstream::api::{self, ApiError};
-use crate::jetstream::message;
+use super::flight::Flights;
+use crate::jetstream::api::ApiError;
 use crate::nats::Nats;
 use crate::nats::single::SingleConnection;
 
@@ -45,9 +48,6 @@ const TURN: usize = 256;
 
 /// How many duplicates are compared at once.
 const CHECKS: usize = 32;
-
-/// How often a comparison is tried.
-const CHECK_ATTEMPTS: u32 = 3;
 
 /// A connection of its own, and what is answered on it.
 struct Link {
@@ -195,7 +195,7 @@ impl Worker {
                 Err(_) => Wake::Tick,
             },
             submission = self.submissions.recv() => Wake::Submission(submission),
-            () = std::future::ready(()), if can_flow => Wake::Tick,
+            () = tokio::task::yield_now(), if can_flow => Wake::Tick,
             _ = ticks.tick(), if is_busy => Wake::Tick,
         }
     }
@@ -262,6 +262,9 @@ impl Worker {
             if let Some(body) = self.bodies.get_mut(number) {
                 body.fail(Failure::Unavailable(self.trouble.clone()));
             }
+        }
+        // Those that have failed waited for these only.
+        for &(number, _) in &lost.unanswered {
             self.bodies.settle(number);
         }
         if self.lanes.is_empty() {
@@ -300,241 +303,6 @@ impl Worker {
         self.settle("the connection to NATS was lost");
         self.begin_again();
     }
-
-    /// Takes what was answered already, up to a turn.
-    fn take_answers_at_hand(&mut self) {
-        for _ in 0..4 * TURN {
-            let Connecting::Done(link) = &mut self.connecting else {
-                return;
-            };
-            let next = tokio::task::unconstrained(link.answers.next()).now_or_never();
-            let Some(Some(answer)) = next else { return };
-            self.take_answer(&answer);
-        }
-    }
-
-    fn take_answer(&mut self, answer: &Message) {
-        let Some(number) = answer
-            .subject
-            .rsplit_once('.')
-            .and_then(|(_, number)| number.parse().ok())
-        else {
-            return;
-        };
-        let acknowledgement = Acknowledgement::read(answer);
-        let landing = match acknowledgement {
-            Acknowledgement::Stored {
-                duplicate: false, ..
-            } => Landing::Stored,
-            _ => Landing::Answered,
-        };
-        // None is waited for where the answer comes too late.
-        let Some(flight) = self.flights.land(number, landing) else {
-            return;
-        };
-        match acknowledgement {
-            Acknowledgement::Stored {
-                sequence,
-                duplicate,
-            } => self.note_stored(&flight, sequence, duplicate),
-            Acknowledgement::Full(reason) => self.note_refused(&flight, Failure::Full(reason)),
-            Acknowledgement::TooLarge => {
-                let index = flight.index;
-                let limit = self.nats.client().max_payload();
-                self.note_refused(&flight, Failure::TooLarge { index, limit });
-            }
-            Acknowledgement::Later(reason) => self.note_later(&flight, &reason),
-        }
-        self.bodies.settle(flight.body);
-    }
-
-    fn note_stored(&mut self, flight: &Flight, sequence: u64, duplicate: bool) {
-        self.highest = self.highest.max(sequence);
-        self.leave_lane(flight);
-        let Some(body) = self.bodies.get_mut(flight.body) else {
-            return;
-        };
-        body.set_fate(
-            flight.index,
-            Fate::Stored {
-                sequence,
-                duplicate,
-            },
-        );
-        let entry = &body.entries[flight.index];
-        let is_own = entry.sent > 1 && sequence > body.known_before;
-        if let Some(key) = entry.event.key
-            && duplicate
-            && !is_own
-        {
-            body.checks += 1;
-            let (nats, stream) = (self.nats.clone(), self.stream.clone());
-            let permits = Arc::clone(&self.permits);
-            let (number, index) = (flight.body, flight.index);
-            self.checks.spawn(async move {
-                let _permit = permits.acquire().await;
-                let differs = differs(&nats, &stream, sequence, key.digest).await;
-                (number, index, differs)
-            });
-        }
-    }
-
-    fn note_refused(&mut self, flight: &Flight, failure: Failure) {
-        self.leave_lane(flight);
-        if let Some(body) = self.bodies.get_mut(flight.body) {
-            body.set_fate(flight.index, Fate::Refused);
-            body.fail(failure);
-        }
-    }
-
-    /// An event that the broker does not take now.
-    fn note_later(&mut self, flight: &Flight, reason: &str) {
-        match &mut self.mode {
-            Mode::Careful { not_before } => {
-                *not_before = Instant::now() + self.pause;
-                self.pause = (self.pause * 2).min(PAUSES.1);
-                reason.clone_into(&mut self.trouble);
-                if let Some(lane) = self.lanes.get_mut(&flight.tenant) {
-                    lane.is_sent = false;
-                }
-                if let Some(body) = self.bodies.get_mut(flight.body) {
-                    body.set_fate(flight.index, Fate::Due);
-                }
-            }
-            Mode::Flowing | Mode::Settling { .. } => {
-                self.refused.insert((flight.body, flight.index));
-                self.settle(reason);
-            }
-        }
-    }
-
-    fn leave_lane(&mut self, flight: &Flight) {
-        if let Some(lane) = self.lanes.get_mut(&flight.tenant)
-            && lane.events.front() == Some(&(flight.body, flight.index))
-        {
-            lane.events.pop_front();
-            lane.is_sent = false;
-            if lane.events.is_empty() {
-                self.lanes.remove(&flight.tenant);
-            }
-            self.flow_if_through();
-        }
-    }
-
-    fn take_compared(&mut self, (number, index, differs): Compared) {
-        if let Some(body) = self.bodies.get_mut(number) {
-            body.checks -= 1;
-            match differs {
-                Ok(false) => {}
-                Ok(true) => body.fail(Failure::KeyConflict { index }),
-                Err(error) => body.fail(Failure::Unavailable(format!(
-                    "a repeated event can't be compared: {error}"
-                ))),
-            }
-        }
-        self.bodies.settle(number);
-    }
-
-    /// Whether there is something to send at once.
-    fn can_flow(&mut self) -> bool {
-        matches!(self.mode, Mode::Flowing)
-            && matches!(self.connecting, Connecting::Done(_))
-            && self.flights.has_room()
-            && self.bodies.next_unsent().is_some()
-    }
-
-    /// Sends what may be sent, up to a turn.
-    async fn send(&mut self) {
-        match self.mode {
-            Mode::Settling { .. } => {}
-            Mode::Flowing => {
-                for _ in 0..TURN {
-                    if !self.flights.has_room() {
-                        return;
-                    }
-                    let Some(event) = self.bodies.next_unsent() else {
-                        return;
-                    };
-                    if !self.send_one(event).await {
-                        return;
-                    }
-                }
-            }
-            Mode::Careful { not_before } => {
-                if not_before <= Instant::now() {
-                    self.send_carefully().await;
-                }
-            }
-        }
-    }
-
-    async fn send_carefully(&mut self) {
-        let tenants: Vec<TenantId> = self.lanes.keys().copied().collect();
-        for tenant in tenants {
-            let Some(lane) = self.lanes.get_mut(&tenant) else {
-                continue;
-            };
-            if lane.is_sent {
-                continue;
-            }
-            // Those whose body was answered meanwhile are nobody's any more.
-            let mut next = 0;
-            while let Some(&(number, _)) = lane.events.get(next) {
-                let body = self.bodies.get_mut(number);
-                if body.is_some_and(|body| !body.has_failed()) {
-                    break;
-                }
-                next += 1;
-            }
-            lane.events.drain(..next);
-            let Some(&event) = lane.events.front() else {
-                self.lanes.remove(&tenant);
-                continue;
-            };
-            if !self.flights.has_room() {
-                break;
-            }
-            lane.is_sent = true;
-            if !self.send_one(event).await {
-                return;
-            }
-        }
-        self.flow_if_through();
-    }
-
-    /// Sends one event; false where there is no connection.
-    async fn send_one(&mut self, (number, index): (u64, usize)) -> bool {
-        let Connecting::Done(link) = &mut self.connecting else {
-            return false;
-        };
-        let Some(body) = self.bodies.get_mut(number) else {
-            return true;
-        };
-        if index == 0 && body.next == 0 {
-            body.known_before = self.highest;
-        }
-        body.next = body.next.max(index + 1);
-        body.set_fate(index, Fate::OnItsWay);
-        let tenant = body.tenant;
-        let entry = &mut body.entries[index];
-        entry.sent += 1;
-        let flight = Flight {
-            body: number,
-            index,
-            tenant,
-            bytes: entry.payload.len() + message::overhead(&entry.event),
-            sent_at: Instant::now(),
-        };
-        let reply = format!("{}.{}", link.inbox, self.flights.push(flight));
-        let sent = link.connection.publish(
-            message::subject(tenant, &entry.event),
-            reply,
-            message::headers(&entry.event, &entry.id),
-            entry.payload.clone(),
-        );
-        // Where it fails the loss is told by the next wake.
-        sent.await
-    }
 }
 
 /// Connects, and listens to what will be answered.
@@ -553,29 +321,4 @@ async fn connect(nats: Nats) -> Result<Link, String> {
         inbox,
         answers,
     })
-}
-
-/// Whether what is stored under a key is another event than the one that was published under it now.
-async fn differs(
-    nats: &Nats,
-    stream: &str,
-    sequence: u64,
-    digest: [u8; 16],
-) -> Result<bool, ApiError> {
-    let mut attempt = 1;
-    loop {
-        match api::message_headers(nats.client(), stream, sequence).await {
-            Ok(headers) => {
-                let stored = headers.as_deref().and_then(message::digest);
-                return Ok(stored != Some(digest));
-            }
-            // It is gone, and nobody can say any more.
-            Err(ApiError::NoMessage) => return Ok(false),
-            Err(error) if attempt == CHECK_ATTEMPTS => return Err(error),
-            Err(_) => {
-                attempt += 1;
-                tokio::time::sleep(PAUSES.1).await;
-            }
-        }
-    }
 }
