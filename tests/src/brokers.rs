@@ -127,7 +127,7 @@ fn is_port_taken(said: &str) -> bool {
 }
 
 /// Waits until `is_so`, which must come; `what` says what did not.
-pub(crate) fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + GUARD;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what} never came");

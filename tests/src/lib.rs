@@ -3,6 +3,7 @@
 //! - [`server`]: the real `tidings` binary as a child process: started, stopped, killed, started again.
 //! - [`brokers`]: real `nats-server`s and `redis-server`s, one or a cluster.
 //! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
+//! - [`certificates`]: certificates of an authority of our own.
 //! - [`access`]: access tokens, signed here and not by the server's code.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub mod access;
 pub mod brokers;
+pub mod certificates;
 pub mod http;
 pub mod publish;
 pub mod resp;
@@ -34,6 +36,7 @@ pub mod stream;
 
 pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
+pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};

@@ -1,10 +1,13 @@
 //! Redis as its own clients see it: one connection that speaks RESP, to look at what a server stores and to
 //! do what another back end does.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::fmt::{self, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 
 use crate::GUARD;
+use crate::brokers::RedisServer;
 
 /// What Redis answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +50,15 @@ impl Reply {
     }
 }
 
+/// What a connection is made of.
+trait Duplex: Read + Write + fmt::Debug {}
+
+impl<T: Read + Write + fmt::Debug> Duplex for T {}
+
 /// A connection to Redis.
 #[derive(Debug)]
 pub struct Redis {
-    socket: BufReader<TcpStream>,
+    socket: BufReader<Box<dyn Duplex>>,
 }
 
 impl Redis {
@@ -58,8 +66,20 @@ impl Redis {
     pub fn connect(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).expect("Redis listens");
         socket.set_read_timeout(Some(GUARD)).expect("a socket");
+        Self::over(socket)
+    }
+
+    /// Connects to the socket in a server's folder, which is without TLS.
+    pub fn connect_inside(server: &RedisServer) -> Self {
+        let path = server.folder().join("redis.sock");
+        let socket = UnixStream::connect(path).expect("Redis listens");
+        socket.set_read_timeout(Some(GUARD)).expect("a socket");
+        Self::over(socket)
+    }
+
+    fn over(socket: impl Duplex + 'static) -> Self {
         Self {
-            socket: BufReader::new(socket),
+            socket: BufReader::new(Box::new(socket)),
         }
     }
 
@@ -67,7 +87,7 @@ impl Redis {
     pub fn ask(&mut self, words: &[&str]) -> Reply {
         let mut command = format!("*{}\r\n", words.len());
         for word in words {
-            command += &format!("${}\r\n{word}\r\n", word.len());
+            let _ = write!(command, "${}\r\n{word}\r\n", word.len());
         }
         self.socket
             .get_mut()

@@ -26,6 +26,8 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     wrapper: Vec<String>,
     arguments: Vec<String>,
+    /// It counts as started when it is alive, ready or not.
+    may_be_unready: bool,
 }
 
 impl Setup {
@@ -41,10 +43,24 @@ impl Setup {
         self
     }
 
+    /// Keeps stream tokens in the Redis at this URL.
+    #[must_use]
+    pub fn tokens_in(self, url: &str) -> Self {
+        self.set("TIDINGS_TOKENS__KIND", "redis")
+            .set("TIDINGS_REDIS__URL", url)
+    }
+
     /// Puts a command in front, such as `strace`, which runs the server as its own process.
     #[must_use]
     pub fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Does not wait until it is ready, only until it answers; for one that can't be ready.
+    #[must_use]
+    pub const fn may_be_unready(mut self) -> Self {
+        self.may_be_unready = true;
         self
     }
 
@@ -217,7 +233,12 @@ impl Server {
                 // The pipes end with the process, so the reader soon has it all; the status is in any case known.
                 return Err(format!("{status}\n{}", self.output.text_at_end()));
             }
-            if try_exchange(self.admin, &Request::get("/readyz"))
+            let question = if self.setup.may_be_unready && status == 200 {
+                "/healthz"
+            } else {
+                "/readyz"
+            };
+            if try_exchange(self.admin, &Request::get(question))
                 .is_ok_and(|answer| answer.status == status)
             {
                 self.child = Some(child);
@@ -355,7 +376,7 @@ impl Server {
 
 impl Output {
     /// Everything, of a process that has ended: waits for both pipes to be read out.
-    pub(crate) fn text_at_end(self: &Arc<Self>) -> String {
+    pub fn text_at_end(self: &Arc<Self>) -> String {
         let deadline = Instant::now() + GUARD;
         while Arc::strong_count(self) > 1 && Instant::now() < deadline {
             std::thread::yield_now();

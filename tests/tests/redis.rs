@@ -4,12 +4,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tidings_tests::access::now;
-use tidings_tests::brokers::{RedisOptions, RedisServer};
+use tidings_tests::brokers::{RedisOptions, RedisServer, wait_for};
 use tidings_tests::publish::status;
 use tidings_tests::{AccessToken, GUARD, Redis, Reply, Request, Server, Setup, new_tenant};
 
@@ -21,9 +20,7 @@ fn redis() -> RedisServer {
 
 /// A node whose stream tokens are in this Redis.
 fn node(redis: &RedisServer) -> Setup {
-    Setup::new()
-        .set("TIDINGS_TOKENS__KIND", "redis")
-        .set("TIDINGS_REDIS__URL", &redis.url())
+    Setup::new().tokens_in(&redis.url())
 }
 
 fn sharing(redis: &RedisServer) -> Setup {
@@ -32,9 +29,7 @@ fn sharing(redis: &RedisServer) -> Setup {
 
 /// Under what a token stands in the layout of Tidings.
 fn own_key(token: &str) -> String {
-    let digest = Sha256::digest(token.as_bytes());
-    let hexadecimal: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("tidings:token:{hexadecimal}")
+    format!("tidings:token:{:x}", Sha256::digest(token.as_bytes()))
 }
 
 fn keys(redis: &mut Redis) -> Vec<String> {
@@ -53,15 +48,6 @@ fn give(redis: &mut Redis, token: &str, user: &Value) {
 
 fn user(tenant: &str) -> Value {
     json!({"user_id": "ada", "tenant_id": tenant, "role": "viewer"})
-}
-
-/// Waits for what must come.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + GUARD;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -96,6 +82,35 @@ fn of_many_concurrent_uses_on_two_nodes_exactly_one_opens() {
         }
         assert_eq!(keys(&mut Redis::connect(redis.address)), [""; 0]);
     }
+}
+
+#[test]
+fn a_crowd_that_comes_at_once_is_served() {
+    const CROWD: usize = 2_000;
+    let redis = redis();
+    let node = sharing(&redis).start();
+    let tenant = new_tenant();
+    let access = node.viewer(&tenant);
+    let sockets: Vec<(TcpStream, u8)> = (0..CROWD)
+        .map(|_| {
+            let token = node.stream_token(&access);
+            let request = node.stream_of(&tenant).token(&token).request().bytes();
+            let (last, all_but_last) = request.split_last().expect("some bytes");
+            let mut socket = TcpStream::connect(node.address).expect("connects");
+            socket.set_read_timeout(Some(GUARD)).expect("takes it");
+            socket.write_all(all_but_last).expect("sends");
+            (socket, *last)
+        })
+        .collect();
+    for (socket, last) in &sockets {
+        (&*socket).write_all(&[*last]).expect("sends");
+    }
+    for (socket, _) in &sockets {
+        let mut line = [0; 12];
+        (&*socket).read_exact(&mut line).expect("a status");
+        assert_eq!(String::from_utf8_lossy(&line), "HTTP/1.1 200");
+    }
+    assert!(!node.output.text().contains("redis_away"));
 }
 
 /// Uses a token a hundred times at once, half of them on each node; how many opened. All others must be 401.
@@ -204,7 +219,7 @@ fn a_token_is_over_when_its_time_is() {
     let token = node.stream_token(&node.viewer(&tenant));
     let mut redis = Redis::connect(redis.address);
     // The passing of time is what is tested, and Redis's clock is the one that counts.
-    until("the token is over", || {
+    wait_for("the end of the token", || {
         redis.command(&["EXISTS", &own_key(&token)]) == Reply::Integer(0)
     });
     let answer = node.stream_of(&tenant).token(&token).refused();
@@ -335,6 +350,29 @@ fn a_token_of_ours_keeps_its_own_end_also_where_it_is_shared() {
     let mut stream = second.stream_of(&tenant).token(&token).open();
     let closing = stream.next_named("closing");
     assert_eq!(closing.json()["reason"], "expired");
+}
+
+#[test]
+fn a_revocation_reaches_tokens_that_wait_in_redis() {
+    let redis = redis();
+    for setup in [node(&redis), sharing(&redis)] {
+        let node = setup.start();
+        let mut redis = Redis::connect(redis.address);
+        let tenant = new_tenant();
+        let issued = |at: u64| AccessToken::new("ada", &tenant, "viewer").claim("iat", at);
+        let before = node.stream_token(&node.sign(&issued(now())));
+        let revoke = Request::new("DELETE", "/users/ada/streams").bearer(&node.super_admin());
+        assert_eq!(node.exchange(&revoke).status, 200);
+        node.stream_of(&tenant)
+            .token(&before)
+            .refused()
+            .problem(401);
+        // Who has logged in since is let in; what says nothing of when is not.
+        let since = node.stream_token(&node.sign(&issued(now() + 30)));
+        node.stream_of(&tenant).token(&since).open();
+        give(&mut redis, "t", &user(&tenant));
+        node.stream_of(&tenant).token("t").refused().problem(401);
+    }
 }
 
 #[test]

@@ -79,13 +79,10 @@ impl StreamTokens {
     /// A file with a password or certificates can't be read or does not hold what it should.
     pub fn from_config(config: &Config) -> Result<(Self, Option<LinkKeeper>), ConfigError> {
         let lifetime = config.stream.token_ttl;
-        let url = match (config.tokens.kind, &config.redis.url) {
-            (TokensKind::Redis, Some(url)) => url,
-            // The configuration has refused Redis without a URL.
-            _ => {
-                let store = Store::Memory(MemoryStore::new(lifetime));
-                return Ok((Self { store }, None));
-            }
+        // The configuration has refused Redis without a URL.
+        let (TokensKind::Redis, Some(url)) = (config.tokens.kind, &config.redis.url) else {
+            let store = Store::Memory(MemoryStore::new(lifetime));
+            return Ok((Self { store }, None));
         };
         let connector = Connector::new(&config.redis, url)?;
         let link = Arc::new(Link::new(url, config.redis.response_timeout));

@@ -10,7 +10,7 @@ use tidings_protocol::EventType;
 use toml::Value;
 
 use super::key::{Class, Fault, Kind};
-use super::values::{LogFormat, LogKind, LogLayout, TokensKind};
+use super::values::{LogFormat, LogKind, LogLayout};
 use crate::engine::Coding;
 
 pub(super) const TEXT: Kind<String> = Kind {
@@ -269,16 +269,6 @@ pub(super) const STREAM: Kind<String> = Kind {
         } else {
             Err("a stream's name has 1 to 255 letters, digits, _ and -".into())
         }
-    },
-};
-
-pub(super) const TOKENS_KIND: Kind<TokensKind> = Kind {
-    name: "memory or redis",
-    class: Class::Text,
-    read: |value| match text(value)? {
-        "memory" => Ok(TokensKind::Memory),
-        "redis" => Ok(TokensKind::Redis),
-        _ => Err("stream tokens are kept in memory or redis".into()),
     },
 };
 

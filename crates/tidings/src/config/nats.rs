@@ -141,6 +141,7 @@ impl NatsConfig {
             ),
             _ => {}
         }
+        // Without JetStream nobody asks for its window, and a short retention is none of its business.
         if log.kind == LogKind::JetStream
             && !log.retention.is_zero()
             && self.duplicate_window > log.retention

@@ -7,17 +7,27 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::ConfigError;
-use super::key::section;
-use super::kinds;
+use super::key::{Class, Kind, section};
+use super::kinds::{self, text};
 use super::redis_url::{REDIS_URL, RedisServers, RedisUrl};
 use super::values::TokensKind;
+
+const TOKENS_KIND: Kind<TokensKind> = Kind {
+    name: "memory or redis",
+    class: Class::Text,
+    read: |value| match text(value)? {
+        "memory" => Ok(TokensKind::Memory),
+        "redis" => Ok(TokensKind::Redis),
+        _ => Err("stream tokens are kept in memory or redis".into()),
+    },
+};
 
 section! {
     /// Stream tokens: the secrets that open one stream each. How long they can be used is `stream.token_ttl`.
     TokensConfig in "tokens." {
         /// Where they are kept until they are used: `memory`, for a single node, or `redis`, for nodes that take
         /// each other's.
-        kind: TokensKind = kinds::TOKENS_KIND, "memory";
+        kind: TokensKind = TOKENS_KIND, "memory";
         /// Whether tokens are exchanged with another back end through the same Redis, under the keys
         /// `sse_token:{token}`: its tokens open streams here, and ours there. Set it alike on all nodes.
         shared: bool = kinds::BOOL, "false";
@@ -165,5 +175,114 @@ fn with_url(
             key,
             "redis.url names no sentinels; leave this out, or write redis-sentinel://… there",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Loaded, Settings, resolve};
+
+    const TOKENS: (&str, &str) = ("tokens.kind", "redis");
+    const URL: (&str, &str) = ("redis.url", "redis://cache");
+
+    fn load(flags: &[(&str, &str)]) -> Result<Loaded, String> {
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|(key, text)| ((*key).to_owned(), (*text).to_owned()))
+            .collect();
+        Settings::gather(&[], None, &[], &flags)
+            .and_then(resolve)
+            .map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_named_with_what_would_be_right() {
+        for (flags, key, remedy) in [
+            (&[TOKENS][..], "redis.url", "redis://127.0.0.1:6379"),
+            (&[("tokens.shared", "true")], "tokens.shared", "tokens.kind"),
+            (
+                &[URL, ("redis.password", "a"), ("redis.password_file", "b")],
+                "redis.password_file",
+                "set one of them",
+            ),
+            (
+                &[
+                    ("redis.url", "redis://:a@cache"),
+                    ("redis.password_file", "b"),
+                ],
+                "redis.url",
+                "set one of them",
+            ),
+            (
+                &[("redis.url", "redis://ada:a@cache"), ("redis.user", "eve")],
+                "redis.url",
+                "set one of them",
+            ),
+            (
+                &[URL, ("redis.user", "ada")],
+                "redis.user",
+                "redis.password_file",
+            ),
+            (
+                &[URL, ("redis.ca_file", "ca.pem")],
+                "redis.ca_file",
+                "rediss",
+            ),
+            (
+                &[
+                    ("redis.url", "rediss://cache"),
+                    ("redis.client_key_file", "key.pem"),
+                ],
+                "redis.client_certificate_file",
+                "redis.client_key_file",
+            ),
+            (
+                &[URL, ("redis.sentinel_password", "a")],
+                "redis.sentinel_password",
+                "redis-sentinel://",
+            ),
+            (&[("tokens.kind", "disk")], "tokens.kind", "memory or redis"),
+            (
+                &[("tokens.shared", "perhaps")],
+                "tokens.shared",
+                "true or false",
+            ),
+            (
+                &[("redis.response_timeout", "2h")],
+                "redis.response_timeout",
+                "60s",
+            ),
+        ] {
+            let errors = load(flags).expect_err(key);
+            assert!(
+                errors.starts_with(key) && errors.contains(remedy),
+                "{flags:?}: {errors}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_password_in_a_url_is_shown_nowhere() {
+        let loaded = load(&[TOKENS, ("redis.url", "redis://ada:ses@me@cache:7/1")]).unwrap();
+        let shown = [
+            loaded.settings.table(),
+            loaded.settings.json().to_string(),
+            format!("{loaded:?}"),
+        ];
+        for shown in shown {
+            assert!(
+                !shown.contains("ses@me") && !shown.contains("ses"),
+                "{shown}"
+            );
+        }
+        assert!(
+            loaded
+                .settings
+                .table()
+                .contains("redis://********@cache:7/1")
+        );
+        let errors = load(&[("redis.url", "http://ada:sesame@cache")]).unwrap_err();
+        assert!(errors.contains("http://********@cache"), "{errors}");
+        assert!(!errors.contains("sesame"), "{errors}");
     }
 }

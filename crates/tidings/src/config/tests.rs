@@ -855,6 +855,11 @@ fn the_log_is_embedded_unless_it_is_said_where_nats_is() {
     assert_eq!(config.nats.stream, "TIDINGS");
     assert_eq!(config.nats.replicas, 1);
     assert_eq!(config.nats.duplicate_window, Duration::from_mins(2));
+    // What only JetStream needs binds no embedded log: its retention may be shorter than that window.
+    assert_eq!(
+        flags(&[("log.retention", "1s")]).config().log.retention,
+        Duration::from_secs(1)
+    );
 
     let config = file(
         "[log]\nkind = \"jetstream\"\nlayout = \"fleet\"\n[nats]\nurl = \"10.0.0.1\"\n[nats.tls]\nrequired = true",

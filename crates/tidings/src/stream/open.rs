@@ -157,19 +157,13 @@ impl<'a> Attempt<'a> {
         if parameters.snapshot {
             state::check_ready(app)?;
         }
-        app.limits.failures_exceeded(self.address)?;
-        let shown = self.look_up(&parameters.credential).await?;
+        let (shown, sees_all) = self.authorise(&parameters).await?;
         let identity = Arc::clone(shown.identity());
-        let sees_all = self.check_tenant(&parameters, &shown).await?;
-        if let Some(tenant) = parameters.tenant {
-            app.check_living(tenant)?;
-        }
-        self.check_authority(&identity)?;
         if self.head_only {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
         let shown_tenant = if sees_all { None } else { parameters.tenant };
-        let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view)?;
+        let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view.clone())?;
         let view = rules.view(&app.types);
         // What is acknowledged after the client has seen the head is behind the tail that is fixed here.
         let mut start = start::settle(app, view.scope(), &parameters.start).await?;
@@ -187,7 +181,7 @@ impl<'a> Attempt<'a> {
             passage,
             snapshot,
             wants_snapshot: parameters.snapshot,
-            conflation: parameters.conflate.map(|names| {
+            conflation: parameters.conflate.as_ref().map(|names| {
                 Arc::new(Conflation::new(
                     &app.types,
                     names.iter().map(String::as_str),
@@ -222,19 +216,30 @@ impl<'a> Attempt<'a> {
         hand_over(app, request, granted).await
     }
 
-    /// Refuses an authority that is over.
-    fn check_authority(&self, identity: &Identity) -> Result<(), Refusal> {
+    /// Who asks, and whether the stream sees all tenants. Takes nothing, except a token at a tenant it is not for.
+    async fn authorise<'r>(
+        &self,
+        parameters: &'r StreamRequest,
+    ) -> Result<(Shown<'r>, bool), Refusal> {
+        let app = self.app;
+        app.limits.failures_exceeded(self.address)?;
+        let shown = self.look_up(&parameters.credential).await?;
+        let sees_all = self.check_tenant(parameters, &shown).await?;
+        let identity = shown.identity();
+        if let Some(tenant) = parameters.tenant {
+            app.check_living(tenant)?;
+        }
         if identity.expires_at <= unix_seconds(SystemTime::now()) {
             return Err(Refusal::unauthorized(
                 "the access token behind this stream has expired",
             ));
         }
-        if self.app.registry.revocations().cover(identity) {
+        if app.registry.revocations().cover(identity) {
             return Err(Refusal::unauthorized(
                 "the access token behind this stream was revoked",
             ));
         }
-        Ok(())
+        Ok((shown, sees_all))
     }
 
     /// Reads the way to the start, and moves the start to its end if it has one: where it is too long it

@@ -53,6 +53,9 @@ pub(super) struct Link {
     response_timeout: Duration,
     /// Wakes the keeper.
     suspicion: Notify,
+    /// When something was answered last. One command can be late for our own sake, when all processors are busy;
+    /// Redis is away when nothing has been answered for as long.
+    answered: Mutex<Instant>,
     /// The server has no `GETDEL`.
     scripts: AtomicBool,
     complained: Mutex<Option<Instant>>,
@@ -81,6 +84,7 @@ impl Link {
             waiting: Semaphore::new(WAITING),
             response_timeout,
             suspicion: Notify::new(),
+            answered: Mutex::new(Instant::now()),
             scripts: AtomicBool::new(false),
             complained: Mutex::new(None),
             place: url.servers.to_string(),
@@ -110,7 +114,13 @@ impl Link {
             () = gone.cancelled() => return Err(Failure::Away),
             answer = bounded(self.response_timeout, connection.send(command)) => answer,
         };
-        answer.map_err(|error| self.failed(&error, &gone))
+        match answer {
+            Ok(value) => {
+                *self.answered.lock() = Instant::now();
+                Ok(value)
+            }
+            Err(error) => Err(self.failed(&error, &gone)),
+        }
     }
 
     /// Gets a key and deletes it, as one.
@@ -135,13 +145,18 @@ impl Link {
             self.complain(error);
             return Failure::Refused;
         }
-        if self.cluster {
-            // One node of many may be away; the keeper finds out whether all are.
+        if self.cluster || self.is_only_late(error) {
+            // One node of many may be away, or none at all; the keeper finds out.
             self.suspicion.notify_one();
         } else {
             self.lost(gone, explained(error));
         }
         Failure::Away
+    }
+
+    /// Whether the error is a time-out while others are answered.
+    fn is_only_late(&self, error: &RedisError) -> bool {
+        error.is_timeout() && self.answered.lock().elapsed() < self.response_timeout
     }
 
     /// Gives the connection up that `gone` belongs to, unless that was done already.
@@ -347,8 +362,10 @@ impl LinkKeeper {
             if gone.is_cancelled() {
                 return;
             }
-            if let Err(error) = self.probe(&mut connection).await {
-                self.link.lost(gone, explained(&error));
+            match self.probe(&mut connection).await {
+                Ok(()) => *self.link.answered.lock() = Instant::now(),
+                Err(error) if self.link.is_only_late(&error) => {}
+                Err(error) => self.link.lost(gone, explained(&error)),
             }
         }
     }
