@@ -100,6 +100,18 @@ impl Process {
         kill_process(self.pid(), signal).expect("a process of ours");
     }
 
+    /// Stops it where it is, and waits until it stands: a signal is on its way for a while.
+    fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let file = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
+        wait_for("the stop of a process", || {
+            let text = std::fs::read_to_string(&file).expect("a process of ours");
+            // The state stands behind the name in parentheses (proc(5)).
+            text.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
+        });
+    }
+
     /// Sends this and waits until the process is gone.
     fn end(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);

@@ -217,6 +217,11 @@ impl Server {
     }
 
     fn try_launch(&mut self) -> Result<(), String> {
+        self.try_launch_until(200)
+    }
+
+    /// Starts it and waits until `/readyz` answers this.
+    fn try_launch_until(&mut self, status: u16) -> Result<(), String> {
         let mut child = self.command().spawn().expect("the binary runs");
         let output = self.output.continued();
         output.collect(child.stdout.take().expect("piped"));
@@ -228,13 +233,13 @@ impl Server {
                 // The pipes end with the process, so the reader soon has it all; the status is in any case known.
                 return Err(format!("{status}\n{}", self.output.text_at_end()));
             }
-            let question = if self.setup.may_be_unready {
+            let question = if self.setup.may_be_unready && status == 200 {
                 "/healthz"
             } else {
                 "/readyz"
             };
             if try_exchange(self.admin, &Request::get(question))
-                .is_ok_and(|answer| answer.status == 200)
+                .is_ok_and(|answer| answer.status == status)
             {
                 self.child = Some(child);
                 return Ok(());
@@ -273,6 +278,12 @@ impl Server {
     /// Starts it again, at once, on the same ports and folder.
     pub fn start_again(&mut self) {
         self.try_launch()
+            .unwrap_or_else(|said| panic!("the server did not start again:\n{said}"));
+    }
+
+    /// Starts it again, at once, and waits until it says that it is not ready.
+    pub fn start_again_unready(&mut self) {
+        self.try_launch_until(503)
             .unwrap_or_else(|said| panic!("the server did not start again:\n{said}"));
     }
 

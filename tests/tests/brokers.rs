@@ -17,6 +17,8 @@ fn try_request(
 ) -> Option<Value> {
     let mut socket = TcpStream::connect_timeout(&address, patience).ok()?;
     socket.set_read_timeout(Some(patience)).ok()?;
+    // An answer that comes too late must not be another's.
+    let inbox = format!("inbox.{:016x}", fastrand::u64(..));
     let payload = if payload.is_null() {
         String::new()
     } else {
@@ -24,7 +26,7 @@ fn try_request(
     };
     write!(
         socket,
-        "CONNECT {{\"verbose\":false}}\r\nSUB inbox 1\r\nPUB {subject} inbox {}\r\n{payload}\r\n",
+        "CONNECT {{\"verbose\":false}}\r\nSUB {inbox} 1\r\nPUB {subject} {inbox} {}\r\n{payload}\r\n",
         payload.len()
     )
     .ok()?;
@@ -124,7 +126,8 @@ fn a_cluster_serves_with_one_server_gone_and_holds_what_was_acknowledged_when_al
 
     cluster.kill_all();
     cluster.start_all_again();
-    assert_eq!(messages(cluster.servers[leader].address), 2);
+    // A message whose acknowledgement got lost was sent once more.
+    assert!(messages(cluster.servers[leader].address) >= 2);
     assert!(cluster.leader_of("KEPT").is_some());
 }
 

@@ -63,6 +63,21 @@ pub struct StreamInfo {
     pub expires_at: String,
     /// The address that its connection came from.
     pub remote_address: String,
+    /// The name of the node that it is on; absent where there is one node only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// One node of several, and whether the answer has what it knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeAnswer {
+    /// The node's name.
+    pub node: String,
+    /// Drawn by the node when it started.
+    pub id: String,
+    /// False where it did not answer in time, so that what it has is missing.
+    pub answered: bool,
 }
 
 /// The answer of `GET /streams`.
@@ -73,6 +88,9 @@ pub struct StreamList {
     pub streams: Vec<StreamInfo>,
     /// The `after` of the next page; null where this is the last.
     pub next: Option<String>,
+    /// The nodes that were asked, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeAnswer>,
 }
 
 /// The answer of `DELETE /users/{user_id}/streams` and `DELETE /tenants/{tenant_id}/streams`.
@@ -83,6 +101,9 @@ pub struct AccessRevoked {
     pub revoked_at: String,
     /// How many open streams were closed by that.
     pub streams_closed: u64,
+    /// The nodes, where there are several, and whether each has said that it obeys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeAnswer>,
 }
 
 /// What became of an event on its way to one stream: `sent`, or what kept it out.
@@ -154,6 +175,9 @@ pub struct AudienceStream {
     /// Why it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_because: Option<String>,
+    /// The name of the node that it is or was on; absent where there is one node only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// The event that an audience is of.
@@ -183,6 +207,9 @@ pub struct Audience {
     pub complete_since: String,
     /// The `after` of the next page; null where this is the last.
     pub next: Option<String>,
+    /// The nodes that were asked, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeAnswer>,
 }
 
 /// The members of a device group.
@@ -287,4 +314,7 @@ pub struct TenantPurge {
     pub streams_closed: u64,
     /// Within how many seconds its events are to be gone from the disk; `GET /tenants` says when they are.
     pub gone_within_seconds: f64,
+    /// The nodes, where there are several, and whether each has said that it obeys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeAnswer>,
 }

@@ -160,7 +160,7 @@ fn events_are_written_as_the_vectors_say() {
         match &case.id {
             Some(id) => write_event(
                 &mut wire,
-                id.parse().unwrap(),
+                id.parse::<Cursor>().unwrap(),
                 &case.event,
                 case.data.as_bytes(),
             ),

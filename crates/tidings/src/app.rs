@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{AccessTokens, Identity, PublisherKeys, StreamTokens};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::cursors::{CursorText, Cursors};
 use crate::engine::Engines;
@@ -58,6 +59,8 @@ pub struct App {
     pub publisher_keys: PublisherKeys,
     /// Purged tenants and device groups.
     pub registry: Arc<Registry>,
+    /// This node among others, where there are others.
+    pub cluster: Option<Arc<Cluster>>,
     /// Changes of device groups that are under way.
     pub group_changes: GroupChanges,
     /// Operators' changes that have begun; they go on when their caller leaves.
@@ -123,11 +126,20 @@ impl App {
         }
     }
 
+    /// Why nobody can be served at all yet: others know who was shut out, and this node has not heard it.
+    #[must_use]
+    pub fn uninformed(&self) -> Option<&'static str> {
+        self.cluster.as_ref()?.unready()
+    }
+
     /// Why the server can't open streams now, if it can't.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
         if self.draining.load(Ordering::Relaxed) {
             return Some("the server is stopping".to_owned());
+        }
+        if let Some(reason) = self.uninformed() {
+            return Some(reason.to_owned());
         }
         if self
             .cursors

@@ -32,7 +32,7 @@ impl Broker {
     ///
     /// Names the setting that is wrong.
     pub async fn connect(config: &Config) -> Result<Self, ConfigError> {
-        let node = node_name();
+        let node = config.node_name();
         let nats = Nats::connect(NatsOptions::from_config(&config.nats, &node)?).await?;
         Ok(Self {
             nats,
@@ -119,10 +119,4 @@ impl Broker {
             pause = (pause * 2).min(PAUSES.1);
         }
     }
-}
-
-/// What this host is called, to tell nodes apart in the broker's lists.
-fn node_name() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().into_owned()
 }

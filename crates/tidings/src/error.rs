@@ -13,6 +13,7 @@ use crate::jetstream::PublishError;
 use tidings_protocol::Problem;
 
 use crate::auth::AccessTokenError;
+use crate::cluster::BucketError;
 use crate::limits::LimitReached;
 
 /// The sentence for a stream token that can't be used, whatever the reason: none of them is the
@@ -148,6 +149,30 @@ impl From<LimitReached> for Refusal {
         Self {
             retry_after: Some(limit.retry_after),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, limit.to_string())
+        }
+    }
+}
+
+impl From<BucketError> for Refusal {
+    fn from(error: BucketError) -> Self {
+        const SOON: Duration = Duration::from_secs(2);
+        tracing::warn!(%error, "a change of what all nodes share is refused");
+        match error {
+            BucketError::Unreachable { .. } => Self::unavailable(
+                "NATS, which holds what all nodes share, can't be reached; whether the change is stored is not known, \
+                 and to repeat it does no harm",
+                SOON,
+            ),
+            BucketError::NotBack { .. } => Self::unavailable(
+                "the change is stored, but this node has not heard of it yet and does not obey it; repeat it to know",
+                SOON,
+            ),
+            BucketError::TooLarge { bytes, limit } => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!(
+                    "this takes {bytes} bytes, and NATS takes {limit} in one message (its max_payload)"
+                ),
+            ),
         }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection.
 //! - [`front`]: what answers a request; [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
-//!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
+//!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`cluster`]: what nodes tell each other; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
@@ -24,6 +24,7 @@ pub mod app;
 pub mod auth;
 pub mod broker;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod cors;

@@ -2,9 +2,10 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -52,7 +53,12 @@ pub(crate) fn forbid_sniffing(headers: &mut HeaderMap) {
 /// Everything that the public listener answers.
 pub fn public(app: &Arc<App>) -> Router {
     let (api, _) = api().split_for_parts();
-    let api = api.method_not_allowed_fallback(method_not_allowed);
+    let api = api
+        .method_not_allowed_fallback(method_not_allowed)
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(app),
+            only_when_informed,
+        ));
     let mut router = Router::new();
     for prefix in &app.config.mount {
         router = match prefix.trim_end_matches('/') {
@@ -71,6 +77,18 @@ pub fn public(app: &Arc<App>) -> Router {
             NO_SNIFFING,
         ))
         .with_state(Arc::clone(app))
+}
+
+/// Refuses every call while it is not known yet whom other nodes have shut out.
+async fn only_when_informed(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: middleware::Next,
+) -> Response {
+    match app.uninformed() {
+        None => next.run(request).await,
+        Some(reason) => Refusal::unavailable(reason, Duration::from_secs(1)).into_response(),
+    }
 }
 
 async fn not_found(request: Request) -> Response {

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::broker::Broker;
+use crate::cluster::{Cluster, ClusterOptions};
 use crate::config::{Config, ConfigError, LogKind};
 use crate::cursors::Cursors;
 use crate::engine::{EngineOptions, Engines};
@@ -122,6 +123,10 @@ pub struct Server {
     refusing: CancellationToken,
     /// Connections end after the request that they are at.
     stopping: CancellationToken,
+    /// What goes on with the other nodes.
+    cluster_tasks: TaskTracker,
+    /// Nothing more is heard from the other nodes, nor said to them.
+    alone: CancellationToken,
 }
 
 impl Server {
@@ -177,8 +182,13 @@ impl Server {
             mirror,
             refusing: CancellationToken::new(),
             stopping: CancellationToken::new(),
+            cluster_tasks: TaskTracker::new(),
+            alone: CancellationToken::new(),
             app,
         };
+        if let Some(cluster) = &server.app.cluster {
+            cluster.start(&server.app, &server.cluster_tasks, &server.alone);
+        }
         if let Some(redis) = redis {
             // Until the very end: requests that are under way then may still need it.
             server.tasks.spawn(redis.run(server.stopping.clone()));
@@ -266,6 +276,15 @@ impl Server {
         {
             tracing::warn!("a purge did not end in time; the next start goes on with it");
         }
+        self.alone.cancel();
+        self.cluster_tasks.close();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, self.cluster_tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("what goes on with the other nodes did not end in time");
+        }
         if let Some(mirror) = self.mirror {
             mirror.stop().await;
         }
@@ -305,10 +324,7 @@ fn assemble(
     }
     let log = Log::open(log_options(&config, address), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
-    let registry = Arc::new(Registry::open(
-        &config.log.path,
-        config.auth.revocations_kept,
-    )?);
+    let registry = open_registry(&config, broker.is_some())?;
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
     let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
@@ -339,6 +355,7 @@ fn assemble(
         Some(broker) => broker.store(),
         None => Store::Log(log.clone()),
     };
+    let cluster = broker.map(|broker| join(broker, &config));
     let app = App {
         subjects: Subjects::new(&config.subjects),
         known_types,
@@ -346,6 +363,7 @@ fn assemble(
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
         registry,
+        cluster,
         operations: TaskTracker::new(),
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
@@ -363,6 +381,22 @@ fn assemble(
         access_tokens,
     };
     Ok((app, copy))
+}
+
+/// The registry beside the log; of several nodes each has a copy of what is true in NATS.
+fn open_registry(config: &Config, is_copy: bool) -> Result<Arc<Registry>, RegistryError> {
+    let registry = Registry::open(&config.log.path, config.auth.revocations_kept)?;
+    Ok(Arc::new(if is_copy {
+        registry.into_copy()
+    } else {
+        registry
+    }))
+}
+
+/// This node among those that share the broker.
+fn join(broker: &Broker, config: &Config) -> Arc<Cluster> {
+    let client = broker.nats().client().clone();
+    Arc::new(Cluster::new(client, ClusterOptions::from_config(config)))
 }
 
 fn log_options(config: &Config, address: SocketAddr) -> LogOptions {

@@ -19,6 +19,7 @@ use crate::server::{Output, any_address};
 pub struct NatsOptions {
     configuration: String,
     jetstream: String,
+    pub(super) is_unadvertised: bool,
 }
 
 impl NatsOptions {
@@ -38,6 +39,13 @@ impl NatsOptions {
     #[must_use]
     pub fn jetstream(mut self, text: &str) -> Self {
         let _ = writeln!(self.jetstream, "{text}");
+        self
+    }
+
+    /// Servers of a cluster do not tell clients of each other: a client knows those that it is configured with.
+    #[must_use]
+    pub fn unadvertised(mut self) -> Self {
+        self.is_unadvertised = true;
         self
     }
 
@@ -124,6 +132,7 @@ impl NatsServer {
         let NatsOptions {
             configuration,
             jetstream,
+            ..
         } = &self.options;
         let store = self.folder().display();
         format!(
@@ -169,7 +178,7 @@ impl NatsServer {
 
     /// Freezes it: connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     /// Lets it go on after [`Self::pause`].

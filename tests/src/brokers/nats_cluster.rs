@@ -46,8 +46,9 @@ impl NatsCluster {
             .iter()
             .map(|own| {
                 let block = format!(
-                    "cluster {{\nname: {name}\nlisten: \"{own}\"\nroutes: [{}]\n}}\n",
-                    others.join(", ")
+                    "cluster {{\nname: {name}\nlisten: \"{own}\"\nroutes: [{}]\nno_advertise: {}\n}}\n",
+                    others.join(", "),
+                    options.is_unadvertised
                 );
                 NatsServer::new(options.clone(), any_address(), block)
             })

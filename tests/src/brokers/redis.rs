@@ -175,7 +175,7 @@ impl RedisServer {
 
     /// Freezes it: connections stay open and nothing answers.
     pub fn pause(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     /// Lets it go on after [`Self::pause`].

@@ -503,24 +503,8 @@ impl Model {
             })
             .map(|(event, _)| *event)
             .collect();
-        let (mut read, mut end) = bench.read_limited(scope, after, limit);
-        prop_assert_eq!(end.lost, None);
         let wanted = expected.len().min(limit.events);
-        // A read that has visited something ends where the upkeep thread takes a segment from under it; the
-        // next goes on there. Seen on a busy machine.
-        while read.len() < wanted && !end.reached_tail {
-            let left = ReadLimit {
-                events: limit.events - read.len(),
-                ..limit
-            };
-            let (more, next) = bench.read_limited(scope, end.examined_through, left);
-            prop_assert!(next.examined_through > end.examined_through || next.reached_tail);
-            read.extend(more);
-            end = ReadEnd {
-                expired: end.expired,
-                ..next
-            };
-        }
+        let (read, end) = read_up_to(bench, scope, after, limit, wanted)?;
         prop_assert_eq!(
             read.len(),
             wanted,
@@ -651,6 +635,33 @@ impl Model {
         self.settle(bench, fates, now)?;
         self.check_everything(bench)
     }
+}
+
+/// Reads as many events as are wanted. A read that has visited something ends where the upkeep thread takes
+/// a segment from under it; the next goes on there. Seen on a busy machine.
+fn read_up_to(
+    bench: &Bench,
+    scope: Scope,
+    after: Position,
+    limit: ReadLimit,
+    wanted: usize,
+) -> Result<(Vec<Read>, ReadEnd), TestCaseError> {
+    let (mut read, mut end) = bench.read_limited(scope, after, limit);
+    prop_assert_eq!(end.lost, None);
+    while read.len() < wanted && !end.reached_tail {
+        let left = ReadLimit {
+            events: limit.events - read.len(),
+            ..limit
+        };
+        let (more, next) = bench.read_limited(scope, end.examined_through, left);
+        prop_assert!(next.examined_through > end.examined_through || next.reached_tail);
+        read.extend(more);
+        end = ReadEnd {
+            expired: end.expired,
+            ..next
+        };
+    }
+    Ok((read, end))
 }
 
 /// What was read is what the model holds.

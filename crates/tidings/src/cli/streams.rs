@@ -1,5 +1,6 @@
 //! `tidings streams`.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -92,11 +93,21 @@ fn revoke(user: Option<&str>, connect: &ConnectArgs) -> Outcome {
     let AccessRevoked {
         revoked_at,
         streams_closed,
+        nodes,
     } = revoked;
-    print(&format!(
+    let mut text = format!(
         "Access tokens issued up to {} are refused; {streams_closed} streams were closed.",
         seconds(&revoked_at)
-    ))
+    );
+    for node in nodes.iter().filter(|node| !node.answered) {
+        // Into a text nothing fails to be written.
+        let _ = write!(
+            text,
+            "\nThe node {} ({}) has not said that it obeys.",
+            node.node, node.id
+        );
+    }
+    print(&text)
 }
 
 fn list(args: ListArgs) -> Outcome {

@@ -36,7 +36,7 @@ pub use gather::{NOT_SETTINGS, Settings};
 pub use key::Key;
 pub use model::{
     AuthConfig, ClaimNames, Config, CorsConfig, JwtConfig, LimitsConfig, LogConfig, LoggingConfig,
-    ShutdownConfig, StreamConfig,
+    NodeConfig, ShutdownConfig, StreamConfig,
 };
 pub use nats::{NatsConfig, NatsTlsConfig};
 pub use redis::{RedisConfig, TokensConfig};

@@ -68,6 +68,8 @@ section! {
         log: LogConfig;
         /// The NATS servers.
         nats: NatsConfig;
+        /// This node among others.
+        node: NodeConfig;
         /// Streams on the wire.
         stream: StreamConfig;
         /// Limits; 0 means no limit where a key says nothing else.
@@ -260,6 +262,15 @@ section! {
 }
 
 section! {
+    /// This node among the others that share a log in JetStream.
+    NodeConfig in "node." {
+        /// What the node is called where operators meet several, and in the NATS servers' lists of connections.
+        /// Without it the name of the machine. Nodes of one name are told apart by an id.
+        name: Option<String> = kinds::OPTIONAL_TEXT, "";
+    }
+}
+
+section! {
     /// How the server stops.
     ShutdownConfig in "shutdown." {
         /// How long open streams and requests have to end after SIGTERM or SIGINT before they are cut off.
@@ -291,6 +302,15 @@ impl Config {
             }
         }
         types
+    }
+
+    /// What this node is called.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        let named = self.node.name.clone();
+        named
+            .or_else(|| sysinfo::System::host_name().ok())
+            .unwrap_or_else(|| "unnamed".to_owned())
     }
 
     /// What holds for a tenant, where something of its own is set.

@@ -71,6 +71,14 @@ section! {
 }
 
 impl NatsConfig {
+    /// Whether keys would be remembered for longer than their events. Without JetStream nobody asks for its window,
+    /// and a short retention is none of its business.
+    fn outlasts(&self, log: &LogConfig) -> bool {
+        log.kind == LogKind::JetStream
+            && !log.retention.is_zero()
+            && self.duplicate_window > log.retention
+    }
+
     /// What is wrong between values that are each good by themselves.
     pub(super) fn contradictions(&self, log: &LogConfig) -> Vec<ConfigError> {
         let mut errors = Vec::new();
@@ -141,11 +149,7 @@ impl NatsConfig {
             ),
             _ => {}
         }
-        // Without JetStream nobody asks for its window, and a short retention is none of its business.
-        if log.kind == LogKind::JetStream
-            && !log.retention.is_zero()
-            && self.duplicate_window > log.retention
-        {
+        if self.outlasts(log) {
             wrong(
                 "nats.duplicate_window",
                 "this can't be longer than log.retention: what is forgotten can't be recognised",

@@ -209,19 +209,17 @@ pub(super) fn text_at(
     standings: &[Standing],
     position: Position,
 ) -> Result<CursorText, ReadError> {
-    Ok(match last_event(log, position)? {
-        Some((_, origin)) => ids.text(origin.source, &origin.reached),
-        None => {
-            let begin = match next_event(log, position)? {
-                Some((_, mut origin)) => {
-                    origin.reached[origin.source].position -= 1;
-                    origin.reached
-                }
-                None => standings.iter().map(beginning).collect(),
-            };
-            ids.text(last_source(&begin), &begin)
+    if let Some((_, origin)) = last_event(log, position)? {
+        return Ok(ids.text(origin.source, &origin.reached));
+    }
+    let begin = match next_event(log, position)? {
+        Some((_, mut origin)) => {
+            origin.reached[origin.source].position -= 1;
+            origin.reached
         }
-    })
+        None => standings.iter().map(beginning).collect(),
+    };
+    Ok(ids.text(last_source(&begin), &begin))
 }
 
 /// The place before everything that this node has of a source.

@@ -101,7 +101,10 @@ impl Thread {
             opened: Instant::now(),
             ticket: Box::new(open.ticket),
         });
-        self.streams[slot].say(&open.preamble, &mut self.coder);
+        if ended.is_none() {
+            // What it begins with can hold events.
+            self.streams[slot].say(&open.preamble, &mut self.coder);
+        }
         let expires = self.tick_of(self.streams[slot].ticket.identity.expires_at);
         self.streams[slot].expires = expires;
         self.schedule(slot, expires.min(self.now + heartbeat - head_start));

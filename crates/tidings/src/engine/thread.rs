@@ -391,6 +391,7 @@ mod tests {
         let open_from_the_start = |thread: &mut Thread, recheck| {
             let (mut stream, client) = authorised(thread, &limits);
             stream.after = 0;
+            stream.preamble = b": the way to its start, with events\n\n".to_vec();
             stream.recheck = Some(recheck);
             thread.open(stream);
             client
@@ -399,10 +400,13 @@ mod tests {
         let text = received(refused);
         assert!(text.contains("\"reason\":\"view_changed\""), "{text}");
         assert!(!text.contains("device_status"), "{text}");
+        assert!(!text.contains("the way to its start"), "{text}");
 
         let admitted = open_from_the_start(&mut thread, stands);
         thread.close_all(ClosingReason::Draining);
-        assert!(received(admitted).contains("device_status"));
+        let text = received(admitted);
+        assert!(text.contains("device_status"), "{text}");
+        assert!(text.contains("the way to its start"), "{text}");
     }
 
     /// A server that is only published to woke its engines for every commit, two switches of the processor each.

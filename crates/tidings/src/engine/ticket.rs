@@ -96,7 +96,8 @@ impl Recheck {
         Self(Box::new(ask))
     }
 
-    pub(super) fn ask(self) -> Option<ClosingReason> {
+    /// Why the stream is to end, if what it was authorised by no longer stands.
+    pub(crate) fn ask(self) -> Option<ClosingReason> {
         (self.0)()
     }
 }

@@ -266,7 +266,7 @@ impl Work {
     async fn run(mut self, stop: CancellationToken) {
         loop {
             let stopped = self.read(&stop).await;
-            self.remember();
+            self.remember().await;
             match stopped {
                 None => return,
                 Some(Stopped::Closed) => {
@@ -327,7 +327,7 @@ impl Work {
                 biased;
                 () = stop.cancelled() => break None,
                 _ = remember.tick() => {
-                    self.remember();
+                    self.remember().await;
                     Ok(())
                 }
                 stopped = reading.copier.failure() => Err(stopped),
@@ -352,25 +352,27 @@ impl Work {
             SourceEvent::Waiting => {
                 // What does not exist can't be behind; a warning was logged.
                 reading.merge.set_at_end(source, true);
-                self.set_behind(source, Behind(None));
+                self.set_behind(source, Behind(None)).await;
             }
             SourceEvent::Away { reason } => {
                 reading.merge.set_at_end(source, true);
                 self.sources
                     .update(source, |standing| standing.current = false);
-                self.set_behind(source, Behind::new(&reason));
+                self.set_behind(source, Behind::new(&reason)).await;
             }
             SourceEvent::Back => reading.merge.set_at_end(source, false),
             SourceEvent::Recreated { incarnation } => {
                 reading.copier.settle().await?;
-                self.begin_epoch(reading, source, incarnation, epoch_of(incarnation), 1);
+                self.begin_epoch(reading, source, incarnation, epoch_of(incarnation), 1)
+                    .await;
             }
             SourceEvent::Rewound { last_sequence } => {
                 reading.copier.settle().await?;
                 // Its sequences will name other messages, so cursors must call it something else.
                 let facts = &self.facts.sources[source];
                 let (incarnation, epoch) = (facts.incarnation, facts.epoch + 1);
-                self.begin_epoch(reading, source, incarnation, epoch, last_sequence + 1);
+                self.begin_epoch(reading, source, incarnation, epoch, last_sequence + 1)
+                    .await;
             }
             SourceEvent::Batch(batch) => self.take_batch(reading, source, batch).await?,
         }
@@ -387,7 +389,8 @@ impl Work {
             reading.copier.settle().await?;
             let epoch = epoch_of(batch.incarnation);
             let first = batch.first_sequence.max(1);
-            self.begin_epoch(reading, source, batch.incarnation, epoch, first);
+            self.begin_epoch(reading, source, batch.incarnation, epoch, first)
+                .await;
         }
         self.sources.update(source, |standing| {
             standing.last = batch.last_sequence.max(batch.through);
@@ -422,11 +425,11 @@ impl Work {
             return Ok(());
         }
         reading.copier.settle().await?;
-        self.set_behind(source, Behind(None));
+        self.set_behind(source, Behind(None)).await;
         Ok(())
     }
 
-    fn begin_epoch(
+    async fn begin_epoch(
         &mut self,
         reading: &mut Reading,
         source: usize,
@@ -447,11 +450,11 @@ impl Work {
         });
         reading.copier.begin_epoch(source, Epoch(epoch), first - 1);
         tracing::info!(stream = facts.stream, epoch, first, "source_begun");
-        self.write_facts();
+        self.write_facts().await;
     }
 
     /// Writes down how far the sources were copied, if that has changed.
-    fn remember(&mut self) {
+    async fn remember(&mut self) {
         let standings = self.sources.standings();
         let mut changed = self.facts.complete != self.sources.is_complete();
         for (facts, standing) in self.facts.sources.iter_mut().zip(&standings) {
@@ -459,24 +462,28 @@ impl Work {
             facts.copied = standing.copied;
         }
         if changed {
-            self.write_facts();
+            self.write_facts().await;
         }
     }
 
-    fn write_facts(&mut self) {
+    async fn write_facts(&mut self) {
         self.facts.complete = self.sources.is_complete();
-        // It is a small file, written every other second at most.
-        let written = tokio::task::block_in_place(|| self.file.write(&self.facts));
+        let (file, facts) = (self.file.clone(), self.facts.clone());
+        let writing = tokio::task::spawn_blocking(move || file.write(&facts));
+        let written = match writing.await {
+            Ok(written) => written,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
         if let Err(error) = written {
             tracing::warn!(%error, "what the mirror has copied can't be written down; trying again");
         }
     }
 
-    fn set_behind(&mut self, source: usize, behind: Behind) {
+    async fn set_behind(&mut self, source: usize, behind: Behind) {
         self.behind[source] = behind;
         if self.behind.iter().all(|behind| behind.0.is_none()) && self.sources.set_complete() {
             tracing::info!("mirror_complete");
-            self.remember();
+            self.remember().await;
         }
         self.tell_liveness();
     }

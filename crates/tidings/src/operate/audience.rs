@@ -14,10 +14,12 @@ use tidings_protocol::cursor::InvalidCursor;
 use tidings_protocol::operate::{Audience, AudienceEvent, AudienceStream, Outcome};
 use tidings_protocol::{Position, TenantId};
 
+use super::part::{Caller, Known, Part, merge, parts};
 use super::{PageRequest, fill_page, log_unreadable, reading, text_of};
 use crate::app::App;
 use crate::auth::Operator;
-use crate::cursors::appended_at;
+use crate::cluster::Question;
+use crate::cursors::{Resolution, appended_at};
 use crate::engine::{ConnectionId, EndedStream, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::rules::Withheld;
@@ -78,38 +80,127 @@ pub async fn audience(
         return Err(unknown());
     }
 
+    let caller = Caller::of(&operator);
+    let shown = AudienceEvent {
+        id: cursor,
+        event_type: event.name.clone(),
+        device_id: event.device.clone(),
+        time: rfc3339(event.appended_at),
+    };
+    let asked = AskedEvent {
+        cursor: shown.id.clone(),
+        kind: event.visible_name.clone(),
+        device: event.device.clone(),
+    };
+    let own = part(&app, &caller, tenant, &event, page.after, page.limit);
+    let Some(cluster) = &app.cluster else {
+        let own = own.await;
+        let next = own.next();
+        return Ok(Json(Audience {
+            event: shown,
+            complete_since: rfc3339(own.complete_since),
+            streams: own.streams.into_iter().map(|known| known.item).collect(),
+            next,
+            nodes: Vec::new(),
+        }));
+    };
+    let question = Question::Audience {
+        caller,
+        tenant,
+        event: asked,
+        after: page.after.map(|name| name.to_string()),
+        limit: page.limit,
+    };
+    let (own, others) = tokio::join!(own, cluster.ask(&question));
+    let nodes = others.nodes(cluster.node());
+    let parts = parts(cluster, own, others);
+    let complete_since = parts.iter().map(|(_, part)| part.complete_since).max();
+    let (streams, next) = merge(&caller, parts, page.limit);
+    Ok(Json(Audience {
+        event: shown,
+        streams,
+        complete_since: rfc3339(complete_since.unwrap_or_default()),
+        next,
+        nodes,
+    }))
+}
+
+/// An event as one node names it to another.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct AskedEvent {
+    /// Its cursor.
+    pub cursor: String,
+    /// The type that rules judge it by.
+    pub kind: String,
+    /// Its device.
+    pub device: Option<String>,
+}
+
+/// What became of another node's event on its way to this node's streams behind `after`, at most `limit`.
+///
+/// # Errors
+///
+/// When the log can't be read, or can't say where the event is.
+pub(crate) async fn part_for(
+    app: &Arc<App>,
+    caller: &Caller,
+    tenant: TenantId,
+    asked: AskedEvent,
+    after: Option<ConnectionId>,
+    limit: usize,
+) -> Result<Part<AudienceStream>, Refusal> {
+    let position = locate(app, asked.cursor).await?;
+    let event = Event {
+        position,
+        kind: app.types.number(&asked.kind),
+        name: String::new(),
+        visible_name: asked.kind,
+        device: asked.device,
+        appended_at: 0,
+    };
+    Ok(part(app, caller, tenant, &event, after, limit).await)
+}
+
+/// What became of an event on its way to this node's streams behind `after`, at most `limit`, ascending by name.
+async fn part(
+    app: &Arc<App>,
+    caller: &Caller,
+    tenant: TenantId,
+    event: &Event,
+    after: Option<ConnectionId>,
+    limit: usize,
+) -> Part<AudienceStream> {
+    let limit = limit.min(super::MAX_PAGE);
     let filter = StreamFilter {
-        tenant: Some(tenant),
         or_all_tenants: true,
-        ..operator.visible_streams()
+        ..caller.streams(Some(tenant), None)
     };
     // The open ones first: a stream that ends in between is then met twice, not missed.
-    let open = app.engines.list(&filter, page.after, page.limit + 1).await;
+    let open = app.engines.list(&filter, after, limit + 1).await;
     let (ended, complete_since) = app.engines.ended().find(|stream| {
         filter.selects(stream.connection, &stream.rules)
-            && page.after.is_none_or(|after| stream.connection > after)
+            && after.is_none_or(|after| stream.connection > after)
     });
     let facts = event.facts(tenant);
     let (streams, next) = fill_page(
         merged(open, ended),
-        page.limit,
+        limit,
         |sighting| sighting.connection,
         |sighting| {
             let outcome = outcome(&sighting, event.position, facts, &app.types);
-            (describe(&sighting, outcome), 512)
+            let known = Known {
+                item: describe(&sighting, outcome),
+                super_admin: sighting.rules.identity().super_admin,
+                shows: sighting.rules.tenant(),
+            };
+            (known, 512)
         },
     );
-    Ok(Json(Audience {
-        event: AudienceEvent {
-            id: cursor,
-            event_type: event.name,
-            device_id: event.device,
-            time: rfc3339(event.appended_at),
-        },
+    Part {
         streams,
-        complete_since: rfc3339(complete_since),
-        next,
-    }))
+        more: next.is_some(),
+        complete_since,
+    }
 }
 
 /// What is known of the event.
@@ -117,6 +208,8 @@ struct Event {
     position: Position,
     name: String,
     /// The type that rules judge it by.
+    visible_name: String,
+    /// Its number.
     kind: TypeId,
     device: Option<String>,
     appended_at: i64,
@@ -139,6 +232,22 @@ enum Found {
     Nothing,
 }
 
+/// Where in this node's log an event is that another node has found in its own; behind everything where this node
+/// does not have it yet.
+async fn locate(app: &Arc<App>, cursor: String) -> Result<Position, Refusal> {
+    let located = reading(app, move |app| {
+        if let Some(position) = app.cursors.position_of(&cursor)? {
+            return Ok(Some(position));
+        }
+        let tail = app.window.tail();
+        let resolved = app.cursors.resolve(Scope::All, &cursor, tail)?;
+        // Where it has gone from this node alone, nobody can say what stood before it.
+        Ok(matches!(resolved, Resolution::Ahead(_)).then_some(Position::MAX))
+    });
+    let located = located.await.map_err(|error| log_unreadable(&error))?;
+    located.ok_or_else(unknown)
+}
+
 fn find_event(app: &App, tenant: TenantId, position: Position) -> Result<Found, ReadError> {
     let Some(before) = position.checked_sub(1) else {
         return Ok(Found::Nothing);
@@ -155,6 +264,7 @@ fn find_event(app: &App, tenant: TenantId, position: Position) -> Result<Found, 
                 found = Some(Event {
                     position,
                     name: event.event_type.to_owned(),
+                    visible_name: visible_type(&event).to_owned(),
                     kind: app.types.number(visible_type(&event)),
                     device: event.device.map(str::to_owned),
                     appended_at: appended_at(&event),
@@ -276,6 +386,7 @@ fn describe(stream: &Sighting, outcome: Outcome) -> AudienceStream {
         opened_at: rfc3339(stream.opened_at),
         closed_at: stream.ended.map(|(at, _)| rfc3339(at)),
         closed_because: stream.ended.map(|(_, because)| because.to_owned()),
+        node: None,
     }
 }
 

@@ -17,8 +17,10 @@ use tidings_protocol::api::ClosingReason;
 use tidings_protocol::operate::{DeviceGroup, DeviceGroupList, DeviceGroupSummary};
 use tidings_protocol::{DeviceId, TenantId};
 
+use super::blocking;
 use crate::app::App;
 use crate::auth::{Operator, is_bounded_text};
+use crate::cluster::BucketError;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
 use crate::ingest::publish::receive;
@@ -53,12 +55,6 @@ pub fn still_the_same(
     registry.groups().get(tenant, name).as_ref() == members
 }
 
-/// What becomes of a group.
-enum Change {
-    Put(Vec<DeviceId>),
-    Remove,
-}
-
 /// A change could not be made.
 enum Failure {
     /// The tenant has as many groups as it may.
@@ -68,75 +64,130 @@ enum Failure {
     /// The tenant was purged meanwhile.
     Gone,
     Registry(RegistryError),
+    Cluster(BucketError),
 }
 
-/// Makes a change and closes the streams that the group bounds, also when the caller goes away.
+/// What came of a change on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Obeyed {
+    /// How many streams were closed by it.
+    pub(crate) closed: usize,
+}
+
+/// Gives a group these devices, or with `None` removes it, and closes the streams that it bounds, also when the
+/// caller goes away.
 async fn change(
     app: &Arc<App>,
     tenant: TenantId,
     name: &str,
-    change: Change,
+    devices: Option<Vec<DeviceId>>,
 ) -> Result<usize, Refusal> {
-    let (shared, group): (_, Arc<str>) = (Arc::clone(app), name.into());
-    let work = app.operations.spawn(async move {
-        let _turn = shared.group_changes.one_at_a_time.lock().await;
-        let (keeper, named) = (Arc::clone(&shared), Arc::clone(&group));
-        let stored =
-            tokio::task::spawn_blocking(move || store(&keeper, tenant, &named, &change)).await;
-        let is_another =
-            stored.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        if !is_another {
-            return Ok(0);
-        }
-        let bounded = StreamFilter {
-            tenant: Some(tenant),
-            device_group: Some(group),
-            ..StreamFilter::default()
-        };
-        let reason = ClosingReason::ViewChanged;
-        Ok(shared.engines.close_streams(&bounded, reason).await)
-    });
+    let (shared, group) = (Arc::clone(app), name.to_owned());
+    let work = app
+        .operations
+        .spawn(async move { commit(&shared, tenant, &group, devices).await });
     let done = work
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    done.map_err(|failure| match failure {
-        Failure::TooMany(limit) => Refusal::new(
-            StatusCode::CONFLICT,
-            format!("the tenant has its {limit} device groups; remove one (limits.device_groups)"),
-        ),
-        Failure::Unknown => unknown(name),
-        Failure::Gone => Refusal::gone(),
-        Failure::Registry(error) => {
-            tracing::error!(%error, "a device group can't be changed");
-            Refusal::unavailable(
-                "the change can't be stored at the moment; the group is as it was",
-                Duration::from_secs(5),
-            )
-        }
-    })
+    done.map(|obeyed| obeyed.closed)
+        .map_err(|failure| match failure {
+            Failure::TooMany(limit) => Refusal::new(
+                StatusCode::CONFLICT,
+                format!(
+                    "the tenant has its {limit} device groups; remove one (limits.device_groups)"
+                ),
+            ),
+            Failure::Unknown => unknown(name),
+            Failure::Gone => Refusal::gone(),
+            Failure::Cluster(error) => error.into(),
+            Failure::Registry(error) => {
+                tracing::error!(%error, "a device group can't be changed");
+                Refusal::unavailable(
+                    "the change can't be stored at the moment; the group is as it was",
+                    Duration::from_secs(5),
+                )
+            }
+        })
 }
 
-/// Stores a change. Whether the group has other members than before.
-fn store(app: &App, tenant: TenantId, name: &str, change: &Change) -> Result<bool, Failure> {
+/// Makes a change hold, on all nodes where there are several.
+async fn commit(
+    app: &Arc<App>,
+    tenant: TenantId,
+    name: &str,
+    devices: Option<Vec<DeviceId>>,
+) -> Result<Obeyed, Failure> {
+    if let Some(cluster) = &app.cluster {
+        check(app, tenant, name, devices.is_some())?;
+        let changed = cluster.set_group(tenant, name, devices.as_deref()).await;
+        let changed = changed.map_err(Failure::Cluster)?;
+        if devices.is_none() && !changed.is_new {
+            return Err(Failure::Unknown);
+        }
+        return Ok(Obeyed {
+            closed: changed.outcome.closed,
+        });
+    }
+    let _turn = app.group_changes.turn().await;
+    check(app, tenant, name, devices.is_some())?;
+    if devices.is_none() && app.registry.groups().get(tenant, name).is_none() {
+        return Err(Failure::Unknown);
+    }
+    let obeyed = obey_in_turn(app, tenant, name, devices).await;
+    obeyed.map_err(Failure::Registry)
+}
+
+fn check(app: &App, tenant: TenantId, name: &str, is_put: bool) -> Result<(), Failure> {
     // A purge removes groups in its turn, so that none is stored behind it.
     if app.registry.purged().contains(tenant) {
         return Err(Failure::Gone);
     }
     let groups = app.registry.groups();
-    let stored = match change {
-        Change::Put(devices) => {
-            let limit = app.config.limits.device_groups;
-            if groups.get(tenant, name).is_none() && groups.list(tenant).len() >= limit {
-                return Err(Failure::TooMany(limit));
-            }
-            groups.put(tenant, name, devices)
-        }
-        Change::Remove => match groups.remove(tenant, name) {
-            Ok(false) => return Err(Failure::Unknown),
-            removed => removed,
-        },
+    let limit = app.config.limits.device_groups;
+    if is_put && groups.get(tenant, name).is_none() && groups.list(tenant).len() >= limit {
+        return Err(Failure::TooMany(limit));
+    }
+    Ok(())
+}
+
+/// Makes this node obey a group that is what it is by now, or with `None` is no more: the registry holds it, and
+/// then the streams that it bounds are closed, where it is another than before.
+///
+/// # Errors
+///
+/// When the registry can't be written; the group stays as it was.
+pub(crate) async fn obey(
+    app: &Arc<App>,
+    tenant: TenantId,
+    name: &str,
+    devices: Option<Vec<DeviceId>>,
+) -> Result<Obeyed, RegistryError> {
+    let _turn = app.group_changes.turn().await;
+    obey_in_turn(app, tenant, name, devices).await
+}
+
+async fn obey_in_turn(
+    app: &Arc<App>,
+    tenant: TenantId,
+    name: &str,
+    devices: Option<Vec<DeviceId>>,
+) -> Result<Obeyed, RegistryError> {
+    let (registry, group) = (Arc::clone(&app.registry), name.to_owned());
+    let stored = blocking(move || match devices {
+        Some(devices) => registry.groups().put(tenant, &group, &devices),
+        None => registry.groups().remove(tenant, &group),
+    });
+    if !stored.await? {
+        return Ok(Obeyed::default());
+    }
+    let bounded = StreamFilter {
+        tenant: Some(tenant),
+        device_group: Some(name.into()),
+        ..StreamFilter::default()
     };
-    stored.map_err(Failure::Registry)
+    let reason = ClosingReason::ViewChanged;
+    let closed = app.engines.close_streams(&bounded, reason).await;
+    Ok(Obeyed { closed })
 }
 
 /// `PUT /tenants/{tenant_id}/device-groups/{name}`.
@@ -191,7 +242,7 @@ pub async fn put(
         .at_field("devices"));
     }
     let count = devices.len();
-    let closed = change(&app, tenant, &name, Change::Put(devices)).await?;
+    let closed = change(&app, tenant, &name, Some(devices)).await?;
     tracing::info!(
         target: "tidings::operate",
         tenant_id = %tenant,
@@ -321,7 +372,7 @@ pub async fn remove(
     Path((tenant, name)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let tenant = read_path(&operator, &tenant, &name)?;
-    let closed = change(&app, tenant, &name, Change::Remove).await?;
+    let closed = change(&app, tenant, &name, None).await?;
     tracing::info!(
         target: "tidings::operate",
         tenant_id = %tenant,

@@ -1,5 +1,6 @@
 //! Operators' calls: what is open, who was shown what, who may see which devices.
 //!
+//! - [`part`]: pages that several nodes fill.
 //! - [`audience`]: which streams were shown an event, and what kept it from the others.
 //! - [`devices`]: devices taken away.
 //! - [`streams`]: the open streams, listed and ended.
@@ -12,6 +13,7 @@
 pub mod audience;
 pub mod devices;
 pub mod groups;
+pub(crate) mod part;
 pub mod revoke;
 pub mod streams;
 pub mod tenants;

@@ -11,12 +11,13 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use tidings_protocol::TenantId;
 use tidings_protocol::api::ClosingReason;
-use tidings_protocol::operate::AccessRevoked;
+use tidings_protocol::operate::{AccessRevoked, NodeAnswer};
 
 use super::blocking;
 use crate::app::App;
 use crate::auth::revocation::{Revocation, Revoked};
 use crate::auth::{Operator, is_bounded_text};
+use crate::cluster::Shared;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
 use crate::registry::RegistryError;
@@ -109,19 +110,14 @@ async fn revoke(
         whose,
     };
     let shared = Arc::clone(app);
+    let asked = revocation.clone();
     let work = app
         .operations
-        .spawn(async move { obey(&shared, revocation).await });
+        .spawn(async move { commit(&shared, &asked).await });
     let done = work
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-    let (revocation, closed) = done.map_err(|error| {
-        tracing::error!(%error, "access tokens can't be revoked");
-        Refusal::unavailable(
-            "the revocation can't be stored at the moment; nothing is revoked",
-            Duration::from_secs(5),
-        )
-    })?;
+    let (closed, nodes) = done?;
     let (user_id, tenant_id) = match &revocation.whose {
         Revoked::User(user) => (Some(user), None),
         Revoked::UserOf(tenant, user) => (Some(user), Some(tenant)),
@@ -138,20 +134,57 @@ async fn revoke(
     Ok(Json(AccessRevoked {
         revoked_at: rfc3339(revocation.at),
         streams_closed: closed as u64,
+        nodes,
     }))
 }
 
-/// Stores a revocation and closes the streams that it ends. What stands then, and how many were closed.
+/// Makes a revocation hold, on all nodes where there are several: how many streams were closed, and which nodes have
+/// said that they obey.
+async fn commit(
+    app: &Arc<App>,
+    revocation: &Revocation,
+) -> Result<(usize, Vec<NodeAnswer>), Refusal> {
+    let Some(cluster) = &app.cluster else {
+        let closed = obey(app, std::slice::from_ref(revocation)).await;
+        let closed = closed.map_err(|error| {
+            tracing::error!(%error, "access tokens can't be revoked");
+            Refusal::unavailable(
+                "the revocation can't be stored at the moment; nothing is revoked",
+                Duration::from_secs(5),
+            )
+        })?;
+        return Ok((closed, Vec::new()));
+    };
+    let changed = cluster.revoke(revocation).await?;
+    let others = cluster
+        .gather_obeyed(Shared::Revocations, changed.revision)
+        .await;
+    let closed: usize = others.answers.iter().map(|(_, closed)| closed).sum();
+    Ok((
+        changed.outcome.closed + closed,
+        others.nodes(cluster.node()),
+    ))
+}
+
+/// Stores revocations and closes the streams that those end which are new; how many that were.
+///
+/// # Errors
+///
+/// When the disk refuses; nothing is revoked then.
 pub(crate) async fn obey(
     app: &Arc<App>,
-    revocation: Revocation,
-) -> Result<(Revocation, usize), RegistryError> {
-    let registry = Arc::clone(&app.registry);
-    let stands = blocking(move || registry.revocations().add(&revocation)).await?;
-    let ended = StreamFilter {
-        revoked: Some(Arc::new(stands.clone())),
-        ..StreamFilter::default()
-    };
-    let closed = app.engines.close_streams(&ended, ClosingReason::Revoked);
-    Ok((stands, closed.await))
+    revocations: &[Revocation],
+) -> Result<usize, RegistryError> {
+    let (registry, asked) = (Arc::clone(&app.registry), revocations.to_vec());
+    let new = blocking(move || registry.revocations().add(&asked)).await?;
+    let mut closed = 0;
+    for revocation in new {
+        let ended = StreamFilter {
+            revoked: Some(Arc::new(revocation)),
+            ..StreamFilter::default()
+        };
+        let reason = ClosingReason::Revoked;
+        closed += app.engines.close_streams(&ended, reason).await;
+    }
+    Ok(closed)
 }

@@ -1,7 +1,7 @@
 //! The open streams: `GET /streams`, `DELETE /streams/{connection_id}`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -11,9 +11,11 @@ use tidings_protocol::Position;
 use tidings_protocol::api::ClosingReason;
 use tidings_protocol::operate::{StreamInfo, StreamList};
 
+use super::part::{Caller, Known, Part, merge, parts};
 use super::{PageRequest, fill_page, log_unreadable, reading, rfc3339_seconds, text_of};
 use crate::app::App;
 use crate::auth::Operator;
+use crate::cluster::Question;
 use crate::engine::{ConnectionId, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::view::EventFacts;
@@ -51,19 +53,64 @@ pub async fn list(
 ) -> Result<Json<StreamList>, Refusal> {
     let query = Query::parse(query.as_deref())?;
     let page = PageRequest::read(&query)?;
-    let mut filter = operator.visible_streams();
-    if let Some(tenant) = query.get("tenant").map(read_tenant).transpose()? {
+    let tenant = query.get("tenant").map(read_tenant).transpose()?;
+    if let Some(tenant) = tenant {
         operator.check_tenant(tenant)?;
-        filter.tenant = Some(tenant);
     }
-    filter.user = query.get("user").map(Arc::from);
-    // One more than asked for tells whether there is another page.
-    let records = app.engines.list(&filter, page.after, page.limit + 1).await;
-    let listed = reading(&app, move |app| describe(app, records, page.limit)).await;
-    listed.map(Json).map_err(|error| log_unreadable(&error))
+    let user = query.get("user").map(ToOwned::to_owned);
+    let caller = Caller::of(&operator);
+    let filter = caller.streams(tenant, user.clone());
+    let own = part(&app, filter, page.after, page.limit);
+    let Some(cluster) = &app.cluster else {
+        let own = own.await.map_err(|error| log_unreadable(&error))?;
+        let next = own.next();
+        let streams = own.streams.into_iter().map(|known| known.item).collect();
+        return Ok(Json(StreamList {
+            streams,
+            next,
+            nodes: Vec::new(),
+        }));
+    };
+    let question = Question::Streams {
+        caller,
+        tenant,
+        user,
+        after: page.after.map(|name| name.to_string()),
+        limit: page.limit,
+    };
+    let (own, others) = tokio::join!(own, cluster.ask(&question));
+    let own = own.map_err(|error| log_unreadable(&error))?;
+    let nodes = others.nodes(cluster.node());
+    let (streams, next) = merge(&caller, parts(cluster, own, others), page.limit);
+    Ok(Json(StreamList {
+        streams,
+        next,
+        nodes,
+    }))
 }
 
-fn describe(app: &App, records: Vec<StreamRecord>, limit: usize) -> Result<StreamList, ReadError> {
+/// This node's open streams behind `after`, at most `limit`, ascending by name.
+///
+/// # Errors
+///
+/// When the log can't be read.
+pub(crate) async fn part(
+    app: &Arc<App>,
+    filter: StreamFilter,
+    after: Option<ConnectionId>,
+    limit: usize,
+) -> Result<Part<StreamInfo>, ReadError> {
+    let limit = limit.min(super::MAX_PAGE);
+    // One more than asked for tells whether there is another page.
+    let records = app.engines.list(&filter, after, limit + 1).await;
+    reading(app, move |app| describe(app, records, limit)).await
+}
+
+fn describe(
+    app: &App,
+    records: Vec<StreamRecord>,
+    limit: usize,
+) -> Result<Part<StreamInfo>, ReadError> {
     let mut lags = Lags {
         app,
         tail: app.window.tail(),
@@ -82,12 +129,21 @@ fn describe(app: &App, records: Vec<StreamRecord>, limit: usize) -> Result<Strea
                 Lag::default()
             });
             let weight = 512 + record.rules.weight();
-            (describe_one(app, &record, lag), weight)
+            let known = Known {
+                super_admin: record.rules.identity().super_admin,
+                shows: record.rules.tenant(),
+                item: describe_one(app, &record, lag),
+            };
+            (known, weight)
         },
     );
     match failed {
         Some(error) => Err(error),
-        None => Ok(StreamList { streams, next }),
+        None => Ok(Part {
+            streams,
+            more: next.is_some(),
+            complete_since: 0,
+        }),
     }
 }
 
@@ -109,6 +165,7 @@ fn describe_one(app: &App, record: &StreamRecord, lag: Lag) -> StreamInfo {
         opened_at: rfc3339(record.opened_at),
         expires_at: rfc3339_seconds(identity.expires_at),
         remote_address: record.address.to_string(),
+        node: None,
     }
 }
 
@@ -221,14 +278,26 @@ pub async fn disconnect(
             .map_err(|error: crate::engine::InvalidConnectionId| {
                 Refusal::parameter("connection_id", error.to_string())
             })?;
-    let filter = StreamFilter {
-        connection: Some(connection),
-        ..operator.visible_streams()
-    };
-    let closed = app
-        .engines
-        .close_streams(&filter, ClosingReason::Disconnected)
-        .await;
+    let caller = Caller::of(&operator);
+    let mut closed = close(&app, &caller, connection).await;
+    if let Some(cluster) = app.cluster.as_ref().filter(|_| closed == 0) {
+        let question = Question::Close {
+            caller,
+            connection: connection.to_string(),
+        };
+        let others = cluster.ask::<usize>(&question).await;
+        closed = others.answers.iter().map(|(_, closed)| closed).sum();
+        if closed == 0 && !others.silent.is_empty() {
+            let silent: Vec<&str> = others.silent.iter().map(|node| &*node.name).collect();
+            return Err(Refusal::unavailable(
+                format!(
+                    "no node that answers has the open stream {connection}; these don't answer: {}",
+                    silent.join(", ")
+                ),
+                Duration::from_secs(2),
+            ));
+        }
+    }
     if closed == 0 {
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
@@ -242,4 +311,14 @@ pub async fn disconnect(
         "stream_disconnected"
     );
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends a stream of this node that the caller may know of; how many that were.
+pub(crate) async fn close(app: &App, caller: &Caller, connection: ConnectionId) -> usize {
+    let filter = StreamFilter {
+        connection: Some(connection),
+        ..caller.streams(None, None)
+    };
+    let reason = ClosingReason::Disconnected;
+    app.engines.close_streams(&filter, reason).await
 }

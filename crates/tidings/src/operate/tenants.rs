@@ -23,9 +23,10 @@ use tokio_util::task::TaskTracker;
 use super::{blocking, log_unreadable, reading};
 use crate::app::App;
 use crate::auth::Operator;
+use crate::cluster::Shared;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
-use crate::registry::Registry;
+use crate::registry::{Purge, Registry, RegistryError};
 use crate::stream::request::{Query, read_tenant};
 use crate::time::{rfc3339, unix_microseconds};
 
@@ -78,10 +79,7 @@ pub fn take_up(log: &Log, registry: &Registry) -> Result<(), String> {
     Ok(())
 }
 
-fn forget_groups(
-    registry: &Registry,
-    tenant: TenantId,
-) -> Result<(), crate::registry::RegistryError> {
+fn forget_groups(registry: &Registry, tenant: TenantId) -> Result<(), RegistryError> {
     if registry.groups().list(tenant).is_empty() {
         return Ok(());
     }
@@ -245,41 +243,42 @@ pub async fn purge(
         .map(Json)
 }
 
-/// Everything up to that the tenant is hidden on every path.
+/// Everything up to that the tenant is hidden on every path, on all nodes where there are several.
 async fn begin(app: &Arc<App>, tenant: TenantId, by: &Arc<str>) -> Result<TenantPurge, Refusal> {
-    let (keeper, name) = (Arc::clone(app), Arc::clone(by));
-    let entombed = blocking(move || {
-        let now = unix_microseconds(SystemTime::now());
-        keeper.registry.purged().add(tenant, now, &name)
-    });
-    let tombstone = entombed.await.map_err(|error| {
-        tracing::error!(%error, %tenant, "a tenant can't be purged");
-        Refusal::unavailable(
-            "the purge can't be stored at the moment; the tenant is as it was",
-            Duration::from_secs(5),
-        )
-    })?;
-    let only_its_own = StreamFilter {
-        tenant: Some(tenant),
-        ..StreamFilter::default()
+    let purge = Purge {
+        at: unix_microseconds(SystemTime::now()),
+        by: by.to_string(),
     };
-    let reason = ClosingReason::Deleted;
-    let closed = app.engines.close_streams(&only_its_own, reason).await;
-    tracing::info!(
-        target: "tidings::operate",
-        tenant_id = %tenant,
-        closed,
-        operator = %by,
-        "tenant_purged"
-    );
-    let hidden = hide(app, tenant).await;
-    // When every engine has answered once more, none is handing out what it took from memory before.
-    app.engines.close_streams(&only_its_own, reason).await;
-    let (finisher, done) = (Arc::clone(app), hidden.is_ok());
-    app.purges
-        .tasks
-        .spawn(async move { finish(&finisher, tenant, done).await });
-    hidden.map_err(|error| {
+    let (purged, nodes) = match &app.cluster {
+        None => {
+            let purged = obey(app, tenant, purge).await.map_err(|error| {
+                tracing::error!(%error, %tenant, "a tenant can't be purged");
+                Refusal::unavailable(
+                    "the purge can't be stored at the moment; the tenant is as it was",
+                    Duration::from_secs(5),
+                )
+            })?;
+            (purged, Vec::new())
+        }
+        Some(cluster) => {
+            let changed = cluster.purge(tenant, &purge).await?;
+            let others = cluster
+                .gather_obeyed(Shared::Registry, changed.revision)
+                .await;
+            let closed: usize = others.answers.iter().map(|(_, closed)| closed).sum();
+            let purged = Purged {
+                at: app
+                    .registry
+                    .purged()
+                    .get(tenant)
+                    .map_or(purge.at, |stands| stands.at),
+                closed: changed.outcome.closed + closed,
+                hidden: changed.outcome.failed.map_or(Ok(()), Err),
+            };
+            (purged, others.nodes(cluster.node()))
+        }
+    };
+    purged.hidden.map_err(|error| {
         tracing::error!(error, %tenant, "a purged tenant can't be hidden yet; trying again");
         Refusal::unavailable(
             "the tenant is refused from now on, but its events can't be hidden from streams of all tenants yet; \
@@ -287,11 +286,69 @@ async fn begin(app: &Arc<App>, tenant: TenantId, by: &Arc<str>) -> Result<Tenant
             Duration::from_secs(5),
         )
     })?;
+    tracing::info!(
+        target: "tidings::operate",
+        tenant_id = %tenant,
+        closed = purged.closed,
+        operator = %by,
+        "tenant_purged"
+    );
     Ok(TenantPurge {
         tenant_id: tenant.to_string(),
-        purged_at: rfc3339(tombstone.at),
-        streams_closed: closed as u64,
+        purged_at: rfc3339(purged.at),
+        streams_closed: purged.closed as u64,
         gone_within_seconds: app.config.log.purge_within.as_secs_f64(),
+        nodes,
+    })
+}
+
+/// What came of a purge on this node.
+pub(crate) struct Purged {
+    /// When the tenant was purged, in microseconds since the Unix epoch.
+    pub(crate) at: i64,
+    /// How many streams were closed by it.
+    pub(crate) closed: usize,
+    /// Why its events can't be hidden yet, if they can't.
+    pub(crate) hidden: Result<(), String>,
+}
+
+/// Makes this node obey a purge: the registry knows of it, streams are closed, events hidden. What remains to be
+/// done goes on behind it.
+///
+/// # Errors
+///
+/// When the registry can't be written; the tenant is as it was.
+pub(crate) async fn obey(
+    app: &Arc<App>,
+    tenant: TenantId,
+    purge: Purge,
+) -> Result<Purged, RegistryError> {
+    let keeper = Arc::clone(app);
+    let entombed = blocking(move || keeper.registry.purged().add(tenant, purge.at, &purge.by));
+    let tombstone = entombed.await?;
+    let only_its_own = StreamFilter {
+        tenant: Some(tenant),
+        ..StreamFilter::default()
+    };
+    let reason = ClosingReason::Deleted;
+    let closed = app.engines.close_streams(&only_its_own, reason).await;
+    let hidden = hide(app, tenant).await;
+    // When every engine has answered once more, none is handing out what it took from memory before.
+    app.engines.close_streams(&only_its_own, reason).await;
+    let (finisher, done) = (Arc::clone(app), hidden.is_ok());
+    app.purges
+        .tasks
+        .spawn(async move { finish(&finisher, tenant, done).await });
+    if let Some(cluster) = app.cluster.clone() {
+        let stopping = app.purges.stopping.clone();
+        app.purges
+            .tasks
+            .spawn(async move { cluster.purge_source(tenant, &stopping).await });
+    }
+    Ok(Purged {
+        at: tombstone.at,
+        closed,
+        hidden,
     })
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use redb::{
@@ -24,6 +25,8 @@ pub(super) struct RegistryFile {
     path: PathBuf,
     /// Empty after an error: redb refuses further work then, and is opened anew.
     database: Mutex<Option<Database>>,
+    /// The truth is elsewhere: memory takes changes over also where they can't be written.
+    is_copy: AtomicBool,
 }
 
 impl RegistryFile {
@@ -56,6 +59,7 @@ impl RegistryFile {
         let file = Self {
             path,
             database: Mutex::new(Some(database)),
+            is_copy: AtomicBool::new(false),
         };
         let found = file.read(|read| {
             let version = read.open_table(STATE)?.get("version")?;
@@ -83,6 +87,17 @@ impl RegistryFile {
         }
     }
 
+    /// From now on this is a copy of what is true elsewhere.
+    pub(super) fn become_copy(&self) {
+        self.is_copy.store(true, Ordering::Relaxed);
+    }
+
+    /// As after an error of the store.
+    #[cfg(test)]
+    pub(super) fn lose_database(&self) {
+        *self.database.lock() = None;
+    }
+
     /// Looks at the file; used while it is opened.
     pub(super) fn read<T>(
         &self,
@@ -108,8 +123,13 @@ impl RegistryFile {
         done: impl FnOnce(),
     ) -> Result<(), RegistryError> {
         let mut slot = self.database.lock();
-        let written = write(&self.path, &mut slot, change);
-        written.map_err(|error| self.write_error(&error))?;
+        if let Err(error) = write(&self.path, &mut slot, change) {
+            let error = self.write_error(&error);
+            if !self.is_copy.load(Ordering::Relaxed) {
+                return Err(error);
+            }
+            tracing::error!(%error, "a change of what all nodes share is obeyed, but not on this node's disk");
+        }
         done();
         Ok(())
     }

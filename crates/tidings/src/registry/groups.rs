@@ -70,6 +70,9 @@ impl DeviceGroups {
         sorted.sort_unstable();
         sorted.dedup();
         let group: DeviceGroup = sorted.into();
+        if self.get(tenant, name).as_ref() == Some(&group) {
+            return Ok(false);
+        }
         let mut changed = true;
         self.file.write(
             |write| {
@@ -103,6 +106,9 @@ impl DeviceGroups {
     ///
     /// When the disk refuses; the group stays.
     pub fn remove(&self, tenant: TenantId, name: &str) -> Result<bool, RegistryError> {
+        if self.get(tenant, name).is_none() {
+            return Ok(false);
+        }
         let mut was_there = false;
         self.file.write(
             |write| {
@@ -132,6 +138,20 @@ impl DeviceGroups {
         of_tenant
             .map(|(name, devices)| (name.clone(), Arc::clone(devices)))
             .collect()
+    }
+
+    /// All groups of all tenants: whose, its name, its devices.
+    #[must_use]
+    pub fn all(&self) -> Vec<(TenantId, String, DeviceGroup)> {
+        let groups = self.groups.read();
+        let of_tenant = |(tenant, named): (&TenantId, &BTreeMap<String, DeviceGroup>)| {
+            let tenant = *tenant;
+            let one = move |(name, devices): (&String, &DeviceGroup)| {
+                (tenant, name.clone(), Arc::clone(devices))
+            };
+            named.iter().map(one).collect::<Vec<_>>()
+        };
+        groups.iter().flat_map(of_tenant).collect()
     }
 
     /// Removes all groups of a tenant; durable when it returns.

@@ -97,6 +97,13 @@ impl Registry {
         })
     }
 
+    /// The same as a copy of what is true elsewhere: what can't be written is obeyed all the same.
+    #[must_use]
+    pub fn into_copy(self) -> Self {
+        self.file.become_copy();
+        self
+    }
+
     /// The device groups.
     #[must_use]
     pub fn groups(&self) -> &DeviceGroups {

@@ -58,39 +58,47 @@ impl Revocations {
         })
     }
 
-    /// Remembers a revocation and lets go of those that are too old to matter; durable when it returns. Of several
-    /// about the same the latest stands, which is answered.
+    /// Remembers revocations and lets go of those that are too old to matter; durable when it returns. Of several
+    /// about the same the latest stands. Gives those that are new.
     ///
     /// # Errors
     ///
     /// When the disk refuses; nothing is revoked then.
-    pub fn add(&self, revocation: &Revocation) -> Result<Revocation, RegistryError> {
-        let Revocation { whose, at } = revocation;
-        let oldest = self.oldest(SystemTime::now());
-        let mut stands = *at;
+    pub fn add(&self, revocations: &[Revocation]) -> Result<Vec<Revocation>, RegistryError> {
+        let oldest = self.oldest(unix_microseconds(SystemTime::now()));
+        let known = self.known.read();
+        let is_new = |revocation: &&Revocation| {
+            let at = known.get(&revocation.whose);
+            revocation.at >= oldest && at.is_none_or(|at| *at < revocation.at)
+        };
+        let new: Vec<Revocation> = revocations.iter().filter(is_new).cloned().collect();
+        drop(known);
+        if new.is_empty() {
+            return Ok(new);
+        }
         self.file.write(
             |write| {
                 let mut table = write.open_table(TABLE)?;
-                let key = whose.key();
-                let known = table.get(&*key)?.map(|known| known.value());
-                if known.is_none_or(|known| known < *at) {
-                    table.insert(&*key, at)?;
+                for Revocation { whose, at } in &new {
+                    let key = whose.key();
+                    let known = table.get(&*key)?.map(|known| known.value());
+                    if known.is_none_or(|known| known < *at) {
+                        table.insert(&*key, at)?;
+                    }
                 }
                 table.retain(|_, kept| kept >= oldest)?;
                 Ok(())
             },
             || {
                 let mut known = self.known.write();
-                let kept = known.entry(whose.clone()).or_insert(*at);
-                *kept = (*kept).max(*at);
-                stands = *kept;
+                for Revocation { whose, at } in &new {
+                    let kept = known.entry(whose.clone()).or_insert(*at);
+                    *kept = (*kept).max(*at);
+                }
                 known.retain(|_, kept| *kept >= oldest);
             },
         )?;
-        Ok(Revocation {
-            whose: whose.clone(),
-            at: stands,
-        })
+        Ok(new)
     }
 
     /// Whether a revocation ends the authority of `identity`.
@@ -103,29 +111,27 @@ impl Revocations {
                 .any(|at| was_issued_by(identity, *at))
     }
 
-    /// All that are kept, in no order.
+    /// Those that are kept at `now`, in microseconds since the Unix epoch, in no order.
     #[must_use]
-    pub fn list(&self) -> Vec<Revocation> {
+    pub fn kept(&self, now: i64) -> Vec<Revocation> {
+        let oldest = self.oldest(now);
         let known = self.known.read();
-        let one = |(whose, at): (&Revoked, &i64)| Revocation {
-            whose: whose.clone(),
-            at: *at,
-        };
-        known.iter().map(one).collect()
-    }
-
-    /// How long a revocation is kept; zero is for ever.
-    #[must_use]
-    pub fn kept_for(&self) -> Duration {
-        self.kept_for
+        known
+            .iter()
+            .filter(|(_, at)| **at >= oldest)
+            .map(|(whose, at)| Revocation {
+                whose: whose.clone(),
+                at: *at,
+            })
+            .collect()
     }
 
     /// Since when revocations are kept, in microseconds since the Unix epoch.
-    fn oldest(&self, now: SystemTime) -> i64 {
+    fn oldest(&self, now: i64) -> i64 {
         if self.kept_for.is_zero() {
             return i64::MIN;
         }
         let kept_for = i64::try_from(self.kept_for.as_micros()).unwrap_or(i64::MAX);
-        unix_microseconds(now).saturating_sub(kept_for)
+        now.saturating_sub(kept_for)
     }
 }

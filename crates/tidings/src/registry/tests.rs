@@ -231,14 +231,21 @@ fn a_revocation_is_there_after_a_restart_and_the_latest_stands() {
     let folder = tempfile::tempdir().unwrap();
     let now = unix_microseconds(SystemTime::now());
     let registry = open(folder.path()).unwrap();
-    for (at, stands) in [(now, now), (now - 5, now), (now + 5, now + 5)] {
-        let added = registry.revocations().add(&revocation("ada", at)).unwrap();
-        assert_eq!(added.at, stands);
+    for (at, is_new) in [(now, true), (now - 5, false), (now + 5, true)] {
+        let one = revocation("ada", at);
+        let added = registry
+            .revocations()
+            .add(std::slice::from_ref(&one))
+            .unwrap();
+        assert_eq!(added, if is_new { vec![one] } else { vec![] });
     }
     registry.wipe_removed().unwrap();
     drop(registry);
     let registry = open(folder.path()).unwrap();
-    assert_eq!(registry.revocations().list(), [revocation("ada", now + 5)]);
+    assert_eq!(
+        registry.revocations().kept(now),
+        [revocation("ada", now + 5)]
+    );
 }
 
 #[test]
@@ -249,12 +256,16 @@ fn revocations_go_when_they_are_too_old_to_matter_and_never_where_they_are_kept_
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(folder.path(), kept_for).unwrap();
         let revocations = registry.revocations();
-        revocations.add(&revocation("ada", days_ago(2))).unwrap();
-        revocations.add(&revocation("bob", now)).unwrap();
-        assert_eq!(revocations.list().len(), left);
+        let both = [revocation("ada", days_ago(2)), revocation("bob", now)];
+        revocations.add(&both).unwrap();
+        assert_eq!(revocations.kept(now).len(), left);
         drop(registry);
         let registry = Registry::open(folder.path(), kept_for).unwrap();
-        assert_eq!(registry.revocations().list().len(), left);
+        assert_eq!(registry.revocations().kept(now).len(), left);
+        assert_eq!(
+            registry.revocations().kept(days_ago(-2)).len(),
+            if kept_for.is_zero() { 2 } else { 0 }
+        );
     }
 }
 
@@ -271,12 +282,38 @@ fn a_file_from_before_there_were_revocations_is_read_and_takes_them() {
     drop(database);
 
     let registry = open(folder.path()).unwrap();
-    assert!(registry.revocations().list().is_empty());
+    assert!(registry.revocations().kept(0).is_empty());
     registry.wipe_removed().unwrap();
     let now = unix_microseconds(SystemTime::now());
-    registry.revocations().add(&revocation("ada", now)).unwrap();
+    registry
+        .revocations()
+        .add(&[revocation("ada", now)])
+        .unwrap();
     drop(registry);
     let registry = open(folder.path()).unwrap();
-    assert_eq!(registry.revocations().list(), [revocation("ada", now)]);
+    assert_eq!(registry.revocations().kept(now), [revocation("ada", now)]);
     assert!(registry.purged().contains(tenant(9)));
+}
+
+/// In a cluster the truth is in NATS: a full disk must not keep a node from obeying it.
+#[test]
+fn a_copy_is_obeyed_also_where_it_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = open(folder.path()).unwrap().into_copy();
+    let file = folder.path().join(FILE_NAME);
+    // After an error of the store it is opened anew, which fails while a folder has its place.
+    registry.file.lose_database();
+    std::fs::rename(&file, folder.path().join("away")).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    registry.purged().add(tenant(1), 5, "root").unwrap();
+    assert!(registry.purged().contains(tenant(1)));
+    registry.groups().put(tenant(2), "g", &[]).unwrap();
+    assert!(registry.groups().get(tenant(2), "g").is_some());
+
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(folder.path().join("away"), &file).unwrap();
+    registry.groups().put(tenant(2), "h", &[]).unwrap();
+    drop(registry);
+    let registry = open(folder.path()).unwrap();
+    assert!(registry.groups().get(tenant(2), "h").is_some());
 }

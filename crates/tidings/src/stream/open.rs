@@ -436,9 +436,14 @@ async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Respo
 /// A stream that ends with what it begins with, and whose client comes back for more.
 fn short_stream(app: &App, granted: Granted) -> Response {
     let Granted { stream, headers } = granted;
-    let mut wire = stream.preamble;
+    // No engine takes it over, so what it was authorised by is looked at again here.
+    let ended = stream.recheck.and_then(Recheck::ask);
+    let mut wire = match ended {
+        Some(_) => Vec::new(),
+        None => stream.preamble,
+    };
     let closing = Closing {
-        reason: ClosingReason::Disconnected,
+        reason: ended.unwrap_or(ClosingReason::Disconnected),
         retry: preamble::jittered(app.config.stream.retry),
         conflated: 0,
     };

@@ -1,0 +1,208 @@
+//! Nodes, and how they are met: over HTTP like any server.
+
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidings_tests::access::now;
+use tidings_tests::http::encode;
+use tidings_tests::{AccessToken, Answer, GUARD, Request, Server, Setup, Stream, Watch};
+
+const SECRET: &str = "a secret of at least thirty-two bytes";
+
+/// A node: a server of its own, over a log in JetStream.
+pub(crate) struct Node {
+    name: String,
+    server: Server,
+}
+
+impl Deref for Node {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
+impl Node {
+    /// A node that serves, over the NATS servers at `url`, separated by commas.
+    pub(crate) fn start(name: &str, url: &str) -> Self {
+        Self::start_with(name, url, 1)
+    }
+
+    /// The same over three servers; what it shares is on each of them.
+    pub(crate) fn start_replicated(name: &str, url: &str) -> Self {
+        Self::start_with(name, url, 3)
+    }
+
+    /// The same as this user of NATS.
+    pub(crate) fn start_as(name: &str, url: &str, (user, password): (&str, &str)) -> Self {
+        let setup = Setup::new()
+            .set("TIDINGS_NATS__USER", user)
+            .set("TIDINGS_NATS__PASSWORD", password);
+        Self::start_from(setup, name, url, 1)
+    }
+
+    fn start_with(name: &str, url: &str, replicas: usize) -> Self {
+        Self::start_from(Setup::new(), name, url, replicas)
+    }
+
+    fn start_from(setup: Setup, name: &str, url: &str, replicas: usize) -> Self {
+        let server = setup
+            .set("TIDINGS_NODE__NAME", name)
+            .set("TIDINGS_AUTH__JWT__SECRET", SECRET)
+            .set("TIDINGS_LOG__KIND", "jetstream")
+            .set("TIDINGS_LOG__MAX_BYTES", "256MiB")
+            .set("TIDINGS_NATS__URL", &urls(url))
+            .set("TIDINGS_NATS__REPLICAS", &replicas.to_string())
+            .start();
+        Self {
+            name: name.to_owned(),
+            server,
+        }
+    }
+
+    /// Several that serve and know each other.
+    pub(crate) fn start_all<const N: usize>(names: [&str; N], url: &str) -> [Self; N] {
+        let nodes = names.map(|name| Self::start(name, url));
+        for node in &nodes {
+            node.wait_until_it_knows(N);
+        }
+        nodes
+    }
+
+    /// Starts it again over other NATS servers.
+    pub(crate) fn move_to(&mut self, url: &str) {
+        self.server
+            .start_again_with("TIDINGS_NATS__URL", &urls(url));
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn readiness(&self) -> Answer {
+        self.ask_admin(&Request::get("/readyz"))
+    }
+
+    pub(crate) fn wait_until_ready(&self) {
+        until(&format!("readiness of {}", self.name), || {
+            self.readiness().status == 200
+        });
+    }
+
+    /// Waits until this node asks so many nodes, itself among them, and all answer.
+    pub(crate) fn wait_until_it_knows(&self, count: usize) {
+        until(&format!("{count} nodes for {}", self.name), || {
+            let nodes = self.nodes();
+            nodes.len() == count && nodes.iter().all(|(_, answered)| *answered)
+        });
+    }
+
+    /// The nodes that a listing names, and whether each has answered.
+    pub(crate) fn nodes(&self) -> Vec<(String, bool)> {
+        let page = self
+            .exchange(&Request::get("/streams").bearer(&root()))
+            .expect(200);
+        nodes_of(&page)
+    }
+
+    pub(crate) fn delete(&self, access: &str, target: &str) -> Answer {
+        self.exchange(&Request::new("DELETE", target).bearer(access))
+    }
+
+    pub(crate) fn put_group(&self, tenant: &str, name: &str, devices: &[&str]) -> Answer {
+        let target = format!("/tenants/{tenant}/device-groups/{}", encode(name));
+        let body = json!({ "devices": devices }).to_string();
+        let request = Request::new("PUT", &target).bearer(&root());
+        self.exchange(&request.body("application/json", body))
+    }
+
+    /// A group's devices; `None` where there is no such group.
+    pub(crate) fn group(&self, tenant: &str, name: &str) -> Option<Value> {
+        let target = format!("/tenants/{tenant}/device-groups/{}", encode(name));
+        let answer = self.exchange(&Request::get(&target).bearer(&root()));
+        (answer.status == 200).then(|| answer.json()["devices"].clone())
+    }
+
+    /// Opens a stream of this tenant with an access token.
+    pub(crate) fn watch(&self, tenant: &str, access: &str) -> Stream {
+        self.stream_of(tenant).bearer(access).open()
+    }
+
+    pub(crate) fn stream_of(&self, tenant: &str) -> Watch {
+        Watch::at(self.address, &format!("/tenants/{tenant}/events/stream"))
+    }
+
+    /// The listing of open streams, all pages of it.
+    pub(crate) fn streams(&self, access: &str, limit: usize) -> Vec<Value> {
+        let (mut streams, mut after) = (Vec::new(), String::new());
+        loop {
+            let target = format!("/streams?limit={limit}{after}");
+            let page = self
+                .exchange(&Request::get(&target).bearer(access))
+                .expect(200);
+            let listed = page["streams"].as_array().expect("a list");
+            assert!(listed.len() <= limit, "{page}");
+            streams.extend(listed.iter().cloned());
+            let Some(next) = page["next"].as_str() else {
+                return streams;
+            };
+            after = format!("&after={next}");
+        }
+    }
+}
+
+/// The addresses as a list of the configuration.
+fn urls(url: &str) -> String {
+    let urls: Vec<&str> = url.split(',').collect();
+    json!(urls).to_string()
+}
+
+pub(crate) fn nodes_of(page: &Value) -> Vec<(String, bool)> {
+    let nodes = page["nodes"].as_array().expect("nodes");
+    let one = |node: &Value| {
+        let name = node["node"].as_str().expect("a name").to_owned();
+        (name, node["answered"].as_bool().expect("yes or no"))
+    };
+    nodes.iter().map(one).collect()
+}
+
+/// An access token of a super admin, issued after whatever is revoked within half a minute.
+pub(crate) fn root() -> String {
+    AccessToken::super_admin("root")
+        .claim("iat", now() + 30)
+        .sign(SECRET)
+}
+
+/// An access token of somebody of a tenant, issued so many seconds ago.
+pub(crate) fn issued(user: &str, tenant: &str, role: &str, ago: u64) -> String {
+    AccessToken::new(user, tenant, role)
+        .claim("iat", now() - ago)
+        .sign(SECRET)
+}
+
+pub(crate) fn sign(token: &AccessToken) -> String {
+    token.sign(SECRET)
+}
+
+pub(crate) fn assert_closed(stream: &mut Stream, reason: &str) {
+    let closing = stream.next_named("closing");
+    assert_eq!(closing.json()["reason"], reason);
+    assert!(stream.next_but_cursors().is_none());
+}
+
+/// Asks until `is_so`; for what only asking tells.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + GUARD;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} never came");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
