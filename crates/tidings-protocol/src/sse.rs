@@ -245,10 +245,11 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use crate::Cursor;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cursor::Epoch;
+    use crate::cursor::{Cursor, Epoch};
 
     fn decode(pieces: &[&[u8]]) -> Vec<Frame> {
         let mut decoder = Decoder::new(1 << 20);
