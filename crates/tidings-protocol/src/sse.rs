@@ -245,7 +245,6 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
-    use crate::Cursor;
     use proptest::prelude::*;
 
     use super::*;
