@@ -118,12 +118,11 @@ impl Shared {
             } else {
                 summary.last_time
             };
-            // Of what is blank nobody is told; what is damaged may have been anybody's.
-            let taken = if segment.blemishes().0.is_empty() {
-                summary.last
-            } else {
-                summary.reached
-            };
+            // Of what is blank nobody is told; what was lost may have been anybody's.
+            let lost = view.lost.iter().map(|lost| lost.last);
+            let taken = lost
+                .filter(|last| *last <= summary.reached)
+                .fold(summary.last, u64::max);
             (
                 view.removed_through.max(summary.reached),
                 view.taken_through.max(taken),

@@ -448,7 +448,8 @@ impl Model {
         })
     }
 
-    /// Checks a read; where the upkeep thread removed a segment meanwhile, another.
+    /// Checks a read; where the upkeep thread removed or rewrote a segment between the looks that belong
+    /// together, another.
     fn check(
         &self,
         bench: &Bench,
@@ -458,9 +459,9 @@ impl Model {
     ) -> Result<(), TestCaseError> {
         loop {
             bench.log().run_upkeep();
-            let oldest = bench.log().usage().oldest;
+            let usage = bench.log().usage();
             let outcome = self.check_once(bench, scope, after, limit);
-            if self.kind != Kind::Bytes || bench.log().usage().oldest == oldest {
+            if bench.log().usage() == usage {
                 return outcome;
             }
         }
@@ -528,7 +529,9 @@ impl Model {
                 prop_assert!(after < most, "nothing after {} was removed", after);
                 prop_assert!(
                     (removed..=most).contains(&expired.removed_through),
-                    "{:?}, removed {} to {}",
+                    "{:?} after {}: {:?}, removed {} to {}",
+                    scope,
+                    after,
                     expired,
                     removed,
                     most

@@ -129,6 +129,36 @@ fn a_segment_of_a_purged_tenant_alone_is_no_gap_to_anybody_when_it_goes() {
     }
 }
 
+/// The story: where bytes of a segment had once been damaged, everything that it spoke of counted as taken by
+/// retention when it went, the purged tenant's positions too, and who reads all tenants was told of a gap in
+/// which nothing is missing.
+#[test]
+fn a_damaged_segment_with_a_purged_tenant_is_no_gap_behind_what_expired_of_others() {
+    let mut bench = Bench::with(|options| options.retention = Duration::from_mins(10));
+    bench.put(tenant(2), &["old"]);
+    let damaged = bench.put(tenant(2), &["damaged"]).last;
+    bench.clock.pass(305_000_000);
+    bench.put(tenant(1), &[MARK]);
+    let (name, at) = bench.storage.find_in_segments(b"damaged");
+    bench.storage.damage(&name, |bytes| bytes[at] ^= 1);
+    assert_eq!(bench.lost(Scope::All).len(), 1);
+    bench.log().purge(tenant(1)).unwrap();
+    bench.wait_for_purge(tenant(1));
+    bench.put(tenant(2), &["stays"]);
+    bench.clock.pass(305_000_000);
+    bench.log().run_upkeep();
+    for _ in 0..2 {
+        let Resume::Expired(expired) = bench.log().resume_point(Scope::All, damaged - 1) else {
+            panic!("what was damaged may have been anybody's");
+        };
+        assert_eq!(expired.removed_through, damaged);
+        let resume = bench.log().resume_point(Scope::All, damaged);
+        assert_eq!(resume, Resume::Exact);
+        assert_eq!(bench.texts(Scope::All), ["stays"]);
+        bench.restart();
+    }
+}
+
 #[test]
 fn nothing_is_ever_stored_again_for_a_purged_tenant() {
     let mut bench = Bench::new();
