@@ -1,4 +1,10 @@
-import { TidingsError, TidingsStream, type Message, type StreamOptions, type Handlers } from '../src/index.js';
+import {
+  TidingsError,
+  TidingsStream,
+  type Message,
+  type StreamOptions,
+  type Handlers,
+} from '../src/index.js';
 
 /** A body that the test writes to, and a fetch that answers with it. */
 export class Line {
@@ -19,7 +25,10 @@ export class Line {
         body.break(signal.reason);
       });
       return new Response(body.stream, {
-        headers: { 'content-type': 'text/event-stream; charset=utf-8', 'x-connection-id': 'sse-0123456789ab' },
+        headers: {
+          'content-type': 'text/event-stream; charset=utf-8',
+          'x-connection-id': 'sse-0123456789ab',
+        },
       });
     });
     return body;
@@ -84,7 +93,11 @@ export function problem(status: number, detail: string, headers: Record<string, 
   });
 }
 
-export function open(line: Line, options: Partial<StreamOptions> = {}, handlers: Handlers = {}): TidingsStream {
+export function open(
+  line: Line,
+  options: Partial<StreamOptions> = {},
+  handlers: Handlers = {},
+): TidingsStream {
   let tokens = 0;
   const token = () => Promise.resolve(`token-${++tokens}`);
   return new TidingsStream(

@@ -7,7 +7,11 @@ type Piece = { text: string } | { bytes: number[] } | { repeat: { text: string; 
 interface Case {
   name: string;
   input: Piece[];
-  frames: ({ event: { id: string; event: string; data: Piece | Piece[] | string } } | { retry: number } | { comment: unknown })[];
+  frames: (
+    | { event: { id: string; event: string; data: Piece | Piece[] | string } }
+    | { retry: number }
+    | { comment: unknown }
+  )[];
   last_event_id: string;
   limit?: number;
 }

@@ -1,0 +1,268 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import type { Message } from '../src/index.js';
+import { SharedStream, type SharedOptions } from '../src/shared.js';
+
+/** Web Locks as far as they are used: one holder a name, a queue, stealing, signals. */
+class Locks {
+  readonly #held = new Map<string, { steal: () => void }>();
+  readonly #waiting: { name: string; grant: () => void }[] = [];
+
+  request(name: string, options: LockOptions, callback: () => Promise<void>): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const abort = () => {
+        reject(new DOMException('stolen or aborted', 'AbortError'));
+      };
+      let waiting: { name: string; grant: () => void } | undefined;
+      const grant = () => {
+        const entry = { steal: abort };
+        this.#held.set(name, entry);
+        void callback().finally(() => {
+          resolve();
+          if (this.#held.get(name) !== entry) return;
+          this.#held.delete(name);
+          const place = this.#waiting.findIndex((each) => each.name === name);
+          if (place >= 0) this.#waiting.splice(place, 1)[0]?.grant();
+        });
+      };
+      if (options.steal) {
+        this.#held.get(name)?.steal();
+        grant();
+        return;
+      }
+      if (options.signal?.aborted) {
+        abort();
+        return;
+      }
+      if (!this.#held.has(name)) {
+        setImmediate(grant);
+        this.#held.set(name, { steal: abort });
+        return;
+      }
+      waiting = { name, grant };
+      this.#waiting.push(waiting);
+      options.signal?.addEventListener('abort', () => {
+        const place = this.#waiting.findIndex((each) => each === waiting);
+        if (place < 0) return;
+        this.#waiting.splice(place, 1);
+        abort();
+      });
+    });
+  }
+}
+
+/** A server of one tenant: a log, and the streams that follow it. */
+class Server {
+  readonly log: string[] = [];
+  readonly open = new Set<ReadableStreamDefaultController<Uint8Array>>();
+  opened = 0;
+
+  readonly fetch: typeof fetch = (input, init) => {
+    this.opened += 1;
+    const url = new URL(input as string);
+    const cursor = url.searchParams.get('last_event_id');
+    let mine: ReadableStreamDefaultController<Uint8Array>;
+    const close = () => {
+      if (!this.open.delete(mine)) return;
+      try {
+        mine.error(new TypeError('terminated'));
+      } catch {
+        // It is over already.
+      }
+    };
+    const body = new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        mine = controller;
+        this.open.add(controller);
+        const after = cursor === null ? this.log.length : Number(cursor.slice(2));
+        send(controller, `id: e.${after}\nevent: cursor\ndata: {}\n\n`);
+        for (let position = after + 1; position <= this.log.length; position++)
+          send(controller, this.#block(position));
+      },
+      cancel: close,
+    });
+    init?.signal?.addEventListener('abort', close);
+    return Promise.resolve(new Response(body, { headers: { 'content-type': 'text/event-stream' } }));
+  };
+
+  publish(text: string): void {
+    this.log.push(text);
+    for (const controller of this.open) send(controller, this.#block(this.log.length));
+  }
+
+  #block(position: number): string {
+    return `id: e.${position}\nevent: note\ndata: ${JSON.stringify({ tenant_id: 'a', text: this.log[position - 1] })}\n\n`;
+  }
+}
+
+const send = (controller: ReadableStreamDefaultController<Uint8Array>, text: string) => {
+  controller.enqueue(new TextEncoder().encode(text));
+};
+
+class Tab {
+  readonly got: string[] = [];
+  readonly stream: SharedStream;
+  readonly over: Promise<void>;
+
+  constructor(server: Server, name: string, options: Partial<SharedOptions> = {}) {
+    this.stream = new SharedStream({
+      name,
+      baseUrl: 'http://server.test',
+      tenant: 'a',
+      token: () => Promise.resolve('t'),
+      fetch: server.fetch,
+      longestPause: 1,
+      ...options,
+    });
+    this.over = this.#follow();
+  }
+
+  async #follow(): Promise<void> {
+    for await (const message of this.stream) this.#take(message);
+  }
+
+  #take(message: Message): void {
+    if (message.kind === 'event') this.got.push((message.event.data as { text?: string }).text ?? '');
+  }
+}
+
+async function until(holds: () => boolean, what: string): Promise<void> {
+  const deadline = Date.now() + 60_000;
+  while (!holds()) {
+    if (Date.now() > deadline) throw new Error(`not in a minute: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+let names = 0;
+const navigatorBefore = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
+test.beforeEach(() => {
+  Object.defineProperty(globalThis, 'navigator', { value: { locks: new Locks() }, configurable: true });
+});
+test.after(() => {
+  if (navigatorBefore) Object.defineProperty(globalThis, 'navigator', navigatorBefore);
+  else Reflect.deleteProperty(globalThis, 'navigator');
+});
+
+async function eight(server: Server): Promise<Tab[]> {
+  const name = `tabs-${++names}`;
+  const tabs = Array.from({ length: 8 }, () => new Tab(server, name));
+  await until(() => server.opened === 8, 'every tab has begun');
+  server.publish('first');
+  await until(() => tabs.every(({ got }) => got.includes('first')), 'all have the first');
+  await until(() => server.open.size === 1, 'one connection');
+  return tabs;
+}
+
+const leaders = (tabs: readonly Tab[]) => tabs.filter(({ stream }) => stream.readsItself);
+
+async function close(tabs: readonly Tab[]): Promise<void> {
+  for (const { stream } of tabs) stream.close();
+  await Promise.all(tabs.map(({ over }) => over));
+}
+
+test('eight tabs, one connection, each event once in each', async () => {
+  const server = new Server();
+  const tabs = await eight(server);
+  for (let number = 0; number < 100; number++) server.publish(`${number}`);
+  await until(() => tabs.every(({ got }) => got.includes('99')), 'all have the last');
+  for (const { got } of tabs) assert.deepEqual(got, server.log);
+  assert.equal(server.open.size, 1);
+  assert.equal(leaders(tabs).length, 1);
+  await close(tabs);
+  await until(() => server.open.size === 0, 'nothing is held');
+});
+
+test('when the leading tab closes another leads on, without loss or repeat', async () => {
+  const server = new Server();
+  const tabs = await eight(server);
+  let number = 0;
+  for (let round = 0; round < 7; round++) {
+    const left = tabs.filter(({ stream }) => stream.connection.state !== 'closed');
+    const leader = leaders(left)[0];
+    assert.ok(leader);
+    for (let count = 0; count < 20; count++) {
+      server.publish(`${++number}`);
+      if (count === 10) leader.stream.close();
+    }
+    const rest = left.filter((tab) => tab !== leader);
+    await until(
+      () => rest.every(({ got }) => got.at(-1) === `${number}`),
+      `round ${round}: all have the last`,
+    );
+    // A tab that bridges joins at the next event that both bring.
+    await until(() => {
+      if (server.open.size > 1) server.publish(`${++number}`);
+      return server.open.size === 1;
+    }, `round ${round}: one connection`);
+    await until(
+      () => rest.every(({ got }) => got.at(-1) === `${number}`),
+      `round ${round}: all have the last again`,
+    );
+    for (const { got } of rest) assert.deepEqual(got, server.log);
+  }
+  await close(tabs);
+});
+
+test('a leader that says nothing any more is replaced, and stands behind when it wakes', async () => {
+  const server = new Server();
+  const name = `tabs-${++names}`;
+  const [one, other] = [new Tab(server, name, { heartbeat: 50 }), new Tab(server, name, { heartbeat: 50 })];
+  // The server beats too, or the lines would be given up.
+  const beat = setInterval(() => {
+    for (const controller of server.open) send(controller, ': heartbeat\n');
+  }, 10);
+  try {
+    await until(() => server.opened >= 2, 'both have begun');
+    server.publish('first');
+    await until(() => server.open.size === 1, 'one connection');
+    const leader = leaders([one, other])[0] ?? one;
+    const follower = leader === one ? other : one;
+    // What it says reaches nobody, as of a page that is stopped.
+    const post = BroadcastChannel.prototype.postMessage;
+    let isMute = true;
+    BroadcastChannel.prototype.postMessage = function (this: BroadcastChannel, word: unknown) {
+      const term = (word as { term?: string }).term;
+      if (isMute && (silenced ??= term) === term) return;
+      post.call(this, word);
+    };
+    let silenced: string | undefined;
+    try {
+      server.publish('second');
+      await until(() => follower.got.includes('second'), 'the follower reads itself');
+      isMute = false;
+      await until(() => {
+        server.publish('more');
+        return server.open.size === 1;
+      }, 'one connection again');
+      server.publish('last');
+      await until(() => [one, other].every(({ got }) => got.at(-1) === 'last'), 'both have the last');
+      for (const { got } of [one, other]) assert.deepEqual(got, server.log);
+    } finally {
+      BroadcastChannel.prototype.postMessage = post;
+    }
+  } finally {
+    clearInterval(beat);
+    await close([one, other]);
+  }
+});
+
+test('without locks every tab has its own stream', async () => {
+  Object.defineProperty(globalThis, 'navigator', { value: {}, configurable: true });
+  const server = new Server();
+  const tabs = [new Tab(server, 'x'), new Tab(server, 'x')];
+  await until(() => server.open.size === 2, 'two connections');
+  server.publish('one');
+  await until(() => tabs.every(({ got }) => got.length === 1), 'both have it');
+  await close(tabs);
+});
+
+test('two names do not meet', async () => {
+  const server = new Server();
+  const tabs = [new Tab(server, 'user-1'), new Tab(server, 'user-2')];
+  await until(() => server.open.size === 2, 'two connections');
+  server.publish('one');
+  await until(() => tabs.every(({ got }) => got.length === 1), 'both have it');
+  assert.equal(server.open.size, 2);
+  await close(tabs);
+});
