@@ -145,7 +145,7 @@ export class FleetStore {
     const effect = effectOf(event, this.#rules);
     if (effect === undefined) return;
     let subjects = kept.get(effect.keptAs);
-    if (subjects === undefined) kept.set(effect.keptAs, (subjects = new Map()));
+    if (subjects === undefined) kept.set(effect.keptAs, (subjects = new Map<string, Payload>()));
     if (effect.ends) subjects.delete(effect.key);
     else subjects.set(effect.key, event.data);
     if (kept === this.#kept) this.#changed.add(effect.keptAs);
@@ -166,10 +166,10 @@ export class FleetStore {
     const changes: Record<string, unknown> = {};
     let others: Map<string, Subjects<Payload>> | undefined;
     for (const type of this.#changed) {
-      const copy = new Map<string, Payload>(this.#kept.get(type) ?? []);
+      const copy = new Map(this.#kept.get(type) ?? new Map<string, Payload>());
       const name = Object.hasOwn(KNOWN, type) ? KNOWN[type as keyof typeof KNOWN] : undefined;
       if (name !== undefined) changes[name] = copy;
-      else (others ??= new Map(this.#fleet.others)).set(type, copy);
+      else (others ??= new Map<string, Subjects<Payload>>(this.#fleet.others)).set(type, copy);
     }
     this.#changed.clear();
     if (others !== undefined) changes['others'] = others;

@@ -6,8 +6,11 @@ import { effectOf, SUBJECTS } from '../src/subjects.js';
 import { block, Line } from './harness.js';
 
 let position = 0;
-const event = (type: string, data: Record<string, unknown>): TidingsEvent =>
-  ({ type, id: `e.${++position}`, data: { tenant_id: 'a', ...data } }) as TidingsEvent;
+const event = (type: string, data: Record<string, unknown>): TidingsEvent => ({
+  type,
+  id: `e.${++position}`,
+  data: { tenant_id: 'a', ...data },
+});
 const live = (type: string, data: Record<string, unknown>): Message => ({
   kind: 'event',
   event: event(type, data),

@@ -13,7 +13,6 @@ class Locks {
       const abort = () => {
         reject(new DOMException('stolen or aborted', 'AbortError'));
       };
-      let waiting: { name: string; grant: () => void } | undefined;
       const grant = () => {
         const entry = { steal: abort };
         this.#held.set(name, entry);
@@ -39,7 +38,7 @@ class Locks {
         this.#held.set(name, { steal: abort });
         return;
       }
-      waiting = { name, grant };
+      const waiting = { name, grant };
       this.#waiting.push(waiting);
       options.signal?.addEventListener('abort', () => {
         const place = this.#waiting.findIndex((each) => each === waiting);
@@ -219,6 +218,7 @@ test('a leader that says nothing any more is replaced, and stands behind when it
     const leader = leaders([one, other])[0] ?? one;
     const follower = leader === one ? other : one;
     // What it says reaches nobody, as of a page that is stopped.
+    // eslint-disable-next-line @typescript-eslint/unbound-method -- it is put in its own place again
     const post = BroadcastChannel.prototype.postMessage;
     let isMute = true;
     BroadcastChannel.prototype.postMessage = function (this: BroadcastChannel, word: unknown) {

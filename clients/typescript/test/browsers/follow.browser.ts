@@ -1,0 +1,139 @@
+import assert from 'node:assert/strict';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import test from 'node:test';
+import { build } from 'esbuild';
+import { BROWSERS, type Browser, type Tab } from './browsers.js';
+import { FaultyProxy, TENANT, Tidings, until } from './server.js';
+
+interface Got {
+  readonly numbers: number[];
+  readonly states: string[];
+  readonly failure: string | null;
+}
+
+const script = await build({
+  entryPoints: ['test/browsers/page.ts'],
+  bundle: true,
+  format: 'iife',
+  write: false,
+});
+const text = script.outputFiles[0]?.text ?? '';
+
+const got = (tab: Tab): Promise<Got> => tab.call('got');
+
+async function hasAll(tab: Tab, server: Tidings): Promise<void> {
+  const expected = Array.from({ length: server.published }, (_, index) => index + 1);
+  await until(async () => (await got(tab)).numbers.length >= expected.length, `${expected.length} events`);
+  assert.deepEqual((await got(tab)).numbers, expected, 'each once, in order');
+}
+
+for (const [name, launch] of Object.entries(BROWSERS))
+  test.describe(name, () => {
+    let pages: Server;
+    let url: string;
+    let browser: Browser;
+    let server: Tidings;
+    let proxy: FaultyProxy;
+    let follow: Record<string, string>;
+
+    test.before(async () => {
+      pages = createServer((request, response) => {
+        response.setHeader('content-type', request.url === '/page.js' ? 'text/javascript' : 'text/html');
+        response.end(request.url === '/page.js' ? text : '<!doctype html><script src="/page.js"></script>');
+      });
+      await new Promise<void>((resolve) => pages.listen(0, '127.0.0.1', resolve));
+      url = `http://127.0.0.1:${(pages.address() as AddressInfo).port}`;
+      browser = await launch();
+    });
+    test.after(async () => {
+      await browser.close();
+      pages.closeAllConnections();
+      pages.close();
+    });
+    test.beforeEach(async () => {
+      server = await Tidings.start(url);
+      proxy = new FaultyProxy(() => server.port);
+      const port = await proxy.listen();
+      follow = { baseUrl: `http://127.0.0.1:${port}`, tenant: TENANT, access: server.token('viewer') };
+    });
+    test.afterEach(async () => {
+      await proxy.close();
+      await server.stop();
+    });
+
+    const live = async (): Promise<Tab> => {
+      const tab = await browser.open(url);
+      await tab.call('follow', follow);
+      await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
+      return tab;
+    };
+
+    test('events arrive once and in order over cuts, stalls, delays and a killed server', async () => {
+      const tab = await live();
+      await server.publish(20);
+      await hasAll(tab, server);
+      for (let round = 1; round <= 3; round++) {
+        proxy.cutAll();
+        // The next connections are the token's and the stream's: one of them is cut within what it brings.
+        proxy.cutAfter = 300 * round;
+        await server.publish(20);
+        await hasAll(tab, server);
+      }
+      const before = (await got(tab)).states.length;
+      proxy.isStalled = true;
+      await server.publish(20);
+      await until(
+        async () => (await got(tab)).states.slice(before).includes('reconnecting'),
+        'a silent line is given up',
+      );
+      proxy.isStalled = false;
+      // What was held back never comes; those lines are given up as well.
+      await hasAll(tab, server);
+      proxy.delay = 50;
+      await server.publish(20);
+      await hasAll(tab, server);
+      proxy.delay = 0;
+      await server.kill();
+      await until(async () => (await got(tab)).states.at(-1) !== 'live', 'the page knows');
+      await server.start();
+      await server.publish(20);
+      await hasAll(tab, server);
+      await tab.close();
+    });
+
+    test('a tenant that is not the user’s is told, not tried for ever', async () => {
+      const tab = await browser.open(url);
+      await tab.call('follow', { ...follow, tenant: '22222222-2222-4222-8222-222222222222' });
+      await until(async () => (await got(tab)).failure !== null, 'the failure');
+      assert.equal((await got(tab)).failure, 'forbidden');
+      await tab.close();
+    });
+
+    test('eight tabs, one connection, handed over when the leading tab closes', async () => {
+      const tabs: Tab[] = [];
+      for (let count = 0; count < 8; count++) {
+        const tab = await browser.open(url);
+        await tab.call('follow', { ...follow, shared: 'one' });
+        await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
+        tabs.push(tab);
+      }
+      await server.publish(20);
+      for (const tab of tabs) await hasAll(tab, server);
+      await until(async () => (await server.streams()) === 1, 'one connection');
+      for (let round = 0; round < 3; round++) {
+        const reads = await Promise.all(tabs.map((tab) => tab.call<boolean>('readsItself')));
+        assert.equal(reads.filter(Boolean).length, 1);
+        const [leader] = tabs.splice(reads.indexOf(true), 1);
+        await Promise.all([server.publish(20), leader?.close()]);
+        await server.publish(20);
+        for (const tab of tabs) await hasAll(tab, server);
+        await until(async () => {
+          await server.publish(1);
+          return (await server.streams()) === 1;
+        }, 'one connection again');
+        for (const tab of tabs) await hasAll(tab, server);
+      }
+      for (const tab of tabs) await tab.close();
+    });
+  });
