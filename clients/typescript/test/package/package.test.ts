@@ -2,13 +2,20 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import test from 'node:test';
 
 test('a fresh Vite project can use the package', () => {
   const folder = mkdtempSync(join(tmpdir(), 'tidings-vite-'));
+  // Debian's npm runs on Debian's Node only, not on the newer one that its scripts find first.
+  const PATH = (process.env['PATH'] ?? '').split(delimiter).filter((part) => !part.includes('node_modules'));
   const run = (command: string, args: string[], cwd: string) =>
-    execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
+    execFileSync(command, args, {
+      cwd,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, PATH: PATH.join(delimiter) },
+    });
   try {
     const packed = run('npm', ['pack', '--silent', '--pack-destination', folder], '.')
       .trim()
@@ -52,8 +59,12 @@ for await (const message of new TidingsStream({ tenant: 'a' })) if (message.kind
       join(folder, 'tsconfig.json'),
       '{"compilerOptions":{"target":"ES2022","module":"ESNext","moduleResolution":"bundler","lib":["ES2022","DOM"],"strict":true,"noEmit":true}}',
     );
-    run('npx', ['tsc', '-p', '.'], folder);
-    run('npx', ['vite', 'build', '--logLevel', 'warn', '--target', 'es2022'], folder);
+    run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', '.'], folder);
+    run(
+      process.execPath,
+      ['node_modules/vite/bin/vite.js', 'build', '--logLevel', 'warn', '--target', 'es2022'],
+      folder,
+    );
     const [script] = readdirSync(join(folder, 'dist/assets')).filter((name) => name.endsWith('.js'));
     assert.ok(script);
     assert.match(readFileSync(join(folder, 'dist/assets', script), 'utf8'), /\/auth\/sse-token/);
