@@ -217,6 +217,37 @@ test.describe('the console', () => {
     await page.waitForFunction(() => document.querySelectorAll('.events li').length === 2);
   });
 
+  test('in the demo this machine is a device, and its measurements move', async () => {
+    const port = await freePort();
+    const args = ['demo', '--listen', `127.0.0.1:${port}`, '--devices', '3'];
+    const env = { PATH: process.env.PATH, TIDINGS_ADMIN_LISTEN: `127.0.0.1:${await freePort()}` };
+    const demo = spawn(binary, args, { cwd: server.folder, env, stdio: ['ignore', 'pipe', 'ignore'] });
+    try {
+      const url = await new Promise((resolve) => {
+        let said = '';
+        demo.stdout.on('data', (piece) => {
+          said += piece;
+          const found = /http:\S+#token=\S+(?=\s)/.exec(said);
+          if (found) resolve(found[0]);
+        });
+      });
+      const page = await context.newPage();
+      await page.goto(url);
+      await page.waitForSelector('.cells canvas');
+      assert.equal(await page.evaluate(() => location.hash.includes('token')), false, 'no token in the address');
+      await page.evaluate(() => (location.hash = '#/fleet?as=list&search=this+machine'));
+      await page.click('tbody th a');
+      await shows(page, '.plots', 'Processor');
+      const before = await page.textContent('.plots figcaption .hint');
+      await page.waitForFunction(
+        (text) => document.querySelector('.plots figcaption .hint').textContent !== text,
+        before,
+      );
+    } finally {
+      await server.kill(demo);
+    }
+  });
+
   test('another tenant shows nothing of this one', async () => {
     await server.publish('device_status', status('secret-1', 'online'));
     const page = await open(

@@ -7,6 +7,9 @@ export interface Tab {
   /** Calls a function of the page by its name, with one argument that JSON can carry. */
   call<Answer>(name: string, argument?: unknown): Promise<Answer>;
   close(): Promise<void>;
+  /** Stops the page as the browser does with one that is hidden for long, and lets it go on; where it can be driven. */
+  freeze?(): Promise<void>;
+  thaw?(): Promise<void>;
 }
 
 export interface Browser {
@@ -34,10 +37,16 @@ export const BROWSERS: Readonly<Record<string, () => Promise<Browser>>> = {
       open: async (url) => {
         const page = await context.newPage();
         await page.goto(url);
+        const inside = await context.newCDPSession(page);
+        const become = async (state: 'frozen' | 'active') => {
+          await inside.send('Page.setWebLifecycleState', { state });
+        };
         return {
           call: async (name, argument) =>
             (await page.evaluate(call, [name, argument] as [string, unknown])) as never,
           close: () => page.close({ runBeforeUnload: false }),
+          freeze: () => become('frozen'),
+          thaw: () => become('active'),
         };
       },
       close: () => browser.close(),

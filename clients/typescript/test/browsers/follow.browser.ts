@@ -136,4 +136,34 @@ for (const [name, launch] of Object.entries(BROWSERS))
       }
       for (const tab of tabs) await tab.close();
     });
+
+    // Only Chromium can be told to stop a page.
+    if (name === 'Chromium')
+      test('a leading tab that the browser stops gives the lead away, and has everything when it wakes', async () => {
+        const tabs: Tab[] = [];
+        for (let count = 0; count < 3; count++) {
+          const tab = await browser.open(url);
+          await tab.call('follow', { ...follow, shared: 'frozen' });
+          tabs.push(tab);
+          await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
+        }
+        await server.publish(20);
+        for (const tab of tabs) await hasAll(tab, server);
+        await until(async () => (await server.streams()) === 1, 'one connection');
+        const reads = await Promise.all(tabs.map((tab) => tab.call<boolean>('readsItself')));
+        const leader = tabs[reads.indexOf(true)];
+        assert.ok(leader);
+        const others = tabs.filter((tab) => tab !== leader);
+        await leader.freeze?.();
+        await server.publish(20);
+        for (const tab of others) await hasAll(tab, server);
+        await leader.thaw?.();
+        for (const tab of tabs) await hasAll(tab, server);
+        await until(async () => {
+          await server.publish(1);
+          return (await server.streams()) === 1;
+        }, 'one connection again');
+        for (const tab of tabs) await hasAll(tab, server);
+        for (const tab of tabs) await tab.close();
+      });
   });
