@@ -22,10 +22,19 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
+/// The console's files are what `console/` builds; `scripts/test console` sees that they are.
 const ASSETS: [Asset; 6] = [
-    ("/", HTML, include_bytes!("../assets/index.html")),
-    ("/assets/app.css", CSS, include_bytes!("../assets/app.css")),
-    ("/assets/app.js", SCRIPT, include_bytes!("../assets/app.js")),
+    ("/", HTML, include_bytes!("../assets/console/index.html")),
+    (
+        "/assets/console.css",
+        CSS,
+        include_bytes!("../assets/console/console.css"),
+    ),
+    (
+        "/assets/console.js",
+        SCRIPT,
+        include_bytes!("../assets/console/console.js"),
+    ),
     ("/docs", HTML, include_bytes!("../assets/docs.html")),
     (
         "/assets/docs.css",

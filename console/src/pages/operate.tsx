@@ -1,0 +1,152 @@
+import { useRef, useState } from 'preact/hooks';
+import type { Session } from '../session';
+import { bytes, short, span, words } from '../text';
+import { useAsked, useNow } from '../use';
+
+/** Open streams: who, from where, what they see, how far behind; one can be ended. */
+export function StreamsPage({ session }: { session: Session }) {
+  const asked = useAsked(() => session.api.streams(), 'streams', 2_000);
+  const now = useNow(1_000);
+  const [trouble, setTrouble] = useState('');
+  const streams = asked.answer?.streams ?? [];
+  const end = (connection: string) => {
+    session.api
+      .disconnect(connection)
+      .then(asked.again, (error: unknown) => setTrouble((error as Error).message));
+  };
+  return (
+    <>
+      {(asked.error ?? trouble) && <p class="bad">{asked.error ?? trouble}</p>}
+      <p class="hint">
+        {streams.length.toLocaleString()} open{asked.answer?.next ? ' on this page; there are more' : ''}.
+        Ending one only disconnects it: its client comes back.
+      </p>
+      <div class="scroll">
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">User</th>
+              <th scope="col">Sees</th>
+              <th scope="col">From</th>
+              <th scope="col">Open for</th>
+              <th scope="col">Behind</th>
+              <th scope="col">Sent</th>
+              <th scope="col">Left out</th>
+              <th scope="col">
+                <span class="hidden">Act</span>
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {streams.map((stream) => (
+              <tr key={stream.connection_id}>
+                <th scope="row">
+                  {stream.user_id} <span class="hint">{stream.role}</span>
+                </th>
+                <td>{viewText(stream.view)}</td>
+                <td>
+                  {stream.remote_address}
+                  {stream.node ? ` · ${stream.node}` : ''}
+                </td>
+                <td class="number">{span(now - Date.parse(stream.opened_at))}</td>
+                <td class={stream.lag_seconds > 2 ? 'number bad' : 'number'}>
+                  {stream.lag_events === 0
+                    ? '0'
+                    : `${stream.lag_events} · ${stream.lag_seconds.toFixed(1)} s`}
+                </td>
+                <td class="number">
+                  {stream.events.toLocaleString()} · {bytes(stream.bytes)}
+                </td>
+                <td class="number">{stream.conflated}</td>
+                <td>
+                  <button
+                    type="button"
+                    aria-label={`End the stream ${stream.connection_id} of ${stream.user_id}`}
+                    onClick={() => end(stream.connection_id)}
+                  >
+                    End
+                  </button>
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </>
+  );
+}
+
+function viewText(view: Readonly<Record<string, unknown>>): string {
+  const tenant = view['tenant_id'];
+  const bounds = Object.entries(view)
+    .filter(([name, value]) => name !== 'tenant_id' && value !== null)
+    .map(
+      ([name, value]) =>
+        `${name.replaceAll('_', ' ')}: ${Array.isArray(value) ? value.join(', ') : words(value)}`,
+    );
+  return [typeof tenant === 'string' ? short(tenant) : 'all tenants', ...bounds].join(' · ');
+}
+
+/** What each tenant has, and how fast it grows. */
+export function TenantsPage({ session }: { session: Session }) {
+  const asked = useAsked(() => session.api.tenants(), 'tenants', 5_000);
+  const now = useNow(5_000);
+  const before = useRef(new Map<string, { at: number; events: number; rate: number }>());
+  const rates = new Map<string, number>();
+  for (const { id, events } of asked.answer?.tenants ?? []) {
+    const known = before.current.get(id);
+    if (known === undefined) before.current.set(id, { at: now, events, rate: 0 });
+    else if (known.events !== events && now > known.at)
+      before.current.set(id, {
+        at: now,
+        events,
+        rate: Math.max(0, (1000 * (events - known.events)) / (now - known.at)),
+      });
+    rates.set(id, before.current.get(id)?.rate ?? 0);
+  }
+  return (
+    <>
+      {asked.error && <p class="bad">{asked.error}</p>}
+      <div class="scroll">
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">Tenant</th>
+              <th scope="col">Events kept</th>
+              <th scope="col">Published</th>
+              <th scope="col">On disk</th>
+              <th scope="col">Since</th>
+              <th scope="col">Streams</th>
+              <th scope="col">Retention</th>
+            </tr>
+          </thead>
+          <tbody>
+            {(asked.answer?.tenants ?? []).map((tenant) => (
+              <tr key={tenant.id}>
+                <th scope="row" title={tenant.id}>
+                  {tenant.name ?? short(tenant.id)} {tenant.purged && <span class="tag">purged</span>}
+                </th>
+                <td class="number">{tenant.events.toLocaleString()}</td>
+                <td class="number">{(rates.get(tenant.id) ?? 0).toFixed(1)}/s</td>
+                <td class="number">
+                  {bytes(tenant.bytes)}
+                  {tenant.settings.max_bytes > 0 && (
+                    <meter
+                      min={0}
+                      max={tenant.settings.max_bytes}
+                      value={tenant.bytes}
+                      aria-label="of its bytes"
+                    />
+                  )}
+                </td>
+                <td class="number">{tenant.oldest_at ? span(now - Date.parse(tenant.oldest_at)) : ''}</td>
+                <td class="number">{tenant.streams}</td>
+                <td class="number">{span(tenant.settings.retention_seconds * 1000)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </>
+  );
+}

@@ -1,0 +1,36 @@
+import { useEffect, useState } from 'preact/hooks';
+
+/** Where the console is: a page and what it is asked to show, both in the address, so that a link shows the same. */
+export interface Route {
+  readonly page: string;
+  readonly query: URLSearchParams;
+}
+
+export function readRoute(): Route {
+  const [page = '', query = ''] = location.hash.replace(/^#\/?/, '').split('?');
+  return { page: page === '' || page.includes('=') ? 'fleet' : page, query: new URLSearchParams(query) };
+}
+
+export function href(page: string, query: Record<string, string | undefined> = {}): string {
+  const given = Object.entries(query).filter((entry): entry is [string, string] => !!entry[1]);
+  return `#/${page}${given.length > 0 ? `?${new URLSearchParams(given).toString()}` : ''}`;
+}
+
+export function useRoute(): Route {
+  const [route, setRoute] = useState(readRoute);
+  useEffect(() => {
+    const follow = () => setRoute(readRoute());
+    addEventListener('hashchange', follow);
+    return () => removeEventListener('hashchange', follow);
+  }, []);
+  return route;
+}
+
+/** Changes one word of the query in the address, without a step in the history. */
+export function amend(route: Route, name: string, value: string): void {
+  const query = new URLSearchParams(route.query);
+  if (value === '') query.delete(name);
+  else query.set(name, value);
+  history.replaceState(null, '', href(route.page, Object.fromEntries(query)));
+  dispatchEvent(new HashChangeEvent('hashchange'));
+}

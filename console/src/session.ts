@@ -1,0 +1,107 @@
+import { type Connection, exchange, type TidingsError, type TidingsEvent } from '@tidings/client';
+import { type FleetStore, followFleet } from '@tidings/client/fleet';
+import { SharedStream } from '@tidings/client/shared';
+import { Api } from './api';
+import type { Login } from './login';
+
+/** An event as the feed keeps it: when this page had it. */
+export interface Seen {
+  readonly event: TidingsEvent;
+  readonly at: number;
+}
+
+/** A notice that stays until the next snapshot has mended it, or somebody has read it. */
+export interface Notice {
+  readonly at: number;
+  readonly text: string;
+}
+
+const MOST_SEEN = 2_000;
+
+/** All that a login brings: the stream that all tabs of it share, the fleet, and the newest events. */
+export class Session {
+  readonly api: Api;
+  readonly store: FleetStore;
+  /** The newest events, the newest last. Changed in place; `changes` counts. */
+  readonly seen: Seen[] = [];
+  changes = 0;
+  readonly notices: Notice[] = [];
+  /** Why the stream has ended for good. */
+  failure: TidingsError | undefined;
+
+  readonly #listeners = new Set<() => void>();
+  readonly #close: () => void;
+  #isTelling = false;
+
+  constructor(
+    readonly login: Login,
+    readonly mount: string,
+    onFailure: (error: TidingsError) => void,
+  ) {
+    this.api = new Api(login, mount);
+    const token = exchange({ baseUrl: mount, accessToken: () => login.token });
+    const tenant = login.tenant === null ? {} : { tenant: login.tenant };
+    const name = `console/${login.user}/${login.tenant ?? 'all'}/${fingerprint(login.token)}`;
+    const followed = followFleet(
+      { ...tenant, baseUrl: mount, token, conflate: 'default', interval: 200 },
+      {
+        event: (event) => this.#see(event),
+        gap: ({ reason }) =>
+          this.#notice(`Events are missing here (${reason.replaceAll('_', ' ')}); the fleet is read anew.`),
+        closing: ({ reason }) => {
+          if (reason === 'view_changed') this.#notice('What you may see has changed.');
+        },
+      },
+      (options, handlers) => new SharedStream({ ...options, name }, handlers),
+    );
+    this.store = followed.store;
+    this.#close = () => followed.close();
+    followed.done.catch((error: unknown) => {
+      this.failure = error as TidingsError;
+      onFailure(this.failure);
+    });
+  }
+
+  get connection(): Connection {
+    return this.store.getSnapshot().connection;
+  }
+
+  close(): void {
+    this.#close();
+  }
+
+  /** Calls after changes of what was seen, at most once a frame. */
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  };
+
+  #see(event: TidingsEvent): void {
+    this.seen.push({ event, at: Date.now() });
+    if (this.seen.length > MOST_SEEN + MOST_SEEN / 4) this.seen.splice(0, this.seen.length - MOST_SEEN);
+    this.#tell();
+  }
+
+  #notice(text: string): void {
+    this.notices.push({ at: Date.now(), text });
+    if (this.notices.length > 5) this.notices.shift();
+    this.#tell();
+  }
+
+  #tell(): void {
+    this.changes += 1;
+    if (this.#isTelling) return;
+    this.#isTelling = true;
+    setTimeout(() => {
+      this.#isTelling = false;
+      for (const listener of this.#listeners) listener();
+    }, 200);
+  }
+}
+
+/** Two logins never share a stream: a short mark of the token, from which it can't be had. */
+function fingerprint(token: string): string {
+  let hash = 0x811c9dc5;
+  for (let at = 0; at < token.length; at++) hash = Math.imul(hash ^ token.charCodeAt(at), 0x01000193) >>> 0;
+  return hash.toString(36);
+}

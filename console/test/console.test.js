@@ -1,0 +1,374 @@
+// The console in Chromium, against the real server: what a person sees when things happen.
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'node:test';
+import { chromium } from 'playwright-core';
+
+const TENANT = '11111111-1111-4111-8111-111111111111';
+const binary = process.env.TIDINGS_BIN;
+assert.ok(binary, 'TIDINGS_BIN must name the server to test against');
+
+async function freePort() {
+  const listener = createServer();
+  await new Promise((resolve) => listener.listen(0, '127.0.0.1', resolve));
+  const { port } = listener.address();
+  await new Promise((resolve) => listener.close(resolve));
+  return port;
+}
+
+class Server {
+  folder = mkdtempSync(join(tmpdir(), 'tidings-console-'));
+  secret = randomBytes(32).toString('base64');
+
+  static async start(more = {}) {
+    const server = new Server();
+    server.more = more;
+    [server.port, server.admin] = [await freePort(), await freePort()];
+    server.origin = `http://127.0.0.1:${server.port}`;
+    await server.start();
+    return server;
+  }
+
+  get environment() {
+    return {
+      PATH: process.env.PATH,
+      TIDINGS_LISTEN: `127.0.0.1:${this.port}`,
+      TIDINGS_ADMIN_LISTEN: `127.0.0.1:${this.admin}`,
+      TIDINGS_AUTH__JWT__SECRET: this.secret,
+      TIDINGS_LOG__PATH: join(this.folder, 'log'),
+      ...this.more,
+    };
+  }
+
+  async start() {
+    this.child = spawn(binary, ['serve'], { env: this.environment, cwd: this.folder, stdio: 'ignore' });
+    const deadline = Date.now() + 60_000;
+    const ready = () =>
+      fetch(`http://127.0.0.1:${this.admin}/readyz`).then(
+        (answer) => answer.ok,
+        () => false,
+      );
+    while (!(await ready())) {
+      assert.ok(Date.now() < deadline, 'the server is ready within a minute');
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  async kill(child = this.child) {
+    const over = new Promise((resolve) => child.once('exit', resolve));
+    child.kill('SIGKILL');
+    await over;
+  }
+
+  token(role, { lifetime = '1h', tenant = TENANT, more = [] } = {}) {
+    const whose = tenant === null ? [] : ['--tenant', tenant];
+    const args = ['token', ...whose, '--role', role, '--lifetime', lifetime, ...more];
+    return execFileSync(binary, args, {
+      env: this.environment,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
+  }
+
+  async publish(type, data, tenant = TENANT) {
+    this.publisher ??= this.token('super_admin', { tenant: null });
+    const answer = await fetch(`${this.origin}/tenants/${tenant}/events`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${this.publisher}` },
+      body: JSON.stringify({ type, data }),
+    });
+    assert.equal(answer.status, 200, await answer.text());
+  }
+
+  async streams() {
+    const headers = {
+      authorization: `Bearer ${this.publisher ?? this.token('super_admin', { tenant: null })}`,
+    };
+    return (await (await fetch(`${this.origin}/streams`, { headers })).json()).streams;
+  }
+
+  async stop() {
+    await this.kill();
+    rmSync(this.folder, { recursive: true });
+  }
+}
+
+test.describe('the console', () => {
+  let browser;
+  let context;
+  let server;
+  let violations;
+  let foreign;
+
+  test.before(async () => {
+    browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: ['--no-sandbox'] });
+  });
+  test.after(() => browser.close());
+  test.beforeEach(async () => {
+    server = await Server.start();
+    context = await browser.newContext();
+    context.setDefaultTimeout(60_000);
+    [violations, foreign] = [[], []];
+  });
+  test.afterEach(async () => {
+    await context.close();
+    await server.stop();
+    assert.deepEqual(violations, [], 'the content security policy holds');
+    assert.deepEqual(foreign, [], 'no request to another host');
+  });
+
+  async function open(token, route = '') {
+    const page = await context.newPage();
+    page.on('console', (said) => /Content Security Policy/.test(said.text()) && violations.push(said.text()));
+    page.on('pageerror', (error) => violations.push(error.message));
+    page.on('request', (request) => {
+      if (!request.url().startsWith(server.origin) && !request.url().startsWith('data:'))
+        foreign.push(request.url());
+    });
+    await page.goto(`${server.origin}/`);
+    await page.fill('#token', token);
+    await page.click('button[type=submit]');
+    await page.waitForSelector('.line[data-state=live]');
+    if (route) await page.evaluate((hash) => (location.hash = hash), route);
+    return page;
+  }
+
+  const status = (name, state) => ({ device_id: name, name, site: 'Lyon', status: state });
+  const shows = (page, selector, text) =>
+    page.waitForFunction(
+      ([where, what]) => document.querySelector(where)?.textContent.includes(what),
+      [selector, text],
+    );
+
+  test('a device goes down and comes up, an alert fires and is resolved', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('viewer'), '#/fleet?as=list');
+    await shows(page, 'tbody tr .state', 'up');
+    await server.publish('device_status', status('edge-1', 'offline'));
+    await shows(page, 'tbody tr .state', 'down');
+    await shows(page, '.figure.down', '1');
+    await server.publish('device_status', status('edge-1', 'online'));
+    await shows(page, 'tbody tr .state', 'up');
+    const alert = {
+      device_id: 'edge-1',
+      alert_event_id: 'a1',
+      severity: 'critical',
+      message: 'cpu is hot',
+      fired_at: new Date().toISOString(),
+    };
+    await server.publish('alert_fired', alert);
+    await shows(page, 'nav .badge', '1');
+    await page.click('nav a:has-text("Alerts")');
+    await shows(page, '.alerts .critical', 'cpu is hot');
+    await server.publish('alert_resolved', { device_id: 'edge-1', alert_event_id: 'a1' });
+    await shows(page, '.empty', 'No alert is open');
+  });
+
+  test('a device has its facts, its measurements and its events', async () => {
+    await server.publish('device_status', { ...status('edge-1', 'online'), serial_number: 'SN77' });
+    const health = (load) => ({
+      device_id: 'edge-1',
+      type: 'health',
+      health: { cpu_load: `${load}`, free_memory: '50', total_memory: '100' },
+    });
+    await server.publish('metric_update', health(11));
+    const page = await open(server.token('viewer'), '#/fleet?as=list');
+    await page.click('tbody th a');
+    await shows(page, '.facts', 'SN77');
+    await server.publish('metric_update', health(73));
+    await shows(page, '.plots', 'Processor 73 %');
+    await shows(page, '.plots', 'Memory used 50 %');
+    await shows(page, '.events', 'metric_update');
+    await page.click('.events .row');
+    await shows(page, '.events pre', '"cpu_load": "73"');
+  });
+
+  test('a push and a firmware job show their stages, and how they ended', async () => {
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
+    await server.publish('firmware_progress', {
+      device_id: 'edge-2',
+      job_id: 'j1',
+      stage: 'rebooting',
+      target_version: '7.17',
+    });
+    const page = await open(server.token('viewer'), '#/work');
+    await shows(page, 'section:first-of-type .jobs .now', 'pushing');
+    await shows(page, 'section:last-of-type .jobs .now', 'rebooting');
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'failed' });
+    await shows(page, '.jobs.ended .bad', 'failed');
+  });
+
+  test('it never looks live when it is not, and comes back with everything after the server was killed', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('viewer'), '#/feed');
+    await server.publish('device_status', status('edge-1', 'offline'));
+    await page.waitForSelector('.events li');
+    await server.kill();
+    await page.waitForSelector('.shell.old .line[data-state=reconnecting]');
+    await server.start();
+    await server.publish('device_status', status('edge-1', 'online'));
+    await page.waitForSelector('.shell:not(.old) .line[data-state=live]');
+    await page.waitForFunction(() => document.querySelectorAll('.events li').length === 2);
+  });
+
+  test('another tenant shows nothing of this one', async () => {
+    await server.publish('device_status', status('secret-1', 'online'));
+    const page = await open(
+      server.token('viewer', { tenant: '22222222-2222-4222-8222-222222222222' }),
+      '#/fleet?as=list',
+    );
+    await server.publish('device_status', status('secret-1', 'offline'));
+    await server.publish('device_status', status('theirs', 'online'), '22222222-2222-4222-8222-222222222222');
+    await shows(page, 'tbody', 'theirs');
+    assert.ok(!(await page.content()).includes('secret-1'));
+    assert.equal(
+      await page.locator('nav a:has-text("Streams")').count(),
+      0,
+      'no operator, no operators’ pages',
+    );
+  });
+
+  test('a login that has ended asks for another, and says why', async () => {
+    const page = await open(server.token('viewer', { lifetime: '4s' }));
+    await page.waitForSelector('.signin [role=alert]');
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0, 'the token is forgotten');
+    await page.fill('#token', 'no token');
+    await page.click('button[type=submit]');
+    await shows(page, '.signin form', 'three parts');
+  });
+
+  test('a device that a login may not see is not there', async () => {
+    await server.publish('device_status', status('mine', 'online'));
+    await server.publish('device_status', status('other', 'online'));
+    const page = await open(server.token('viewer', { more: ['--devices', 'mine'] }), '#/fleet?as=list');
+    await shows(page, 'tbody', 'mine');
+    assert.ok(!(await page.content()).includes('other'));
+  });
+
+  test('eight tabs, one stream', async () => {
+    const token = server.token('viewer');
+    const pages = [];
+    for (let count = 0; count < 8; count++) pages.push(await open(token, '#/feed'));
+    await server.publish('device_status', status('edge-1', 'online'));
+    for (const page of pages) await page.waitForSelector('.events li');
+    const deadline = Date.now() + 60_000;
+    while ((await server.streams()).length !== 1) {
+      assert.ok(Date.now() < deadline, 'one stream within a minute');
+      await server.publish('device_status', status('edge-1', 'online'));
+    }
+  });
+
+  test('an operator sees the streams, ends one, and asks who was shown an event', async () => {
+    const page = await open(server.token('tenant_operator'), '#/streams');
+    await shows(page, 'tbody', 'developer');
+    const [{ connection_id: first }] = await server.streams();
+    await page.click('tbody button');
+    await page.waitForFunction(
+      (id) => !document.querySelector('tbody button')?.ariaLabel.includes(id),
+      first,
+    );
+    await page.evaluate(() => (location.hash = '#/feed'));
+    await page.waitForSelector('.line[data-state=live]');
+    await server.publish('device_status', status('edge-1', 'online'));
+    await page.click('.events .row');
+    await page.click('text=Who was shown this?');
+    await shows(page, '.inside table', 'developer');
+    await page.evaluate(() => (location.hash = '#/tenants'));
+    await shows(page, 'tbody', '11111111');
+  });
+
+  test('history by a slider', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('viewer'), '#/past?at=1');
+    await shows(page, '.events', 'device_status');
+    assert.equal(await page.locator('input[type=range]').count(), 1);
+  });
+
+  test('it works where the API is below /api', async () => {
+    const below = await Server.start({ TIDINGS_MOUNT: '/api' });
+    try {
+      const page = await context.newPage();
+      await page.goto(`${below.origin}/`);
+      await page.fill('#token', below.token('viewer'));
+      await page.click('button[type=submit]');
+      await page.waitForSelector('.line[data-state=live]');
+    } finally {
+      await below.stop();
+    }
+  });
+
+  test('keyboard and screen readers: axe finds nothing, a cell opens by Enter', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    await server.publish('alert_fired', {
+      device_id: 'edge-1',
+      alert_event_id: 'a1',
+      severity: 'warning',
+      message: 'm',
+    });
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
+    const axe = readFileSync(new URL('../node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
+    for (const colorScheme of ['light', 'dark']) {
+      const page = await open(server.token('tenant_operator'));
+      await page.emulateMedia({ colorScheme });
+      // Evaluated by the test's own connection: the page's policy lets no such script in.
+      await page.evaluate(axe);
+      for (const name of [
+        'fleet',
+        'fleet?as=list',
+        'alerts',
+        'work',
+        'feed',
+        'past',
+        'streams',
+        'tenants',
+        'hand',
+      ]) {
+        await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
+        await page.waitForFunction(() => document.querySelector('#content')?.childElementCount > 1);
+        const { violations: found } = await page.evaluate(() =>
+          window.axe.run(document, { resultTypes: ['violations'] }),
+        );
+        assert.deepEqual(
+          found.map(({ id, nodes }) => `${name}: ${id}: ${nodes[0].html}`),
+          [],
+          colorScheme,
+        );
+      }
+      await page.evaluate(() => (location.hash = '#/fleet'));
+      await page.focus('.cells canvas');
+      await page.keyboard.press('ArrowRight');
+      await shows(page, '#cell-about', 'edge-1: up');
+      await page.keyboard.press('Enter');
+      await shows(page, '#content h2', 'edge-1');
+      await page.close();
+    }
+  });
+
+  test('at 360 pixels nothing hangs out', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('tenant_operator'));
+    await page.setViewportSize({ width: 360, height: 740 });
+    for (const name of [
+      'fleet',
+      'fleet?as=list',
+      'alerts',
+      'work',
+      'feed',
+      'past',
+      'streams',
+      'tenants',
+      'hand',
+    ]) {
+      await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
+      await page.waitForFunction(() => document.querySelector('#content')?.childElementCount > 1);
+      const width = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(width <= 360, `${name}: ${width}`);
+    }
+  });
+});
