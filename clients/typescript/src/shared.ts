@@ -192,9 +192,8 @@ export class SharedStream implements AsyncIterable<Message> {
   }
 
   #open(): void {
-    const cursor = this.#given === undefined ? {} : { cursor: this.#given };
     const own: TidingsStream = new TidingsStream(
-      { ...this.#options, ...cursor, signal: this.#end.signal },
+      { ...this.#options, cursor: this.#given, signal: this.#end.signal },
       {
         ...this.#handlers,
         connection: (connection) => {
@@ -280,6 +279,8 @@ export class SharedStream implements AsyncIterable<Message> {
   }
 
   #give(message: Message, cursor: string | undefined): Promise<void> {
+    // What came before a snapshot is void, and so is the cursor: whoever leads on before the end begins with another.
+    if (message.kind === 'snapshot_begin') this.#given = undefined;
     this.#given = cursor ?? this.#given;
     if (this.#term !== undefined) this.#say({ word: 'message', term: this.#term, message, cursor });
     return this.#messages.push(message);

@@ -266,3 +266,63 @@ test('two names do not meet', async () => {
   assert.equal(server.open.size, 2);
   await close(tabs);
 });
+
+test('who leads on within a snapshot begins with a snapshot, not with the cursor of the view before', async () => {
+  const name = `tabs-${++names}`;
+  const asked: (string | null)[] = [];
+  const controllers: ReadableStreamDefaultController<Uint8Array>[] = [];
+  const answer: typeof fetch = (input) => {
+    asked.push(new URL(input as string).searchParams.get('last_event_id'));
+    const body = new ReadableStream<Uint8Array>({ start: (controller) => void controllers.push(controller) });
+    return Promise.resolve(new Response(body, { headers: { 'content-type': 'text/event-stream' } }));
+  };
+  const kinds: string[][] = [];
+  const tab = () => {
+    const mine: string[] = [];
+    kinds.push(mine);
+    const stream = new SharedStream({
+      name,
+      baseUrl: 'http://server.test',
+      tenant: 'a',
+      token: () => Promise.resolve('t'),
+      fetch: answer,
+      snapshot: true,
+      longestPause: 1,
+    });
+    const over = (async () => {
+      for await (const { kind } of stream) mine.push(kind);
+    })();
+    return { stream, over, kinds: mine };
+  };
+  const subject = 'event: snapshot\ndata: {"type":"note","id":"e.1","data":{"tenant_id":"a"}}\n\n';
+  const whole = `${subject}id: e.1\nevent: snapshot_end\ndata: {}\n\n`;
+  const sent = (place: number, text: string) => {
+    const controller = controllers[place];
+    assert.ok(controller);
+    send(controller, text);
+    return controller;
+  };
+  const leader = tab();
+  await until(() => controllers.length === 1, 'the first tab reads');
+  sent(0, whole);
+  await until(() => leader.kinds.includes('snapshot_end'), 'it has the whole picture');
+  const follower = tab();
+  await until(() => controllers.length === 2, 'the second tab reads');
+  sent(1, whole);
+  sent(0, 'id: e.2\nevent: note\ndata: {"tenant_id":"a"}\n\n');
+  sent(1, 'id: e.2\nevent: note\ndata: {"tenant_id":"a"}\n\n');
+  await until(() => !follower.stream.readsItself, 'the second tab has joined');
+  sent(0, 'event: closing\ndata: {"reason":"view_changed","retry":1}\n\n').close();
+  await until(() => controllers.length === 3, 'the leader comes back');
+  assert.equal(asked[2], null);
+  sent(2, subject);
+  await until(() => follower.kinds.at(-1) === 'snapshot', 'the second tab is told the beginning');
+  leader.stream.close();
+  await leader.over;
+  await until(() => controllers.length === 4, 'the second tab leads on');
+  assert.equal(asked[3], null);
+  sent(3, whole);
+  await until(() => follower.kinds.at(-1) === 'snapshot_end', 'it has the whole picture');
+  follower.stream.close();
+  await follower.over;
+});

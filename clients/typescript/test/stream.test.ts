@@ -349,6 +349,41 @@ test.describe('by the clock', () => {
     }
   });
 
+  test('a browser that loses its network is told offline at once, not after two heartbeats', async () => {
+    const line = new Line();
+    const body = line.open();
+    const before = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
+    const network = new EventTarget();
+    const navigator = { onLine: true };
+    Object.defineProperty(globalThis, 'navigator', { value: navigator, configurable: true });
+    Object.assign(globalThis, {
+      addEventListener: network.addEventListener.bind(network),
+      removeEventListener: network.removeEventListener.bind(network),
+    });
+    try {
+      const stream = open(line);
+      const end = stream.run();
+      body.write(block('e.1'));
+      await settle();
+      assert.equal(stream.connection.state, 'live');
+      navigator.onLine = false;
+      network.dispatchEvent(new Event('offline'));
+      await settle();
+      assert.equal(stream.connection.state, 'offline');
+      assert.ok(body.isOver);
+      navigator.onLine = true;
+      network.dispatchEvent(new Event('online'));
+      assert.equal((await line.request(2)).searchParams.get('last_event_id'), 'e.1');
+      stream.close();
+      await end;
+    } finally {
+      if (before) Object.defineProperty(globalThis, 'navigator', before);
+      else Reflect.deleteProperty(globalThis, 'navigator');
+      Reflect.deleteProperty(globalThis, 'addEventListener');
+      Reflect.deleteProperty(globalThis, 'removeEventListener');
+    }
+  });
+
   test('the end of a signal ends a pause, a line and the iteration', async () => {
     const line = new Line();
     const end = new AbortController();

@@ -7,13 +7,15 @@ export interface Tab {
   /** Calls a function of the page by its name, with one argument that JSON can carry. */
   call<Answer>(name: string, argument?: unknown): Promise<Answer>;
   close(): Promise<void>;
-  /** Stops the page as the browser does with one that is hidden for long, and lets it go on; where it can be driven. */
-  freeze?(): Promise<void>;
-  thaw?(): Promise<void>;
 }
 
-export interface Browser {
-  open(url: string): Promise<Tab>;
+/** A tab that can be stopped as a browser does that saves power, and woken. It must not be the one in front. */
+export interface FreezableTab extends Tab {
+  freeze(isFrozen: boolean): Promise<void>;
+}
+
+export interface Browser<Opened extends Tab = Tab> {
+  open(url: string): Promise<Opened>;
   close(): Promise<void>;
 }
 
@@ -27,26 +29,46 @@ const first = (paths: readonly string[]): string => {
 const call = ([name, argument]: [string, unknown]): unknown =>
   (globalThis as unknown as Record<string, (argument: unknown) => unknown>)[name]?.(argument);
 
+const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser'];
+
+/**
+ * Chromium with tabs that are hidden behind the one opened last, and can be frozen: Playwright keeps all of them visible.
+ * No driver can freeze a tab of Firefox.
+ */
+export async function freezableChromium(): Promise<Browser<FreezableTab>> {
+  const browser = await puppeteer.launch({ executablePath: first(CHROMIUM), args: ['--no-sandbox'] });
+  return {
+    open: async (url) => {
+      const page = await browser.newPage();
+      await page.goto(url);
+      const session = await page.createCDPSession();
+      return {
+        call: async (name, argument) =>
+          (await page.evaluate(call, [name, argument] as [string, unknown])) as never,
+        freeze: async (isFrozen) => {
+          await session.send('Page.setWebLifecycleState', { state: isFrozen ? 'frozen' : 'active' });
+        },
+        close: () => page.close(),
+      };
+    },
+    close: () => browser.close(),
+  };
+}
+
 export const BROWSERS: Readonly<Record<string, () => Promise<Browser>>> = {
   // The sandbox needs rights that a container's root has not.
   Chromium: async () => {
-    const executablePath = first(['/usr/bin/chromium', '/usr/bin/chromium-browser']);
+    const executablePath = first(CHROMIUM);
     const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
     const context = await browser.newContext();
     return {
       open: async (url) => {
         const page = await context.newPage();
         await page.goto(url);
-        const inside = await context.newCDPSession(page);
-        const become = async (state: 'frozen' | 'active') => {
-          await inside.send('Page.setWebLifecycleState', { state });
-        };
         return {
           call: async (name, argument) =>
             (await page.evaluate(call, [name, argument] as [string, unknown])) as never,
           close: () => page.close({ runBeforeUnload: false }),
-          freeze: () => become('frozen'),
-          thaw: () => become('active'),
         };
       },
       close: () => browser.close(),

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import test from 'node:test';
 import { build } from 'esbuild';
-import { BROWSERS, type Browser, type Tab } from './browsers.js';
+import type { Case } from '../vectors.js';
+import { BROWSERS, type Browser, freezableChromium, type FreezableTab, type Tab } from './browsers.js';
 import { FaultyProxy, TENANT, Tidings, until } from './server.js';
 
 interface Got {
@@ -19,6 +21,15 @@ const script = await build({
   write: false,
 });
 const text = script.outputFiles[0]?.text ?? '';
+
+const vectors = readFileSync('../../spec/vectors/sse-decoding.json', 'utf8');
+const cases = (JSON.parse(vectors) as { cases: Case[] }).cases.filter(({ limit }) => limit === undefined);
+
+interface Known {
+  readonly devices: Readonly<Record<string, number>>;
+  readonly isComplete: boolean;
+  readonly state: string;
+}
 
 const got = (tab: Tab): Promise<Got> => tab.call('got');
 
@@ -110,6 +121,58 @@ for (const [name, launch] of Object.entries(BROWSERS))
       await tab.close();
     });
 
+    test('a login that ends while the page is open is told as such', async () => {
+      const tab = await browser.open(url);
+      await tab.call('follow', { ...follow, access: server.token('viewer', '5s') });
+      await until(async () => (await got(tab)).failure !== null, 'the failure');
+      assert.equal((await got(tab)).failure, 'unauthorized');
+      await tab.close();
+    });
+
+    test('every vector is read as it should be, however it is cut', async () => {
+      assert.ok(cases.length > 20);
+      const tab = await browser.open(url);
+      assert.deepEqual(await tab.call('wrongReadings', cases), []);
+      await tab.close();
+    });
+
+    test('the fleet is shown whole, and again after cuts and a killed server', async () => {
+      const device = (number: number) => `r${number % 300}`;
+      const expected = () => {
+        const newest: Record<string, number> = {};
+        for (let number = 1; number <= server.published; number++) newest[device(number)] = number;
+        return newest;
+      };
+      await server.publish(500, device);
+      const tab = await browser.open(url);
+      await tab.call('fleet', follow);
+      const shows = async () => {
+        const wanted = expected();
+        await until(async () => {
+          const known = await tab.call<Known>('known');
+          return known.isComplete && known.state === 'live' && known.devices['r1'] === wanted['r1'];
+        }, 'the fleet is whole and live');
+        await until(async () => {
+          const { devices } = await tab.call<Known>('known');
+          return Object.entries(wanted).every(([key, number]) => devices[key] === number);
+        }, 'every device as it is');
+        assert.deepEqual((await tab.call<Known>('known')).devices, wanted);
+      };
+      await shows();
+      proxy.cutAll();
+      await server.publish(500, device);
+      await shows();
+      await server.kill();
+      await until(
+        async () => (await tab.call<Known>('known')).state !== 'live',
+        'the page does not look live',
+      );
+      await server.start();
+      await server.publish(500, device);
+      await shows();
+      await tab.close();
+    });
+
     test('eight tabs, one connection, handed over when the leading tab closes', async () => {
       const tabs: Tab[] = [];
       for (let count = 0; count < 8; count++) {
@@ -137,33 +200,38 @@ for (const [name, launch] of Object.entries(BROWSERS))
       for (const tab of tabs) await tab.close();
     });
 
-    // Only Chromium can be told to stop a page.
     if (name === 'Chromium')
-      test('a leading tab that the browser stops gives the lead away, and has everything when it wakes', async () => {
-        const tabs: Tab[] = [];
+      test('a leading tab that the browser freezes hands over, and misses nothing when it wakes', async () => {
+        const freezable = await freezableChromium();
+        const tabs: FreezableTab[] = [];
+        const leaders = async (among: readonly Tab[]) => {
+          const reads = await Promise.all(among.map((tab) => tab.call<boolean>('readsItself')));
+          return among.filter((_, place) => reads[place]);
+        };
+        const one = async (among: readonly Tab[]) => {
+          await until(async () => {
+            await server.publish(1);
+            return (await server.streams()) === 1 && (await leaders(among)).length === 1;
+          }, 'one tab leads, with one connection');
+          for (const tab of among) await hasAll(tab, server);
+        };
         for (let count = 0; count < 3; count++) {
-          const tab = await browser.open(url);
+          const tab = await freezable.open(url);
           await tab.call('follow', { ...follow, shared: 'frozen' });
-          tabs.push(tab);
           await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
+          tabs.push(tab);
         }
+        await one(tabs);
+        const [first, ...others] = tabs;
+        assert.ok(first);
+        assert.deepEqual(await leaders(tabs), [first], 'who came first leads, and is behind the others');
+        await first.freeze(true);
         await server.publish(20);
-        for (const tab of tabs) await hasAll(tab, server);
-        await until(async () => (await server.streams()) === 1, 'one connection');
-        const reads = await Promise.all(tabs.map((tab) => tab.call<boolean>('readsItself')));
-        const leader = tabs[reads.indexOf(true)];
-        assert.ok(leader);
-        const others = tabs.filter((tab) => tab !== leader);
-        await leader.freeze?.();
+        await one(others);
+        await first.freeze(false);
         await server.publish(20);
-        for (const tab of others) await hasAll(tab, server);
-        await leader.thaw?.();
-        for (const tab of tabs) await hasAll(tab, server);
-        await until(async () => {
-          await server.publish(1);
-          return (await server.streams()) === 1;
-        }, 'one connection again');
-        for (const tab of tabs) await hasAll(tab, server);
-        for (const tab of tabs) await tab.close();
+        await one(tabs);
+        assert.ok((await leaders(others)).length === 1, 'who woke stands behind');
+        await freezable.close();
       });
   });

@@ -1,6 +1,8 @@
 // What the page under test runs: it follows a stream and keeps what it is given.
 import { exchange, TidingsStream, type StreamOptions } from '../../src/index.js';
+import { type FollowedFleet, followFleet } from '../../src/fleet.js';
 import { SharedStream } from '../../src/shared.js';
+import { type Case, wrongReadings } from '../vectors.js';
 
 interface Follow {
   readonly baseUrl: string;
@@ -39,3 +41,14 @@ page['follow'] = ({ baseUrl, tenant, access, shared }: Follow): void => {
 };
 page['got'] = () => ({ numbers, states, failure: page['failure'] ?? null });
 page['readsItself'] = () => (page['stream'] as SharedStream).readsItself;
+
+page['fleet'] = ({ baseUrl, tenant, access }: Follow): void => {
+  const token = exchange({ baseUrl, accessToken: () => access });
+  page['followed'] = followFleet({ baseUrl, tenant, token, heartbeat: 1_500, longestPause: 500 });
+};
+page['known'] = () => {
+  const { devices, isComplete, connection } = (page['followed'] as FollowedFleet).store.getSnapshot();
+  const numbers = [...devices.values()].map((device) => [device.device_id, device['number']]);
+  return { devices: Object.fromEntries(numbers) as object, isComplete, state: connection.state };
+};
+page['wrongReadings'] = (cases: Case[]) => cases.flatMap((each) => wrongReadings(each));

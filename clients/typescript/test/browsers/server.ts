@@ -92,14 +92,16 @@ export class Tidings {
     await over;
   }
 
-  async publish(count: number): Promise<void> {
-    const lines = Array.from({ length: count }, () =>
-      JSON.stringify({
+  /** Publishes so many events, numbered on; `device` names whose each is. */
+  async publish(count: number, device: (number: number) => string = () => 'r1'): Promise<void> {
+    const lines = Array.from({ length: count }, () => {
+      const number = ++this.published;
+      return JSON.stringify({
         type: 'device_status',
-        device_id: 'r1',
-        data: { number: ++this.published, status: 'online' },
-      }),
-    );
+        device_id: device(number),
+        data: { number, status: 'online' },
+      });
+    });
     const answer = await fetch(`http://127.0.0.1:${this.port}/tenants/${TENANT}/events`, {
       method: 'POST',
       headers: { 'content-type': 'application/x-ndjson', authorization: `Bearer ${this.#publisher}` },
