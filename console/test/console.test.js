@@ -234,7 +234,11 @@ test.describe('the console', () => {
       const page = await context.newPage();
       await page.goto(url);
       await page.waitForSelector('.cells canvas');
-      assert.equal(await page.evaluate(() => location.hash.includes('token')), false, 'no token in the address');
+      assert.equal(
+        await page.evaluate(() => location.hash.includes('token')),
+        false,
+        'no token in the address',
+      );
       await page.evaluate(() => (location.hash = '#/fleet?as=list&search=this+machine'));
       await page.click('tbody th a');
       await shows(page, '.plots', 'Processor');
