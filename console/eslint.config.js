@@ -30,6 +30,8 @@ export default typescript.config(
         getComputedStyle: 'readonly',
         localStorage: 'readonly',
         location: 'readonly',
+        performance: 'readonly',
+        requestAnimationFrame: 'readonly',
         sessionStorage: 'readonly',
       },
     },
