@@ -31,6 +31,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What the caller is told.
+    #[must_use]
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
     /// A refusal with this status; the detail says what is wrong and what would be right.
     #[must_use]
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {

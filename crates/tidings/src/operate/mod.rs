@@ -43,7 +43,7 @@ struct PageRequest {
 
 impl PageRequest {
     fn read(query: &Query) -> Result<Self, Refusal> {
-        let after = query.get("after").map(str::parse).transpose().map_err(
+        let after = query.given("after").map(str::parse).transpose().map_err(
             |error: crate::engine::InvalidConnectionId| {
                 Refusal::parameter("after", error.to_string())
             },

@@ -21,7 +21,7 @@ use crate::cluster::Shared;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
 use crate::registry::RegistryError;
-use crate::stream::request::{Query, read_tenant};
+use crate::stream::request::{Query, read_tenant, read_tenant_in};
 use crate::time::{rfc3339, unix_microseconds};
 
 /// `DELETE /users/{user_id}/streams`.
@@ -59,7 +59,11 @@ pub async fn user(
     }
     let query = Query::parse(query.as_deref())?;
     let mut tenant = operator.only_tenant();
-    if let Some(asked) = query.get("tenant").map(read_tenant).transpose()? {
+    if let Some(asked) = query
+        .given("tenant")
+        .map(|text| read_tenant_in("tenant", text))
+        .transpose()?
+    {
         operator.check_tenant(asked)?;
         tenant = Some(asked);
     }

@@ -19,7 +19,7 @@ use crate::cluster::Question;
 use crate::engine::{ConnectionId, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::view::EventFacts;
-use crate::stream::request::{Query, read_tenant};
+use crate::stream::request::{Query, read_tenant_in};
 use crate::time::{rfc3339, unix_microseconds};
 
 /// How many events are looked at to count what one stream still has to be given.
@@ -53,7 +53,10 @@ pub async fn list(
 ) -> Result<Json<StreamList>, Refusal> {
     let query = Query::parse(query.as_deref())?;
     let page = PageRequest::read(&query)?;
-    let tenant = query.get("tenant").map(read_tenant).transpose()?;
+    let tenant = query
+        .given("tenant")
+        .map(|text| read_tenant_in("tenant", text))
+        .transpose()?;
     if let Some(tenant) = tenant {
         operator.check_tenant(tenant)?;
     }
