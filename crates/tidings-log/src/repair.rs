@@ -83,10 +83,9 @@ impl Shared {
 /// Whether a reader gets everything out of a frame: the checksum holds, and the payload has as many events as
 /// the header says. Of what fails only the latter no disk is to blame, and reading would end there for ever.
 fn can_be_read(header: &FrameHeader, frame: &[u8]) -> bool {
+    let count = header.count as usize;
     header.payload(frame).is_some_and(|payload| {
-        header.kind == FrameKind::Blank
-            || header.count == 0
-            || Events::new(payload).count() == header.count as usize
+        header.kind == FrameKind::Blank || Events::new(payload).take(count).count() == count
     })
 }
 
