@@ -8,6 +8,7 @@
 //! - [`issuer`]: who logs users in: keys of its own, published as a JWKS.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
+//! - [`scrape`]: what `/metrics` says.
 //! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
 //! - [`stream`]: one open stream and what has come over it.
 //!
@@ -32,6 +33,7 @@ pub mod http;
 pub mod issuer;
 pub mod publish;
 pub mod resp;
+pub mod scrape;
 pub mod server;
 pub mod sse;
 pub mod stream;
@@ -43,6 +45,7 @@ pub use http::{Answer, Connection, Request};
 pub use issuer::{KeyServer, SigningKey};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
+pub use scrape::Scrape;
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
 pub use stream::{Stream, Watch};

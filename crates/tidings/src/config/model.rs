@@ -24,6 +24,7 @@ use super::tenants::TENANTS;
 use super::values::{
     LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings,
 };
+use super::watching::MetricsConfig;
 use crate::engine::Coding;
 
 section! {
@@ -77,6 +78,8 @@ section! {
         shutdown: ShutdownConfig;
         /// What the server writes about itself.
         logging: LoggingConfig;
+        /// Metrics.
+        metrics: MetricsConfig;
     }
 }
 
