@@ -94,8 +94,7 @@ impl Plot<'_> {
         marks.dedup();
         // As many as can be read beside each other.
         let every = marks.len().div_ceil(10).max(1);
-        let last = marks.len().saturating_sub(1);
-        let shown = |place: &usize| (last - place).is_multiple_of(every);
+        let shown = |place: &usize| (marks.len() - 1 - place).is_multiple_of(every);
         for mark in (0..marks.len()).filter(shown).map(|place| marks[place]) {
             let _ = writeln!(
                 svg,
