@@ -11,6 +11,7 @@
 //!
 //! Nothing here opens a port or reads a key file; [`crate::auth`] does the latter.
 
+mod edge;
 mod error;
 mod fleet;
 mod gather;
@@ -30,6 +31,7 @@ mod values;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub use edge::{ProxiesConfig, TlsConfig};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use fleet::{FleetStream, FleetSubject, SubjectPart};
 pub use gather::{NOT_SETTINGS, Settings};
