@@ -2,11 +2,12 @@
 //!
 //! In the order of a run: [`cases`] says what is run, [`server`] and [`peers`] start what is measured, [`round`]
 //! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`],
-//! [`beside`] and [`plot`] write it down.
+//! [`beside`], [`console`] and [`plot`] write it down.
 
 mod beside;
 mod budgets;
 mod cases;
+mod console;
 mod machine;
 mod origin;
 mod peers;
@@ -167,7 +168,7 @@ fn kinds(arguments: &Arguments) -> Result<Vec<Kind>> {
 fn programs(arguments: &Arguments, kinds: &[Kind], skipped: &mut Vec<String>) -> Result<Programs> {
     let tidings = match &arguments.server {
         Some(server) => server.clone(),
-        None if kinds.contains(&Kind::Tidings) => build(&arguments.bench)?,
+        None if kinds.contains(&Kind::Tidings) || kinds.contains(&Kind::TidingsTls) => build(&arguments.bench)?,
         None => PathBuf::new(),
     };
     let peers = Peers::find(kinds, &arguments.bench, !arguments.no_install, skipped);

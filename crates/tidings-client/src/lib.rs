@@ -27,15 +27,18 @@
 //! Plain `http://` only, so far.
 
 mod access;
+mod audit;
 mod backoff;
 mod client;
 mod error;
 mod event;
+mod keys;
 mod operate;
 mod request;
 mod stream;
 
 pub use access::{AccessToken, BoxError};
+pub use audit::AuditOptions;
 pub use client::{Client, HistoryOptions, StateOptions};
 pub use error::ClientError;
 pub use event::NewEvent;

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
-use secrecy::SecretString;
 use tidings_protocol::event::BUILT_IN_TYPES;
 use tidings_protocol::{EventType, TenantId};
 
+use super::access::{JwksConfig, JwtConfig};
+use super::edge::{self, ProxiesConfig, TlsConfig};
 use super::error::ConfigError;
 use super::fleet;
 use super::key::section;
@@ -32,8 +32,8 @@ section! {
     /// Where the server listens and what it takes.
     Config in "" {
         /// The address and port of the API, for browsers, clients and publishers. Port 0 lets the system
-        /// choose.
-        listen: SocketAddr = kinds::ADDRESS, "127.0.0.1:8080";
+        /// choose. Empty (`""`) where TLS alone is served (`tls.listen`).
+        listen: Option<SocketAddr> = kinds::OPTIONAL_ADDRESS, "127.0.0.1:8080";
         /// The address and port of health checks and metrics. Keep it away from the public.
         admin_listen: SocketAddr = kinds::ADDRESS, "127.0.0.1:8081";
         /// The path prefixes under which the API answers, for example `["/", "/api"]`.
@@ -57,6 +57,10 @@ section! {
         subjects: Vec<SubjectConfig> = SUBJECTS, "{}";
     }
     sections {
+        /// TLS.
+        tls: TlsConfig;
+        /// Proxies in front.
+        proxies: ProxiesConfig;
         /// Who may do what.
         auth: AuthConfig;
         /// Which web pages may call.
@@ -75,6 +79,8 @@ section! {
         stream: StreamConfig;
         /// Limits; 0 means no limit where a key says nothing else.
         limits: LimitsConfig;
+        /// The audit log.
+        audit: AuditConfig;
         /// How the server stops.
         shutdown: ShutdownConfig;
         /// What the server writes about itself.
@@ -106,63 +112,8 @@ section! {
     sections {
         /// How access tokens are verified.
         jwt: JwtConfig;
-    }
-}
-
-section! {
-    /// How access tokens (JWT, RFC 7519) are verified.
-    JwtConfig in "auth.jwt." {
-        /// The algorithms that are accepted, of `HS256`, `HS384`, `HS512`, `RS256`, `RS384`, `RS512`, `PS256`,
-        /// `PS384`, `PS512`, `ES256`, `ES384` and `EdDSA`. Empty: the usual one for each key, `HS256` for a secret
-        /// and `RS256`, `ES256`, `ES384` or `EdDSA` for a public key of that kind.
-        algorithms: Vec<Algorithm> = kinds::ALGORITHMS, "[]";
-        /// The secret that signs access tokens with an HS algorithm. It should have at least 32 bytes; a
-        /// shorter one works and draws a warning.
-        secret: Option<SecretString> = kinds::SECRET, "";
-        /// A file that holds that secret instead; one line end behind it does not count.
-        secret_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
-        /// A PEM file with one or more public keys (`PUBLIC KEY` or `RSA PUBLIC KEY`) for the RS, PS, ES and
-        /// `EdDSA` algorithms. Several keys allow one to follow another without an interruption.
-        public_key_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
-        /// What `iss` must be. Without it `iss` is not looked at.
-        issuer: Option<String> = kinds::OPTIONAL_TEXT, "";
-        /// What `aud` must be or contain. Without it `aud` is not looked at.
-        audience: Option<String> = kinds::OPTIONAL_TEXT, "";
-        /// How far the clocks of those who issue tokens may be ahead: leeway for `nbf` and `iat`, never for `exp`.
-        leeway: Duration = kinds::duration::<0, 600_000>(), "60s";
-    }
-    sections {
-        /// The names of the claims.
-        claims: ClaimNames;
-    }
-}
-
-section! {
-    /// The names of the claims. A name is looked up as it is; where there is no such claim its dots lead
-    /// into objects, as in `realm_access.role`.
-    ClaimNames in "auth.jwt.claims." {
-        /// The user's id: text, or a whole number, which is read as its digits.
-        user: String = kinds::CLAIM, "sub";
-        /// The tenant's id: a UUID, or null for a super admin.
-        tenant: String = kinds::CLAIM, "tenant_id";
-        /// The role.
-        role: String = kinds::CLAIM, "role";
-        /// When the token ends.
-        expires: String = kinds::CLAIM, "exp";
-        /// When the token was issued.
-        issued_at: String = kinds::CLAIM, "iat";
-        /// Before when the token is not valid.
-        not_before: String = kinds::CLAIM, "nbf";
-        /// The token's id.
-        token_id: String = kinds::CLAIM, "jti";
-        /// What kind of token it is: `access` where the claim is present.
-        kind: String = kinds::CLAIM, "type";
-        /// The event types that the user may see, a list.
-        types: String = kinds::CLAIM, "types";
-        /// The devices that the user may see, a list.
-        devices: String = kinds::CLAIM, "devices";
-        /// The device group that the user may see.
-        device_group: String = kinds::CLAIM, "device_group";
+        /// How issuers' keys are kept up to date.
+        jwks: JwksConfig;
     }
 }
 
@@ -248,8 +199,14 @@ section! {
         /// Events published for one tenant, a second; 0 means no limit. A body passes whole as soon as the
         /// tenant has any credit, and what it takes beyond that is paid off before the next one passes.
         publish_rate: u64 = kinds::COUNT, "0";
+        /// Events published with one API key, a second, unless the key has a limit of its own; 0 means no limit.
+        publish_rate_per_key: u64 = kinds::COUNT, "0";
+        /// The most API keys of one tenant, those that were revoked and are still remembered among them.
+        publisher_keys: usize = kinds::count::<1, 100_000>(), "1000";
         /// The largest body of a publish.
         body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB";
+        /// How long the body of a request may take to arrive.
+        body_time: Duration = kinds::duration::<100, 3_600_000>(), "60s";
         /// The largest event, as it is published.
         event_bytes: usize = kinds::EVENT_BYTES, "1MiB";
         /// The most events in one body.
@@ -270,6 +227,17 @@ section! {
         /// What the node is called where operators meet several, and in the NATS servers' lists of connections.
         /// Without it the name of the machine. Nodes of one name are told apart by an id.
         name: Option<String> = kinds::OPTIONAL_TEXT, "";
+    }
+}
+
+section! {
+    /// The audit log: who opened, who was refused and why, who published, who changed what. It lies beside the log, in
+    /// the folder `audit`.
+    AuditConfig in "audit." {
+        /// Whether there is one.
+        enabled: bool = kinds::BOOL, "true";
+        /// How much disk it takes before its oldest entries go; a quarter is kept for changes.
+        max_bytes: usize = kinds::size::<1_048_576, 1_099_511_627_776>(), "64MiB";
     }
 }
 
@@ -348,22 +316,7 @@ impl Config {
 
     /// What is wrong between values that are each good by themselves.
     pub(super) fn contradictions(&self) -> Vec<ConfigError> {
-        let mut errors = Vec::new();
-        if self.listen == self.admin_listen && self.listen.port() != 0 {
-            errors.push(ConfigError::new(
-                "admin_listen",
-                format!(
-                    "{} is taken by listen; give it a port of its own",
-                    self.listen
-                ),
-            ));
-        }
-        if self.auth.jwt.secret.is_some() && self.auth.jwt.secret_file.is_some() {
-            errors.push(ConfigError::new(
-                "auth.jwt.secret_file",
-                "auth.jwt.secret is set too, so it is unclear which secret counts; set one of them",
-            ));
-        }
+        let mut errors = edge::contradictions(self);
         if self.limits.event_bytes > self.limits.body_bytes {
             errors.push(ConfigError::new(
                 "limits.event_bytes",
@@ -381,7 +334,7 @@ impl Config {
                 ));
             }
         }
-        errors.extend(self.auth.jwt.claims.clashes());
+        errors.extend(self.auth.jwt.contradictions(&self.auth.jwks));
         errors.extend(redis::contradictions(&self.tokens, &self.redis));
         let known = self.known_types();
         errors.extend(subjects::contradictions(&self.subjects, &known));
@@ -397,62 +350,6 @@ impl Config {
         {
             let problem = format!("{event_type} is no event type here; add it to event_types");
             errors.push(ConfigError::new("stream.conflate", problem));
-        }
-        errors
-    }
-}
-
-impl JwtConfig {
-    /// Whether any key to verify access tokens with is configured.
-    #[must_use]
-    pub fn has_key(&self) -> bool {
-        self.secret.is_some() || self.secret_file.is_some() || self.public_key_file.is_some()
-    }
-
-    /// Refuses a configuration without any key to verify access tokens with, naming the settings for one.
-    pub fn require_key(&self) -> Result<(), ConfigError> {
-        if self.has_key() {
-            return Ok(());
-        }
-        Err(ConfigError::new(
-            "auth.jwt.secret",
-            "no key to verify access tokens with is configured, and there is no default; set auth.jwt.secret \
-             (TIDINGS_AUTH__JWT__SECRET), auth.jwt.secret_file or auth.jwt.public_key_file",
-        ))
-    }
-}
-
-impl ClaimNames {
-    /// Claims with one name, or with one inside another, could not be told apart.
-    fn clashes(&self) -> Vec<ConfigError> {
-        let names = [
-            ("user", &self.user),
-            ("tenant", &self.tenant),
-            ("role", &self.role),
-            ("expires", &self.expires),
-            ("issued_at", &self.issued_at),
-            ("not_before", &self.not_before),
-            ("token_id", &self.token_id),
-            ("kind", &self.kind),
-            ("types", &self.types),
-            ("devices", &self.devices),
-            ("device_group", &self.device_group),
-        ];
-        let within = |inner: &str, outer: &str| {
-            inner
-                .strip_prefix(outer)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        let mut errors = Vec::new();
-        for (index, (key, name)) in names.iter().enumerate() {
-            for (other_key, other) in &names[..index] {
-                if within(name, other) || within(other, name) {
-                    errors.push(ConfigError::new(
-                        format!("auth.jwt.claims.{key}"),
-                        format!("`{name}` and auth.jwt.claims.{other_key}, `{other}`, can't be told apart; name another claim"),
-                    ));
-                }
-            }
         }
         errors
     }

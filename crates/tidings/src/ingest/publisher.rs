@@ -2,24 +2,41 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use tidings_log::NewEvent;
+use tidings_protocol::audit::{AuditEntry, AuditKind};
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
 use crate::app::App;
-use crate::auth::PublisherKeys;
+use crate::audit;
+use crate::auth::{Identity, Publisher, PublisherKeys};
 use crate::config::Bound;
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::stream::request::bearer;
-use crate::time::unix_seconds;
+
+/// A refusal of whoever shows an API key. It is told to the tenant's operators where it is for one tenant alone.
+fn told_of_key(publisher: &Publisher) -> AuditEntry {
+    let tenant_id = match &publisher.tenants {
+        Bound::Only(tenants) if tenants.len() == 1 => tenants.first().copied(),
+        _ => None,
+    };
+    AuditEntry {
+        tenant_id,
+        key_id: Some(publisher.id.to_string()),
+        ..AuditEntry::new(AuditKind::PublishRefused)
+    }
+}
 
 /// One who may publish to the tenant at hand.
 #[derive(Debug)]
 pub struct Author {
     /// Unique among all publishers: an API key's id or a user.
     pub name: String,
+    /// Who shows an API key.
+    key: Option<Arc<Publisher>>,
+    is_super_admin: bool,
     types: Option<HashSet<EventType>>,
     devices: Option<HashSet<DeviceId>>,
 }
@@ -31,11 +48,27 @@ impl Author {
     ///
     /// 401 without a good credential, 403 where it is not for this tenant or not for publishing, 429
     /// after too many bad ones.
-    pub fn identify(
+    pub async fn identify(
         app: &App,
         headers: &HeaderMap,
         tenant: TenantId,
         address: IpAddr,
+    ) -> Result<Self, Refusal> {
+        let mut who = AuditEntry {
+            tenant_id: Some(tenant),
+            ..AuditEntry::new(AuditKind::PublishRefused)
+        };
+        let author = Self::found(app, headers, tenant, address, &mut who).await;
+        author.inspect_err(|refusal| app.audit.refused_as(who, refusal, address))
+    }
+
+    /// Whoever it is is left in `who`, for the case that they are refused.
+    async fn found(
+        app: &App,
+        headers: &HeaderMap,
+        tenant: TenantId,
+        address: IpAddr,
+        who: &mut AuditEntry,
     ) -> Result<Self, Refusal> {
         app.limits.failures_exceeded(address)?;
         let credential = bearer(headers).ok_or_else(|| {
@@ -43,23 +76,21 @@ impl Author {
                 "publishing needs Authorization: Bearer with an access token or an API key",
             )
         })?;
-        let author = if PublisherKeys::is_key(credential) {
-            Self::by_key(app, credential, tenant)
-        } else {
-            Self::by_access_token(app, credential, tenant)
-        };
-        author.inspect_err(|refusal| {
-            if refusal.status() == 401 {
+        if PublisherKeys::is_key(credential) {
+            let publisher = app.publisher_keys.verify(credential).map_err(|error| {
                 app.limits.failure_recorded(address);
-            }
-        })
+                Refusal::unauthorized(error.to_string())
+            })?;
+            *who = told_of_key(&publisher);
+            Self::by_key(publisher, tenant)
+        } else {
+            let identity = app.authenticate(credential, address).await?;
+            *who = audit::by_whom(AuditKind::PublishRefused, &identity);
+            Self::by_access_token(app, &identity, tenant)
+        }
     }
 
-    fn by_key(app: &App, key: &str, tenant: TenantId) -> Result<Self, Refusal> {
-        let publisher = app
-            .publisher_keys
-            .verify(key)
-            .map_err(|error| Refusal::unauthorized(error.to_string()))?;
+    fn by_key(publisher: Arc<Publisher>, tenant: TenantId) -> Result<Self, Refusal> {
         if !publisher.tenants.allows(&tenant) {
             return Err(Refusal::forbidden(WRONG_TENANT));
         }
@@ -71,13 +102,12 @@ impl Author {
             name: format!("key:{}", publisher.id),
             types,
             devices: None,
+            key: Some(publisher),
+            is_super_admin: false,
         })
     }
 
-    fn by_access_token(app: &App, token: &str, tenant: TenantId) -> Result<Self, Refusal> {
-        let identity = app
-            .access_tokens
-            .verify(token, unix_seconds(SystemTime::now()))?;
+    fn by_access_token(app: &App, identity: &Identity, tenant: TenantId) -> Result<Self, Refusal> {
         if !identity.super_admin {
             if identity.tenant != Some(tenant) {
                 return Err(Refusal::forbidden(WRONG_TENANT));
@@ -91,9 +121,11 @@ impl Author {
                 )));
             }
         }
-        let group = app.group_of(&identity, Some(tenant));
+        let group = app.group_of(identity, Some(tenant));
         Ok(Self {
             name: format!("user:{}", identity.user),
+            key: None,
+            is_super_admin: identity.super_admin,
             types: identity
                 .types
                 .as_ref()
@@ -102,6 +134,45 @@ impl Author {
                 .allowed_devices(group.as_deref().unwrap_or_default())
                 .map(|devices| devices.iter().cloned().collect()),
         })
+    }
+
+    /// Counts a body that was published.
+    pub fn published(&self, app: &App, tenant: TenantId, events: u32) {
+        let author = match &self.key {
+            Some(key) => audit::Author::Key(&key.id),
+            None => audit::Author::User(self.user(), self.is_super_admin),
+        };
+        app.audit.published(tenant, author, events.into());
+    }
+
+    /// Notes that they were refused what they wanted to publish.
+    pub fn refused(&self, app: &App, tenant: TenantId, refusal: &Refusal, address: IpAddr) {
+        let who = match &self.key {
+            Some(key) => told_of_key(key),
+            None => AuditEntry {
+                tenant_id: Some(tenant),
+                user_id: Some(self.user().to_owned()),
+                super_admin: self.is_super_admin,
+                ..AuditEntry::new(AuditKind::PublishRefused)
+            },
+        };
+        app.audit.refused_as(who, refusal, address);
+    }
+
+    fn user(&self) -> &str {
+        self.name.strip_prefix("user:").unwrap_or(&self.name)
+    }
+
+    /// Charges what is published to the API key, if it is one.
+    ///
+    /// # Errors
+    ///
+    /// 429 over the key's rate.
+    pub fn charge(&self, app: &App, events: u32) -> Result<(), Refusal> {
+        if let Some(key) = &self.key {
+            app.limits.key_allowed(&key.id, key.publish_rate, events)?;
+        }
+        Ok(())
     }
 
     /// Checks that every event is of a type and device that the author may publish.

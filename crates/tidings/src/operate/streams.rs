@@ -9,6 +9,7 @@ use http::StatusCode;
 use tidings_log::{ReadError, ReadLimit};
 use tidings_protocol::Position;
 use tidings_protocol::api::ClosingReason;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::operate::{StreamInfo, StreamList};
 
 use super::part::{Caller, Known, Part, merge, parts};
@@ -19,7 +20,7 @@ use crate::cluster::Question;
 use crate::engine::{ConnectionId, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::view::EventFacts;
-use crate::stream::request::{Query, read_tenant_in};
+use crate::stream::request::Query;
 use crate::time::{rfc3339, unix_microseconds};
 
 /// How many events are looked at to count what one stream still has to be given.
@@ -53,10 +54,7 @@ pub async fn list(
 ) -> Result<Json<StreamList>, Refusal> {
     let query = Query::parse(query.as_deref())?;
     let page = PageRequest::read(&query)?;
-    let tenant = query
-        .given("tenant")
-        .map(|text| read_tenant_in("tenant", text))
-        .transpose()?;
+    let tenant = query.tenant()?;
     if let Some(tenant) = tenant {
         operator.check_tenant(tenant)?;
     }
@@ -307,6 +305,9 @@ pub async fn disconnect(
             format!("there is no open stream {connection}"),
         ));
     }
+    let what = AuditKind::StreamDisconnected;
+    app.audit
+        .changed(what, operator.identity(), None, connection);
     tracing::info!(
         target: "tidings::operate",
         connection_id = %connection,

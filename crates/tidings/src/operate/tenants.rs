@@ -14,6 +14,7 @@ use axum::extract::{Path, RawQuery, State};
 use tidings_log::{Log, ReadError, TenantUsage};
 use tidings_protocol::TenantId;
 use tidings_protocol::api::ClosingReason;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::operate::{
     TenantInfo, TenantList, TenantPurge, TenantPurged, TenantSettings,
 };
@@ -67,7 +68,7 @@ pub fn take_up(log: &Log, registry: &Registry) -> Result<(), String> {
         if !in_log.contains(&tenant) {
             log.purge(tenant).map_err(|error| error.to_string())?;
         }
-        forget_groups(registry, tenant).map_err(|error| error.to_string())?;
+        forget_settings(registry, tenant).map_err(|error| error.to_string())?;
     }
     for tenant in in_log {
         if !registry.purged().contains(tenant) {
@@ -79,9 +80,15 @@ pub fn take_up(log: &Log, registry: &Registry) -> Result<(), String> {
     Ok(())
 }
 
-fn forget_groups(registry: &Registry, tenant: TenantId) -> Result<(), RegistryError> {
+/// Forgets its device groups, and the API keys that are for it alone.
+fn forget_settings(registry: &Registry, tenant: TenantId) -> Result<(), RegistryError> {
+    let had_keys = registry.keys().remove_tenant(tenant)?;
     if registry.groups().list(tenant).is_empty() {
-        return Ok(());
+        return if had_keys {
+            registry.wipe_removed()
+        } else {
+            Ok(())
+        };
     }
     registry.groups().remove_tenant(tenant)?;
     registry.wipe_removed()
@@ -238,9 +245,13 @@ pub async fn purge(
         .purges
         .tasks
         .spawn(async move { begin(&shared, tenant, &by).await });
-    work.await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-        .map(Json)
+    let purged = work
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let what = AuditKind::TenantPurged;
+    app.audit
+        .changed(what, operator.identity(), Some(tenant), tenant);
+    Ok(Json(purged))
 }
 
 /// Everything up to that the tenant is hidden on every path, on all nodes where there are several.
@@ -363,7 +374,7 @@ async fn hide(app: &Arc<App>, tenant: TenantId) -> Result<(), String> {
             .map_err(|error| error.to_string())?;
         keeper.window.forget();
         keeper.metrics.tenants.forget(tenant);
-        forget_groups(&keeper.registry, tenant).map_err(|error| error.to_string())
+        forget_settings(&keeper.registry, tenant).map_err(|error| error.to_string())
     })
     .await
 }

@@ -54,6 +54,17 @@ impl Query {
         self.0.get(name).map(String::as_str)
     }
 
+    /// The tenant that an operator's call is bounded to, of the parameter `tenant`.
+    ///
+    /// # Errors
+    ///
+    /// 422 when it is no UUID, or empty.
+    pub fn tenant(&self) -> Result<Option<TenantId>, Refusal> {
+        self.given("tenant")
+            .map(|text| read_tenant_in("tenant", text))
+            .transpose()
+    }
+
     /// The types and devices asked for.
     ///
     /// # Errors
@@ -250,12 +261,7 @@ pub fn read_tenant(text: &str) -> Result<TenantId, Refusal> {
     read_tenant_in("tenant_id", text)
 }
 
-/// Reads the tenant in the parameter of this name.
-///
-/// # Errors
-///
-/// 422 when it is no UUID.
-pub fn read_tenant_in(parameter: &str, text: &str) -> Result<TenantId, Refusal> {
+fn read_tenant_in(parameter: &str, text: &str) -> Result<TenantId, Refusal> {
     text.parse()
         .map_err(|error: tidings_protocol::tenant::InvalidTenantId| {
             Refusal::parameter(parameter, error.to_string())

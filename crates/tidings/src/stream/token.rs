@@ -2,19 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, header};
 use tidings_protocol::api::StreamTokenGrant;
+use tidings_protocol::audit::AuditKind;
 
 use super::request::bearer;
 use crate::app::App;
 use crate::cors;
 use crate::error::Refusal;
-use crate::time::unix_seconds;
 
 /// `POST /auth/sse-token`.
 ///
@@ -38,19 +38,20 @@ pub async fn mint(
     Extension(peer): Extension<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let minted = mint_for(&app, peer.ip(), &headers).await;
+    let address = peer.ip();
+    let minted = mint_for(&app, address, &headers).await;
     let status = minted.as_ref().map_or_else(Refusal::status, |_| 200);
     app.metrics.stream_tokens.note(status);
-    minted
+    minted.inspect_err(|refusal| {
+        app.audit
+            .refused(AuditKind::TokenRefused, refusal, None, None, address);
+    })
 }
 
 async fn mint_for(app: &App, address: IpAddr, headers: &HeaderMap) -> Result<Response, Refusal> {
     app.limits.failures_exceeded(address)?;
     let token = access_token(app, headers)?;
-    let identity = app
-        .access_tokens
-        .verify(&token, unix_seconds(SystemTime::now()))
-        .inspect_err(|_| app.limits.failure_recorded(address))?;
+    let identity = app.authenticate(&token, address).await?;
     if let Some(tenant) = identity.tenant.filter(|_| !identity.super_admin) {
         app.check_living(tenant)?;
     }
