@@ -4,9 +4,12 @@
 //! - [`brokers`]: real `nats-server`s and `redis-server`s, one or a cluster.
 //! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
 //! - [`certificates`]: certificates of an authority of our own.
+//! - [`tunnel`]: a port in the clear that leads to one over TLS, so that every test can go over TLS.
 //! - [`access`]: access tokens, signed here and not by the server's code.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
+//! - [`proxies`]: nginx, `HAProxy` and Caddy with the samples of `deploy/`.
+//! - [`chunks`]: what a proxy frames a stream in.
 //! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
 //! - [`stream`]: one open stream and what has come over it.
 //!
@@ -27,22 +30,27 @@ use std::time::Duration;
 pub mod access;
 pub mod brokers;
 pub mod certificates;
+pub mod chunks;
 pub mod http;
+pub mod proxies;
 pub mod publish;
 pub mod resp;
 pub mod server;
 pub mod sse;
 pub mod stream;
+pub mod tunnel;
 
 pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
+pub use proxies::{Proxy, ProxyKind, ProxyOptions};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
 pub use stream::{Stream, Watch};
+pub use tunnel::{Tunnel, Way};
 
 /// How long a test waits for something that must happen before it calls it a hang.
 pub const GUARD: Duration = Duration::from_mins(1);
