@@ -3,10 +3,10 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Below this many a server is likely to run out before anything else does.
-const COMFORTABLE: u64 = 65_536;
+pub(crate) const COMFORTABLE: u64 = 65_536;
 
 /// What the process keeps for itself: log, listeners, engines, connections that are no streams.
-const RESERVED: u64 = 512;
+pub(crate) const RESERVED: u64 = 512;
 
 /// Raises the process's limit as far as it may itself, and says when that is little.
 pub fn raise_limit() {

@@ -14,7 +14,7 @@
 //!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`cluster`]: what nodes tell each other; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
-//! [`cli`], the commands.
+//! [`cli`], the commands; [`doctor`], which looks for what would trouble a server.
 //!
 //! To the side: [`config`], [`auth`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`], [`descriptors`].
 
@@ -31,6 +31,7 @@ pub mod cors;
 pub mod cursors;
 pub mod demo;
 pub mod descriptors;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod fanout;
