@@ -10,6 +10,7 @@
 //! - [`publish`]: publishing, and what a receipt says.
 //! - [`proxies`]: nginx, `HAProxy` and Caddy with the samples of `deploy/`.
 //! - [`chunks`]: what a proxy frames a stream in.
+//! - [`scrape`]: what `/metrics` says.
 //! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
 //! - [`stream`]: one open stream and what has come over it.
 //!
@@ -35,6 +36,7 @@ pub mod http;
 pub mod proxies;
 pub mod publish;
 pub mod resp;
+pub mod scrape;
 pub mod server;
 pub mod sse;
 pub mod stream;
@@ -47,6 +49,7 @@ pub use http::{Answer, Connection, Request};
 pub use proxies::{Proxy, ProxyKind, ProxyOptions};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
+pub use scrape::Scrape;
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
 pub use stream::{Stream, Watch};

@@ -83,6 +83,8 @@ enum Command {
     Health(doctor::HealthArgs),
     /// Print the description of the API, `OpenAPI` 3.1
     Openapi,
+    /// Describe every metric, as Markdown
+    Metrics,
     /// Print a shell's completions
     Completions(generate::CompletionsArgs),
     /// Print the manual page
@@ -170,6 +172,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Health(args) => doctor::health(&args),
         Command::Openapi => print(&crate::openapi::document()),
+        Command::Metrics => print(&crate::metrics::declared::reference()),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(args),
     };
