@@ -94,7 +94,8 @@ fn readable_by_others(key: &str, path: &Path) -> Option<Finding> {
     let shown = path.display();
     // One that can't be read is told by whoever needs it.
     let mode = fs::metadata(path).ok()?.permissions().mode();
-    Some(if mode & 0o007 == 0 {
+    let others = mode % 0o10;
+    Some(if others == 0 {
         Finding::good("secrets", format!("{key}: {shown} is not for everybody"))
     } else {
         Finding::problem(
