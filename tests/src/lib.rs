@@ -6,6 +6,7 @@
 //! - [`certificates`]: certificates of an authority of our own.
 //! - [`tunnel`]: a port in the clear that leads to one over TLS, so that every test can go over TLS.
 //! - [`access`]: access tokens, signed here and not by the server's code.
+//! - [`issuer`]: who logs users in: keys of its own, published as a JWKS.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
 //! - [`proxies`]: nginx, `HAProxy` and Caddy with the samples of `deploy/`.
@@ -33,6 +34,7 @@ pub mod brokers;
 pub mod certificates;
 pub mod chunks;
 pub mod http;
+pub mod issuer;
 pub mod proxies;
 pub mod publish;
 pub mod resp;
@@ -46,6 +48,7 @@ pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
+pub use issuer::{KeyServer, SigningKey};
 pub use proxies::{Proxy, ProxyKind, ProxyOptions};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
