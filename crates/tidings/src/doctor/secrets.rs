@@ -44,7 +44,7 @@ fn access_tokens(config: &Config) -> Vec<Finding> {
         )],
         Ok(tokens) => tokens
             .warnings()
-            .iter()
+            .into_iter()
             .map(|warning| {
                 let advice = "use a key of full length: head -c 32 /dev/urandom | base64";
                 Finding::warning("keys", warning, advice)
@@ -55,6 +55,8 @@ fn access_tokens(config: &Config) -> Vec<Finding> {
 
 fn secret_files(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let (jwt, redis, nats) = (&config.auth.jwt, &config.redis, &config.nats);
+    let issuers = jwt.issuers.iter();
+    let issuers = issuers.map(|issuer| ("auth.jwt.issuers", &issuer.secret_file));
     [
         ("auth.jwt.secret_file", &jwt.secret_file),
         ("redis.password_file", &redis.password_file),
@@ -70,6 +72,7 @@ fn secret_files(config: &Config) -> Vec<(&'static str, PathBuf)> {
         ("nats.tls.key_file", &nats.tls.key_file),
     ]
     .into_iter()
+    .chain(issuers)
     .filter_map(|(key, path)| Some((key, path.clone()?)))
     .collect()
 }
@@ -77,6 +80,7 @@ fn secret_files(config: &Config) -> Vec<(&'static str, PathBuf)> {
 fn certificate_files(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let (redis, nats) = (&config.redis, &config.nats.tls);
     [
+        ("auth.jwks.ca_file", &config.auth.jwks.ca_file),
         ("redis.ca_file", &redis.ca_file),
         (
             "redis.client_certificate_file",
