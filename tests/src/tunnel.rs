@@ -148,7 +148,8 @@ async fn carry(mut near: TcpStream, server: SocketAddr, connector: TlsConnector,
         let mut far = connector.connect(name, far).await?;
         copy_bidirectional(&mut near, &mut far).await
     };
-    if carried.await.is_err() {
+    if let Err(error) = carried.await {
+        eprintln!("a tunnel to {server} broke: {error}");
         let _ = socket2::SockRef::from(&near).set_linger(Some(std::time::Duration::ZERO));
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! How streams come to the engine, and what else is asked over HTTP:
 //!
-//! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection.
+//! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection;
+//!   [`edge`]: what stands in front of HTTP there, TLS and proxies.
 //! - [`front`]: what answers a request; [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
 //!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`cluster`]: what nodes tell each other; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
@@ -32,6 +33,7 @@ pub mod cursors;
 pub mod demo;
 pub mod descriptors;
 pub mod doctor;
+pub mod edge;
 pub mod engine;
 pub mod error;
 pub mod fanout;

@@ -239,7 +239,7 @@ mod tests {
         let settings =
             crate::config::Settings::gather(&[], None, &[], &args.settings.flags()).unwrap();
         let loaded = crate::config::resolve(settings).unwrap();
-        assert_eq!(loaded.config.listen.port(), 2);
+        assert_eq!(loaded.config.listen.unwrap().port(), 2);
         assert!(loaded.config.auth.jwt.has_key());
     }
 }

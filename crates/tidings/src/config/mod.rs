@@ -12,6 +12,7 @@
 //! Nothing here opens a port or reads a key file; [`crate::auth`] does the latter.
 
 mod access;
+mod edge;
 mod error;
 mod fleet;
 mod gather;
@@ -34,6 +35,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use access::{ClaimNames, JwksConfig, JwtConfig};
+pub use edge::{ProxiesConfig, TlsConfig};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use fleet::{FleetStream, FleetSubject, SubjectPart};
 pub use gather::{NOT_SETTINGS, Settings};

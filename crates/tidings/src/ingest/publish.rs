@@ -21,12 +21,10 @@ use super::envelope::Terms;
 use super::publisher::Author;
 use super::store::{Stored, store};
 use crate::app::App;
+use crate::config::LimitsConfig;
 use crate::error::Refusal;
 use crate::metrics::StoredBody;
 use crate::stream::request::read_tenant;
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The header that makes a whole request safe to repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -120,7 +118,7 @@ async fn admit(
     let layout = Layout::of(&headers)?;
     let request_key = request_key(&headers)?;
     drop(headers);
-    let bytes = receive(body, app.config.limits.body_bytes).await?;
+    let bytes = receive(body, app.config.limits.body_bytes, &app.config.limits).await?;
     let received = Received {
         bytes: bytes.len() as u64,
         received: Instant::now(),
@@ -169,8 +167,13 @@ fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 /// # Errors
 ///
 /// 400 where it breaks off, 408 where it takes too long, 413 where it is too large.
-pub(crate) async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Refusal> {
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
+pub(crate) async fn receive(
+    body: RequestBody,
+    limit: usize,
+    limits: &LimitsConfig,
+) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(body, limit).collect();
+    let collected = tokio::time::timeout(limits.body_time, collected).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
@@ -180,10 +183,7 @@ pub(crate) async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Re
         Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body broke off")),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
-            format!(
-                "the body did not arrive within {} s",
-                BODY_TIMEOUT.as_secs()
-            ),
+            format!("the body did not arrive within {:?}", limits.body_time),
         )),
     }
 }

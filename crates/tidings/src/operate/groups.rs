@@ -231,7 +231,7 @@ pub async fn put(
             "Content-Type must be application/json",
         ));
     }
-    let body = receive(body, MAX_BODY).await?;
+    let body = receive(body, MAX_BODY, &app.config.limits).await?;
     let NewGroup { devices } = read_group(&body)?;
     let limit = app.config.limits.devices_per_group;
     if devices.len() > limit {

@@ -232,7 +232,7 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, Refusal> {
     operator.require_all_devices()?;
-    let asked: NewKey = read_body(&headers, body).await?;
+    let asked: NewKey = read_body(&app, &headers, body).await?;
     let now = unix_microseconds(SystemTime::now());
     let mut key = checked(&app, &operator, asked, now)?;
     let tenants = key.tenants.clone().unwrap_or_default();
@@ -383,7 +383,7 @@ pub async fn rotate(
     body: Body,
 ) -> Result<Response, Refusal> {
     operator.require_all_devices()?;
-    let asked: KeyRotation = read_body(&headers, body).await?;
+    let asked: KeyRotation = read_body(&app, &headers, body).await?;
     let overlap = asked
         .overlap_seconds
         .map_or(OVERLAP, |seconds| Duration::from_secs(u64::from(seconds)));
@@ -557,8 +557,12 @@ fn issued(status: StatusCode, key: String, info: KeyInfo) -> Response {
 }
 
 /// Reads a body of JSON; none at all is an empty object.
-async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
-    let body = receive(body, MAX_BODY).await?;
+async fn read_body<T: DeserializeOwned>(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Refusal> {
+    let body = receive(body, MAX_BODY, &app.config.limits).await?;
     if body.is_empty() {
         return serde_json::from_str("{}").map_err(|error| {
             Refusal::new(
