@@ -35,10 +35,18 @@ fn reach(address: IpAddr) -> Reach {
     }
 }
 
-/// Judges both listeners.
+/// Judges the listeners.
 #[must_use]
 pub fn check(config: &Config) -> Vec<Finding> {
-    vec![admin(config.admin_listen), public(config.listen)]
+    let mut findings = vec![admin(config.admin_listen)];
+    findings.extend(config.listen.map(public));
+    findings.extend(
+        config
+            .tls
+            .listen
+            .map(|address| Finding::good("exposure", format!("the API is at {address} over TLS"))),
+    );
+    findings
 }
 
 fn admin(address: SocketAddr) -> Finding {
@@ -60,7 +68,7 @@ fn admin(address: SocketAddr) -> Finding {
 fn public(address: SocketAddr) -> Finding {
     let what = format!("the API is at {address}");
     let advice = "it speaks plain HTTP there, and access tokens can be read on the way: put a proxy with TLS in front \
-                  (docs/behind-a-proxy.md), and listen on 127.0.0.1 or a private address";
+                  (docs/behind-a-proxy.md) or use its own (docs/tls.md), and listen on 127.0.0.1 or a private address";
     match reach(address.ip()) {
         Reach::Machine => Finding::good("exposure", format!("{what}, for this machine alone")),
         Reach::Network => Finding::good("exposure", format!("{what}, a private network's")),

@@ -58,7 +58,7 @@ fn open_files(limits: &str) -> Option<u64> {
 /// Whether a server runs, and what it says of itself.
 pub async fn check(config: &Config, server: Option<&Running>) -> Vec<Finding> {
     let Some(server) = server else {
-        return vec![match taken(config.listen).await {
+        return vec![match taken(config).await {
             None => Finding::good("server", "none runs with this log; its ports are free"),
             Some(address) => Finding::problem(
                 "server",
@@ -92,12 +92,15 @@ pub async fn check(config: &Config, server: Option<&Running>) -> Vec<Finding> {
     }]
 }
 
-async fn taken(address: SocketAddr) -> Option<SocketAddr> {
-    if address.port() == 0 {
-        return None;
+/// An address of the API that somebody else has.
+async fn taken(config: &Config) -> Option<SocketAddr> {
+    let addresses = [config.listen, config.tls.listen];
+    for address in addresses.into_iter().flatten() {
+        if address.port() != 0 && Target::plain(address).connect().await.is_ok() {
+            return Some(address);
+        }
     }
-    let reached = Target::plain(address).connect().await;
-    reached.is_ok().then_some(address)
+    None
 }
 
 #[cfg(test)]

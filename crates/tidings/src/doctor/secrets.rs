@@ -59,6 +59,7 @@ fn secret_files(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let issuers = issuers.map(|issuer| ("auth.jwt.issuers", &issuer.secret_file));
     [
         ("auth.jwt.secret_file", &jwt.secret_file),
+        ("tls.key_file", &config.tls.key_file),
         ("redis.password_file", &redis.password_file),
         (
             "redis.sentinel_password_file",
@@ -81,6 +82,8 @@ fn certificate_files(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let (redis, nats) = (&config.redis, &config.nats.tls);
     [
         ("auth.jwks.ca_file", &config.auth.jwks.ca_file),
+        ("tls.certificate_file", &config.tls.certificate_file),
+        ("tls.client_ca_file", &config.tls.client_ca_file),
         ("redis.ca_file", &redis.ca_file),
         (
             "redis.client_certificate_file",
