@@ -17,11 +17,12 @@
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands; [`doctor`], which looks for what would trouble a server.
 //!
-//! To the side: [`config`], [`auth`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`].
+//! To the side: [`config`], [`auth`], [`audit`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`].
 
 pub mod admin;
 pub mod agent;
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod broker;
 pub mod cli;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
+use crate::audit::Audit;
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::broker::Broker;
 use crate::cluster::{Cluster, ClusterOptions};
@@ -64,6 +65,14 @@ pub enum StartError {
     /// The log's folder holds a copy.
     #[error("{0}")]
     Folder(#[from] mirror::MirrorError),
+    /// The audit log can't be had.
+    #[error("the audit log in {} can't be used: {source}", folder.display())]
+    Audit {
+        /// The log's folder.
+        folder: std::path::PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A thread or epoll instance could not be had.
     #[error("the stream engine could not start: {0}")]
     Engine(io::Error),
@@ -372,6 +381,7 @@ impl Server {
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
+            app.audit.stop();
             app.log.clone().close();
         });
         if ended.await.is_err() {
@@ -445,6 +455,7 @@ fn assemble(
         stream_tokens,
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers)
             .and_those_of(Arc::clone(&registry)),
+        audit: open_audit(&config)?,
         limits: Limits::new(&config),
         metrics,
         registry,
@@ -490,6 +501,18 @@ fn open_registry(config: &Config, is_copy: bool) -> Result<Arc<Registry>, Regist
     } else {
         registry
     }))
+}
+
+/// The audit log beside the log.
+fn open_audit(config: &Config) -> Result<Audit, StartError> {
+    if !config.audit.enabled {
+        return Ok(Audit::none());
+    }
+    let (folder, most) = (&config.log.path, config.audit.max_bytes as u64);
+    Audit::start(folder, most, &config.node_name()).map_err(|source| StartError::Audit {
+        folder: folder.clone(),
+        source,
+    })
 }
 
 /// This node among those that share the broker.

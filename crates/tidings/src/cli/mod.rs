@@ -2,6 +2,7 @@
 
 mod agent;
 mod audience;
+mod audit;
 mod config;
 mod connect;
 mod demo;
@@ -69,6 +70,8 @@ enum Command {
     Revoke(revoke::RevokeCommand),
     /// Tell who was shown an event, and what kept it from the others
     Audience(audience::AudienceArgs),
+    /// Show who opened, was refused, published and changed what
+    Audit(audit::AuditArgs),
     /// List the tenants and what is retained of each, or purge one
     Tenants(tenants::TenantsCommand),
     /// Keep device groups, which access tokens can name
@@ -170,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Streams(command) => streams::run(command),
         Command::Revoke(command) => revoke::run(command),
         Command::Audience(args) => audience::run(&args),
+        Command::Audit(args) => audit::run(args),
         Command::Tenants(command) => tenants::run(command),
         Command::Groups(command) => groups::run(command),
         Command::Token(args) => token::run(args),

@@ -42,8 +42,8 @@ pub use gather::{NOT_SETTINGS, Settings};
 pub use issuers::IssuerConfig;
 pub use key::Key;
 pub use model::{
-    AuthConfig, Config, CorsConfig, LimitsConfig, LogConfig, LoggingConfig, NodeConfig,
-    ShutdownConfig, StreamConfig,
+    AuditConfig, AuthConfig, Config, CorsConfig, LimitsConfig, LogConfig, LoggingConfig,
+    NodeConfig, ShutdownConfig, StreamConfig,
 };
 pub use nats::{NatsConfig, NatsTlsConfig};
 pub use redis::{RedisConfig, TokensConfig};

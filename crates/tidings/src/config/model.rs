@@ -79,6 +79,8 @@ section! {
         stream: StreamConfig;
         /// Limits; 0 means no limit where a key says nothing else.
         limits: LimitsConfig;
+        /// The audit log.
+        audit: AuditConfig;
         /// How the server stops.
         shutdown: ShutdownConfig;
         /// What the server writes about itself.
@@ -225,6 +227,17 @@ section! {
         /// What the node is called where operators meet several, and in the NATS servers' lists of connections.
         /// Without it the name of the machine. Nodes of one name are told apart by an id.
         name: Option<String> = kinds::OPTIONAL_TEXT, "";
+    }
+}
+
+section! {
+    /// The audit log: who opened, who was refused and why, who published, who changed what. It lies beside the log, in
+    /// the folder `audit`.
+    AuditConfig in "audit." {
+        /// Whether there is one.
+        enabled: bool = kinds::BOOL, "true";
+        /// How much disk it takes before its oldest entries go; a quarter is kept for changes.
+        max_bytes: usize = kinds::size::<1_048_576, 1_099_511_627_776>(), "64MiB";
     }
 }
 
