@@ -24,6 +24,9 @@ use crate::front::Front;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a stop leaves a new connection to say something.
+const FRESH: Duration = Duration::from_millis(500);
+
 /// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -73,7 +76,7 @@ pub async fn serve(
     let preface = tokio::select! {
         preface = tokio::time::timeout(HEAD_TIMEOUT, read_preface(&mut socket)) => preface,
         // Browsers open connections in advance; one that has said nothing holds up no stop.
-        () = stopping.cancelled() => return,
+        () = unspoken(&stopping) => return,
     };
     let Ok(Ok((prefix, http2))) = preface else {
         return;
@@ -88,6 +91,14 @@ pub async fn serve(
     } else {
         serve_http1(app, front, io, peer, stopping).await;
     }
+}
+
+/// When a stop no longer waits for a connection that begins now to say something. Who has just connected is about to
+/// speak, and a restart is to leave no request without an answer.
+async fn unspoken(stopping: &CancellationToken) {
+    let fresh = tokio::time::sleep(FRESH);
+    stopping.cancelled().await;
+    fresh.await;
 }
 
 /// Reads until it is clear which HTTP the client speaks. What was read is served first afterwards:
@@ -173,8 +184,9 @@ const CONFLATING_SEND_BUFFER: usize = 16 * 1024;
 fn bound_kernel_share(app: &App, socket: &std::net::TcpStream, conflates: bool) {
     let options = SockRef::from(socket);
     // The kernel's own watch over a peer that acknowledges nothing, a little after the engine's.
-    let stall = app.config.stream.stall_timeout + Duration::from_secs(5);
-    let configured = app.config.stream.send_buffer;
+    let config = app.config();
+    let stall = config.stream.stall_timeout + Duration::from_secs(5);
+    let configured = config.stream.send_buffer;
     let send_buffer = if conflates {
         configured.min(CONFLATING_SEND_BUFFER)
     } else {

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,6 +22,7 @@ use tower::ServiceExt as _;
 
 use crate::app::App;
 use crate::connection::HandOver;
+use crate::error::Refusal;
 use crate::ingest::publish;
 use crate::routes;
 
@@ -29,6 +31,8 @@ use crate::routes;
 pub struct Front {
     router: Router,
     publishing: Option<Publishing>,
+    /// Whose limit on requests at once holds here.
+    bounded: Option<Arc<App>>,
 }
 
 /// Where publishes go past the router.
@@ -46,22 +50,23 @@ impl Front {
         Self {
             router,
             publishing: None,
+            bounded: None,
         }
     }
 
     /// The public API's.
     #[must_use]
     pub fn public(app: &Arc<App>) -> Self {
-        let prefixes = app.config.mount.iter();
+        let config = app.config();
+        let prefixes = config.mount.iter();
         let under = prefixes.map(|prefix| format!("{}/tenants/", prefix.trim_end_matches('/')));
-        // Where pages of other origins may call, each answer has headers that the router's layer knows.
-        let short = app.config.cors.origins.is_empty();
         Self {
             router: routes::public(app),
-            publishing: short.then(|| Publishing {
+            publishing: Some(Publishing {
                 app: Arc::clone(app),
                 under: under.collect(),
             }),
+            bounded: Some(Arc::clone(app)),
         }
     }
 
@@ -72,9 +77,19 @@ impl Front {
         peer: SocketAddr,
         hand_over: Option<HandOver>,
     ) -> Response {
+        // Until the answer begins: what a stream's body or a client that does not read takes is bounded elsewhere.
+        let _room = match &self.bounded {
+            None => None,
+            Some(app) => match app.limits.request() {
+                None => return overloaded(),
+                room => room,
+            },
+        };
         if let Some(publishing) = &self.publishing
             && request.method() == Method::POST
             && let Some(tenant) = publishing.tenant(request.uri().path())
+            // Where pages of other origins may call, each answer has headers that the router's layer knows.
+            && publishing.app.config().cors.origins.is_empty()
         {
             let tenant = tenant.to_owned();
             return publishing.answer(&tenant, peer, request).await;
@@ -111,6 +126,12 @@ impl Publishing {
         routes::forbid_sniffing(response.headers_mut());
         response
     }
+}
+
+/// Said at once, since whatever waited would make the next wait longer.
+fn overloaded() -> Response {
+    let detail = "the server is answering as many requests as it can (limits.requests)";
+    Refusal::unavailable(detail, Duration::from_secs(1)).into_response()
 }
 
 /// What a future gives, or the panic that it ends with.

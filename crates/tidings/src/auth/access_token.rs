@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
+use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tidings_protocol::{DeviceId, EventType, TenantId};
@@ -124,18 +125,27 @@ pub struct NewAccessToken {
     pub device_group: Option<String>,
 }
 
-/// Verifies access tokens, and mints them where the deployment's key is a shared secret.
+/// Verifies access tokens, and mints them where the deployment's key is a shared secret. What it does that with can
+/// be replaced while it is used.
 #[derive(Debug)]
 pub struct AccessTokens {
+    /// Swapped whole.
+    verifier: RwLock<Arc<Verifier>>,
+    /// Says which of them were revoked, where tokens can be.
+    registry: Option<Arc<Registry>>,
+}
+
+/// What one configuration says of access tokens.
+#[derive(Debug)]
+struct Verifier {
     keys: VerifyingKeys,
     claims: ClaimNames,
     issuer: Option<String>,
     audience: Option<String>,
     leeway: i64,
     super_admin_role: Arc<str>,
+    /// By these keys and rules, and forgotten with them.
     verified: VerifiedTokens,
-    /// Says which of them were revoked, where tokens can be.
-    registry: Option<Arc<Registry>>,
 }
 
 /// The part of a JOSE header that decides anything. What else it says (`kid`, `jwk`, `x5c`, …) is not used:
@@ -154,18 +164,24 @@ impl AccessTokens {
     /// No key is configured, a key file can't be read or holds no usable key, or an algorithm is listed that
     /// no key suits.
     pub fn from_config(config: &AuthConfig) -> Result<Self, ConfigError> {
-        let jwt = &config.jwt;
-        jwt.require_key()?;
         Ok(Self {
-            keys: VerifyingKeys::from_config(jwt)?,
-            claims: jwt.claims.clone(),
-            issuer: jwt.issuer.clone(),
-            audience: jwt.audience.clone(),
-            leeway: i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1),
-            super_admin_role: config.super_admin_role.as_str().into(),
-            verified: VerifiedTokens::default(),
+            verifier: RwLock::new(Arc::new(Verifier::from_config(config)?)),
             registry: None,
         })
+    }
+
+    /// Verifies with what this configuration says from now on, whole or not at all.
+    ///
+    /// # Errors
+    /// As [`from_config`](Self::from_config); what there is stays then.
+    pub fn replace(&self, config: &AuthConfig) -> Result<(), ConfigError> {
+        let verifier = Arc::new(Verifier::from_config(config)?);
+        *self.verifier.write() = verifier;
+        Ok(())
+    }
+
+    fn verifier(&self) -> Arc<Verifier> {
+        Arc::clone(&self.verifier.read())
     }
 
     /// From now on refuses tokens that this registry knows as revoked.
@@ -177,18 +193,39 @@ impl AccessTokens {
 
     /// What an operator should know about the keys, a sentence each: a short secret.
     #[must_use]
-    pub fn warnings(&self) -> &[String] {
-        &self.keys.warnings
+    pub fn warnings(&self) -> Vec<String> {
+        self.verifier().keys.warnings.clone()
     }
 
     /// The user whom `jwt` speaks of, at `now` in Unix seconds.
     pub fn verify(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
-        let identity = self.identity_of(jwt, now)?;
+        let identity = self.verifier().identity_of(jwt, now)?;
         let registry = self.registry.as_ref();
         if registry.is_some_and(|registry| registry.revocations().cover(&identity)) {
             return Err(AccessTokenError::Revoked);
         }
         Ok(identity)
+    }
+
+    /// A new access token, valid from `now` (Unix seconds), that [`verify`](Self::verify) accepts.
+    pub fn mint(&self, token: &NewAccessToken, now: i64) -> Result<String, MintError> {
+        self.verifier().mint(token, now)
+    }
+}
+
+impl Verifier {
+    fn from_config(config: &AuthConfig) -> Result<Self, ConfigError> {
+        let jwt = &config.jwt;
+        jwt.require_key()?;
+        Ok(Self {
+            keys: VerifyingKeys::from_config(jwt)?,
+            claims: jwt.claims.clone(),
+            issuer: jwt.issuer.clone(),
+            audience: jwt.audience.clone(),
+            leeway: i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1),
+            super_admin_role: config.super_admin_role.as_str().into(),
+            verified: VerifiedTokens::default(),
+        })
     }
 
     fn identity_of(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
@@ -336,8 +373,7 @@ impl AccessTokens {
         })
     }
 
-    /// A new access token, valid from `now` (Unix seconds), that [`verify`](Self::verify) accepts.
-    pub fn mint(&self, token: &NewAccessToken, now: i64) -> Result<String, MintError> {
+    fn mint(&self, token: &NewAccessToken, now: i64) -> Result<String, MintError> {
         let (key, algorithm) = self
             .keys
             .keys

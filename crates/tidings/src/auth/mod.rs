@@ -28,7 +28,7 @@ pub use access_token::{AccessTokenError, AccessTokens, MintError, NewAccessToken
 pub use identity::Identity;
 pub use operator::Operator;
 pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeys, UnknownPublisherKey};
-pub use stream_token::{LinkKeeper, Looked, StreamTokens, Unavailable};
+pub use stream_token::{LinkKeeper, Looked, Outage, StreamTokens, Unavailable};
 
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;

@@ -109,7 +109,8 @@ impl FromRequestParts<Arc<App>> for Operator {
             .access_tokens
             .verify(token, unix_seconds(SystemTime::now()))
             .inspect_err(|_| app.limits.failure_recorded(address))?;
-        let roles = &app.config.auth;
+        let config = app.config();
+        let roles = &config.auth;
         let operator = Self::of(identity, &roles.operator_role).ok_or_else(|| {
             Refusal::forbidden(format!(
                 "this is for operators: the roles {} and {}",

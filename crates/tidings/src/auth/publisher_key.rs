@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use parking_lot::RwLock;
 use secrecy::SecretString;
 use tidings_protocol::{EventType, TenantId};
 
@@ -46,7 +47,7 @@ pub struct UnknownPublisherKey;
 
 /// The configured publishers and their keys.
 pub struct PublisherKeys {
-    by_id: HashMap<Arc<str>, Known>,
+    by_id: RwLock<HashMap<Arc<str>, Known>>,
 }
 
 struct Known {
@@ -56,7 +57,10 @@ struct Known {
 
 impl fmt::Debug for PublisherKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_set().entries(self.by_id.keys()).finish()
+        formatter
+            .debug_set()
+            .entries(self.by_id.read().keys())
+            .finish()
     }
 }
 
@@ -64,6 +68,15 @@ impl PublisherKeys {
     /// The publishers of a configuration, whose ids differ.
     #[must_use]
     pub fn from_config(publishers: &[PublisherConfig]) -> Self {
+        let keys = Self {
+            by_id: RwLock::default(),
+        };
+        keys.replace(publishers);
+        keys
+    }
+
+    /// From now on these are the publishers, and no others.
+    pub fn replace(&self, publishers: &[PublisherConfig]) {
         let by_id = publishers
             .iter()
             .map(|config| {
@@ -79,7 +92,7 @@ impl PublisherKeys {
                 (Arc::clone(&config.id), known)
             })
             .collect();
-        Self { by_id }
+        *self.by_id.write() = by_id;
     }
 
     /// Whether a credential has the form of an API key, so that it should be verified here and not as an
@@ -99,7 +112,8 @@ impl PublisherKeys {
                 is_publisher_id(id) && (1..=MAX_SECRET_LENGTH).contains(&secret.len())
             })
             .ok_or(UnknownPublisherKey)?;
-        let known = self.by_id.get(id);
+        let by_id = self.by_id.read();
+        let known = by_id.get(id);
         let expected = known.map_or([0; 32], |known| known.secret_sha256);
         let equal = verify_slices_are_equal(&sha256(secret.as_bytes()), &expected).is_ok();
         match known {
