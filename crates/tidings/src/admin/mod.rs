@@ -1,4 +1,4 @@
-//! The admin listener: is the server alive, is it ready.
+//! The admin listener: is the server alive, is it ready, how is it doing.
 //!
 //! - [`listener`]: its own thread, so that it answers while the public one is busy.
 //!
@@ -12,11 +12,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 
 use crate::app::App;
 use crate::error::Refusal;
+use crate::metrics::exposition::Format;
+use crate::metrics::scrape::scrape;
 use crate::readiness;
 pub use listener::AdminListener;
 
@@ -28,8 +30,10 @@ pub fn router(app: &Arc<App>) -> Router {
             get(|| async { Json(json!({ "status": "alive" })) }),
         )
         .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
         .fallback(|| async {
-            Refusal::new(StatusCode::NOT_FOUND, "there are /healthz and /readyz here")
+            let there_is = "there are /healthz, /readyz and /metrics here";
+            Refusal::new(StatusCode::NOT_FOUND, there_is)
         })
         .with_state(Arc::clone(app))
 }
@@ -44,4 +48,13 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         let body = json!({ "status": "not_ready", "streams": streams, "reasons": reasons });
         (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
     }
+}
+
+/// All metrics, in the format that `Accept` likes better.
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT);
+    let accept = accept.and_then(|value| value.to_str().ok());
+    let format = Format::negotiate(accept.unwrap_or_default());
+    let text = scrape(&app, format).await;
+    ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
 }

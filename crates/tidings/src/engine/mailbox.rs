@@ -15,6 +15,7 @@ use tidings_protocol::api::ClosingReason;
 
 use super::catch_up::Caught;
 use super::census::Inquiry;
+use super::counters::EngineCounters;
 use super::drain::Underway;
 use super::ticket::OpenStream;
 use crate::fanout::Stale;
@@ -70,6 +71,8 @@ pub(super) struct Mailbox {
     streams: AtomicUsize,
     /// How often the thread has woken.
     turns: AtomicU64,
+    /// Written by the thread alone.
+    pub(super) counters: EngineCounters,
     /// The thread has ended. Set and looked at under the lock of `mail`.
     ended: AtomicBool,
 }
@@ -86,6 +89,7 @@ impl Mailbox {
             dormant: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
             turns: AtomicU64::new(0),
+            counters: EngineCounters::default(),
             ended: AtomicBool::new(false),
         });
         Ok((mailbox, poll))
