@@ -26,6 +26,8 @@ pub enum ReasonName {
     BrokerAway,
     /// Stream tokens can't be handed out or taken.
     RedisAway,
+    /// The keys of no issuer can be had, so no access token is good.
+    JwksUnavailable,
     /// Connections are turned away.
     DescriptorsShort,
 }
@@ -90,6 +92,9 @@ pub fn reasons(app: &App) -> Vec<Reason> {
     }
     if let Some(outage) = app.stream_tokens.away() {
         add(ReasonName::RedisAway, outage.since, &outage.reason);
+    }
+    for outage in app.access_tokens.away() {
+        add(ReasonName::JwksUnavailable, outage.since, &outage.reason);
     }
     if let Some(since) = app.descriptors.short_since() {
         let detail = "the process has no descriptors left for more connections";
