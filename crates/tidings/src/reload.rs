@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::config::{self, Config, ConfigErrors, Loaded, Settings, Sources};
+use crate::edge::Tls;
 use crate::logging;
+use crate::server::Server;
 use crate::supervisor::Supervisor;
 
 /// What is needed to read the configuration again.
 pub struct Reloading {
     app: Arc<App>,
+    tls: Option<Arc<Tls>>,
     sources: Sources,
     /// As the process started.
     started: Settings,
@@ -33,9 +36,10 @@ pub struct Reloaded {
 impl Reloading {
     /// Of a server that was started with these sources and what they said.
     #[must_use]
-    pub fn new(app: &Arc<App>, sources: Sources, settings: Settings) -> Self {
+    pub fn new(server: &Server, sources: Sources, settings: Settings) -> Self {
         Self {
-            app: Arc::clone(app),
+            app: Arc::clone(server.app()),
+            tls: server.tls().cloned(),
             sources,
             started: settings.clone(),
             applied: settings,
@@ -86,7 +90,11 @@ impl Reloading {
         config.check()?;
         let locate = |error| ConfigErrors::from(settings.locate(error));
         config.require_jwt_key().map_err(locate)?;
-        // Last, since it takes over what it has read.
+        // It is replaced by itself too when its files change, so it need not wait for the rest.
+        if let Some(tls) = &self.tls {
+            tls.reload().map_err(locate)?;
+        }
+        // The last that can fail, since it takes over what it has read.
         let access_tokens = &self.app.access_tokens;
         access_tokens.replace(&config.auth).map_err(locate)?;
 

@@ -18,12 +18,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::AdminListener;
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
+use crate::audit::Audit;
 use crate::auth::{AccessTokens, LinkKeeper, PublisherKeys, StreamTokens};
 use crate::broker::Broker;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::config::{Config, ConfigError, LogKind};
 use crate::cursors::Cursors;
 use crate::descriptors::Descriptors;
+use crate::edge::{Edge, Tls};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
 use crate::front::Front;
@@ -39,8 +41,9 @@ use crate::registry::{Registry, RegistryError};
 use crate::shutdown::Life;
 use crate::state;
 use crate::time::unix_microseconds;
-use accept::{Accepting, watched};
+use accept::Accepting;
 pub use listeners::Listeners;
+use listeners::Served;
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +84,14 @@ pub enum StartError {
     /// The log's folder holds a copy.
     #[error("{0}")]
     Folder(#[from] mirror::MirrorError),
+    /// The audit log can't be had.
+    #[error("the audit log in {} can't be used: {source}", folder.display())]
+    Audit {
+        /// The log's folder.
+        folder: std::path::PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A thread or epoll instance could not be had.
     #[error("the stream engine could not start: {0}")]
     Engine(io::Error),
@@ -90,9 +101,12 @@ pub enum StartError {
 pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     /// Answers in a thread of its own, from the start to the very end.
     admin: AdminListener,
-    /// Connections and the accept loop; closed and waited for at the end.
+    /// The certificate that is served, which can be replaced.
+    tls: Option<Arc<Tls>>,
+    /// Connections and accept loops; closed and waited for at the end.
     tasks: TaskTracker,
     /// Copies the sources, where the log is a copy.
     mirror: Option<Mirror>,
@@ -121,18 +135,10 @@ impl Server {
             tracing::warn!("{warning}");
         }
         let (stream_tokens, redis) = StreamTokens::from_config(&config)?;
-        let not_usable = |key, address| {
-            move |source| StartError::Listen {
-                key,
-                address,
-                source,
-            }
-        };
-        let public = watched(listeners.public).map_err(not_usable("listen", config.listen))?;
-        let address = public
-            .local_addr()
-            .map_err(not_usable("listen", config.listen))?;
+        let tls = Tls::from_config(&config.tls)?.map(Arc::new);
+        let served = Served::by(listeners.public, listeners.tls)?;
         let admin_listen = config.admin_listen;
+        let address = served.address().unwrap_or(admin_listen);
 
         let broker = match config.log.kind {
             LogKind::Embedded => None,
@@ -151,11 +157,17 @@ impl Server {
         let mirror = copy.zip(broker_of);
         let mirror = mirror.map(|(copy, broker)| copy_sources(&app, copy, broker));
         tenants::watch_unfinished(&app);
-        let admin = AdminListener::start(listeners.admin, &app)
-            .map_err(not_usable("admin_listen", admin_listen))?;
+        let admin =
+            AdminListener::start(listeners.admin, &app).map_err(|source| StartError::Listen {
+                key: "admin_listen",
+                address: admin_listen,
+                source,
+            })?;
         let server = Self {
             address,
+            tls_address: served.tls.as_ref().map(|(_, address)| *address),
             admin,
+            tls,
             tasks: TaskTracker::new(),
             mirror,
             refusing: CancellationToken::new(),
@@ -164,9 +176,10 @@ impl Server {
             alone: CancellationToken::new(),
             app,
         };
-        server.begin(public, redis, broker);
+        server.begin(served, redis, broker);
         tracing::info!(
             %address,
+            tls_address = server.tls_address.map(tracing::field::display),
             admin_address = %server.admin.address(),
             log = %server.app.config().log.path.display(),
             epoch = %server.app.log.epoch(),
@@ -177,7 +190,7 @@ impl Server {
     }
 
     /// Starts what goes on until the end, and accepts connections.
-    fn begin(&self, public: TcpListener, redis: Option<LinkKeeper>, broker: Option<Arc<Broker>>) {
+    fn begin(&self, served: Served, redis: Option<LinkKeeper>, broker: Option<Arc<Broker>>) {
         if let Some(cluster) = &self.app.cluster {
             cluster.start(&self.app, &self.cluster_tasks, &self.alone);
         }
@@ -190,15 +203,7 @@ impl Server {
             let stopping = self.refusing.clone();
             self.tasks.spawn(broker.ensure_stream(stopping));
         }
-        let accepting = Accepting {
-            app: Arc::clone(&self.app),
-            front: Front::public(&self.app),
-            tasks: self.tasks.clone(),
-            refusing: self.refusing.clone(),
-            stopping: self.stopping.clone(),
-            spares_descriptors: true,
-        };
-        self.tasks.spawn(accepting.run(public));
+        self.accept(served);
     }
 
     /// What goes on beside requests.
@@ -211,10 +216,22 @@ impl Server {
         self.tasks.spawn(state::ageing::run(shared, stopping));
     }
 
-    /// Where the API is.
+    /// Where the API is; where it is in the clear, if it is.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the API is over TLS.
+    #[must_use]
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
+    /// The certificate that is served, where TLS is: [`Tls::reload`] reads it again.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
     }
 
     /// Where health checks are.
@@ -227,6 +244,35 @@ impl Server {
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
         &self.app
+    }
+
+    /// Begins to accept.
+    fn accept(&self, served: Served) {
+        let (app, config) = (&self.app, self.app.config());
+        let front = Front::public(app);
+        if let (Some((listener, _)), Some(tls)) = (served.tls, &self.tls) {
+            let front = front.clone().over_tls(&config.tls);
+            let edge = Edge::public(&config, Some(Arc::clone(tls)));
+            self.accept_on(listener, front, edge);
+            let watching = Arc::clone(tls).watch(self.refusing.clone());
+            self.tasks.spawn(watching);
+        }
+        if let Some((listener, _)) = served.public {
+            self.accept_on(listener, front, Edge::public(&config, None));
+        }
+    }
+
+    fn accept_on(&self, listener: TcpListener, front: Front, edge: Edge) {
+        let accepting = Accepting {
+            app: Arc::clone(&self.app),
+            front,
+            edge,
+            tasks: self.tasks.clone(),
+            refusing: self.refusing.clone(),
+            stopping: self.stopping.clone(),
+            spares_descriptors: true,
+        };
+        self.tasks.spawn(accepting.run(listener));
     }
 }
 
@@ -262,14 +308,10 @@ fn assemble(
     let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
-    let copy = match broker {
-        Some(broker) => Some(Copy::open(
-            &config.log.path,
-            &log,
-            &broker.streams(&config),
-        )?),
-        None => None,
-    };
+    let copied = broker.map(|broker| broker.streams(&config));
+    let copy = copied
+        .map(|streams| Copy::open(&config.log.path, &log, &streams))
+        .transpose()?;
     let cursors = Arc::new(match &copy {
         Some(copy) => Cursors::of_mirror(&log, copy.sources()),
         None => Cursors::of_log(&log),
@@ -295,6 +337,7 @@ fn assemble(
         stream_tokens,
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers)
             .and_those_of(Arc::clone(&registry)),
+        audit: open_audit(&config)?,
         limits: Limits::new(&config),
         metrics,
         registry,
@@ -342,6 +385,18 @@ fn open_registry(config: &Config, is_copy: bool) -> Result<Arc<Registry>, Regist
     } else {
         registry
     }))
+}
+
+/// The audit log beside the log.
+fn open_audit(config: &Config) -> Result<Audit, StartError> {
+    if !config.audit.enabled {
+        return Ok(Audit::none());
+    }
+    let (folder, most) = (&config.log.path, config.audit.max_bytes as u64);
+    Audit::start(folder, most, &config.node_name()).map_err(|source| StartError::Audit {
+        folder: folder.clone(),
+        source,
+    })
 }
 
 /// This node among those that share the broker.

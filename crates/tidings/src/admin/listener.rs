@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::router;
 use crate::app::App;
+use crate::edge::Edge;
 use crate::front::Front;
 use crate::server::accept::{Accepting, watched};
 
@@ -39,6 +40,7 @@ impl AdminListener {
         let accepting = Accepting {
             app: Arc::clone(app),
             front: Front::of(router(app)),
+            edge: Edge::default(),
             tasks: tasks.clone(),
             refusing: stopping.clone(),
             stopping: stopping.clone(),

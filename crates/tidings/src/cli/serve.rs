@@ -42,7 +42,7 @@ pub(super) fn run(args: &ServeArgs) -> Outcome {
         let pulse = Pulse::of(server.app(), Handle::current());
         let _watchdog = Watchdog::start(&supervisor, pulse);
         supervisor.ready(&format!("serving on {}", server.address()));
-        let mut reloading = Reloading::new(server.app(), sources, loaded.settings);
+        let mut reloading = Reloading::new(&server, sources, loaded.settings);
         loop {
             tokio::select! {
                 () = orders.next() => break,

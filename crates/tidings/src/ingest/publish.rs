@@ -134,11 +134,13 @@ async fn admit(
     let Body { events, lines } = body::read(layout, &bytes, &terms, &config.limits)?;
     // What is kept of it from here on waits in the log's queue, which has a bound of its own.
     drop((bytes, room));
-    author.check(&events, &lines)?;
+    let refused = |refusal: &Refusal| author.refused(app, tenant, refusal, peer.ip());
+    author.check(&events, &lines).inspect_err(refused)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-    check_subjects(app, tenant, &events)?;
-    author.charge(app, count)?;
-    app.limits.publish_allowed(tenant, count)?;
+    check_subjects(app, tenant, &events).inspect_err(refused)?;
+    author.charge(app, count).inspect_err(refused)?;
+    let allowed = app.limits.publish_allowed(tenant, count);
+    allowed.map_err(Refusal::from).inspect_err(refused)?;
     let stored = store(app, tenant, events).await;
     let stored = stored.map_err(|error| match error.key_conflict() {
         Some(index) => {
@@ -147,6 +149,7 @@ async fn admit(
         }
         None => error.into(),
     })?;
+    author.published(app, tenant, count);
     Ok((tenant, stored, received))
 }
 

@@ -12,9 +12,6 @@ use crate::app::App;
 use crate::error::Refusal;
 use crate::limits::Share;
 
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_mins(1);
-
 /// Reads a body of at most `limit` bytes. The share is of the memory for bodies; drop it with the body.
 ///
 /// # Errors
@@ -27,14 +24,12 @@ pub(crate) async fn receive(
     limit: usize,
 ) -> Result<(Bytes, Share), Refusal> {
     let mut room = app.limits.body();
-    let received = tokio::time::timeout(BODY_TIMEOUT, gather(body, limit, &mut room)).await;
+    let time = app.config().limits.body_time;
+    let received = tokio::time::timeout(time, gather(body, limit, &mut room)).await;
     let body = received.unwrap_or_else(|_| {
         Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
-            format!(
-                "the body did not arrive within {} s",
-                BODY_TIMEOUT.as_secs()
-            ),
+            format!("the body did not arrive within {time:?}"),
         ))
     })?;
     Ok((body, room))

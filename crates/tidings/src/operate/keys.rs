@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tidings_protocol::TenantId;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::keys::{IssuedKey, KeyInfo, KeyList, KeyRotation, NewKey};
 use tidings_protocol::operate::NodeAnswer;
 use tokio_util::sync::CancellationToken;
@@ -247,6 +248,7 @@ pub async fn create(
     key.secrets.push(secret);
     let made = key.clone();
     change(&app, &id, move |_| Ok(Some(made.clone()))).await?;
+    audited(&app, &operator, AuditKind::KeyCreated, &id, &key);
     tracing::info!(
         target: "tidings::operate",
         key_id = id,
@@ -414,6 +416,7 @@ pub async fn rotate(
         "key_rotated"
     );
     let (key, _) = app.registry.keys().get(&id).ok_or_else(unknown)?;
+    audited(&app, &operator, AuditKind::KeyRotated, &id, &key);
     let used = own_uses(&app).get(&id).copied().map(rfc3339);
     let info = describe(&id, &key, &operator, used, now);
     Ok(issued(StatusCode::OK, text, info))
@@ -451,6 +454,9 @@ pub async fn revoke(
         Ok(Some(key))
     })
     .await?;
+    if let Some((key, _)) = app.registry.keys().get(&id) {
+        audited(&app, &operator, AuditKind::KeyRevoked, &id, &key);
+    }
     tracing::info!(
         target: "tidings::operate",
         key_id = id,
@@ -458,6 +464,15 @@ pub async fn revoke(
         "key_revoked"
     );
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn audited(app: &App, operator: &Operator, what: AuditKind, id: &str, key: &ManagedKey) {
+    let tenant = match key.tenants.as_deref() {
+        Some([tenant]) => Some(*tenant),
+        _ => None,
+    };
+    let target = format!("key {id} ({})", key.name);
+    app.audit.changed(what, operator.identity(), tenant, target);
 }
 
 /// Refuses what the operator may not know of, which is answered like what is not there, and what stands in the

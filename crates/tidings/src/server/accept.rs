@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::connection;
+use crate::edge::Edge;
 use crate::error::Refusal;
 use crate::front::Front;
 
@@ -35,6 +36,8 @@ pub(crate) struct Accepting {
     pub(crate) app: Arc<App>,
     /// What answers.
     pub(crate) front: Front,
+    /// What stands in front of HTTP.
+    pub(crate) edge: Edge,
     /// The connections; waited for at the end.
     pub(crate) tasks: TaskTracker,
     /// No new connections.
@@ -92,6 +95,7 @@ impl Accepting {
             self.front.clone(),
             socket,
             peer,
+            self.edge.clone(),
             self.stopping.clone(),
         ));
     }
@@ -106,6 +110,7 @@ impl Accepting {
             turned_away.front.clone(),
             socket,
             peer,
+            self.edge.clone(),
             self.stopping.clone(),
         );
         self.tasks.spawn(async move {

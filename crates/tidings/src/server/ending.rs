@@ -107,6 +107,7 @@ impl Server {
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
+            app.audit.stop();
             app.log.clone().close();
         });
         if ended.await.is_err() {

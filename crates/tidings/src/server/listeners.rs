@@ -6,17 +6,22 @@ use std::net::{SocketAddr, TcpListener};
 
 use listenfd::ListenFd;
 
+use tokio::net::TcpListener as Watched;
+
 use super::StartError;
+use super::accept::watched;
 use crate::config::Config;
 
 /// What sockets are for, each named like the setting of its address, in the order in which sockets without such a
 /// name are taken.
-const USES: [&str; 2] = ["listen", "admin_listen"];
+const USES: [&str; 3] = ["listen", "admin_listen", "tls.listen"];
 
 /// The sockets that a server listens on, bound before anything else happens.
 pub struct Listeners {
-    /// For browsers, clients and publishers.
-    pub public: TcpListener,
+    /// For browsers, clients and publishers, in the clear.
+    pub public: Option<TcpListener>,
+    /// The same over TLS.
+    pub tls: Option<TcpListener>,
     /// For health checks.
     pub admin: TcpListener,
 }
@@ -30,11 +35,21 @@ impl Listeners {
     /// Names the address that can't be had, or the socket that is none to listen on.
     pub fn take(config: &Config) -> Result<Self, StartError> {
         let mut inherited = Inherited::of_process()?;
-        let mut take = |key, address| inherited.take(key).map_or_else(|| bind(key, address), Ok);
-        let listeners = Self {
-            public: take("listen", config.listen)?,
-            admin: take("admin_listen", config.admin_listen)?,
+        let mut take = |key, address| match inherited.take(key) {
+            None => bind_if(key, address),
+            socket => Ok(socket),
         };
+        let public = take("listen", config.listen)?;
+        let tls = match config.tls.listen {
+            // Without a certificate a socket is of no use.
+            None => None,
+            address => take("tls.listen", address)?,
+        };
+        let admin = match inherited.take("admin_listen") {
+            None => bind("admin_listen", config.admin_listen)?,
+            Some(socket) => socket,
+        };
+        let listeners = Self { public, tls, admin };
         inherited.tell_of_the_rest();
         Ok(listeners)
     }
@@ -46,10 +61,50 @@ impl Listeners {
     /// Names the address that can't be had.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         Ok(Self {
-            public: bind("listen", config.listen)?,
+            public: bind_if("listen", config.listen)?,
+            tls: bind_if("tls.listen", config.tls.listen)?,
             admin: bind("admin_listen", config.admin_listen)?,
         })
     }
+}
+
+/// The public listeners within the runtime, and where they are.
+pub(super) struct Served {
+    pub(super) public: Option<(Watched, SocketAddr)>,
+    pub(super) tls: Option<(Watched, SocketAddr)>,
+}
+
+impl Served {
+    pub(super) fn by(
+        public: Option<TcpListener>,
+        tls: Option<TcpListener>,
+    ) -> Result<Self, StartError> {
+        let public = public.map(|listener| served("listen", listener));
+        let tls = tls.map(|listener| served("tls.listen", listener));
+        Ok(Self {
+            public: public.transpose()?,
+            tls: tls.transpose()?,
+        })
+    }
+
+    /// Where the API is, in the clear if it is.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        let any = self.public.as_ref().or(self.tls.as_ref());
+        any.map(|(_, address)| *address)
+    }
+}
+
+fn served(key: &'static str, listener: TcpListener) -> Result<(Watched, SocketAddr), StartError> {
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let address = listener.local_addr();
+    let not_usable = |source| StartError::Listen {
+        key,
+        address: *address.as_ref().unwrap_or(&nowhere),
+        source,
+    };
+    let listener = watched(listener).map_err(not_usable)?;
+    let address = listener.local_addr().map_err(not_usable)?;
+    Ok((listener, address))
 }
 
 /// Sockets of the service manager, each with what it is for.
@@ -104,6 +159,13 @@ fn uses(names: &str, count: usize) -> Vec<Option<&'static str>> {
         .collect()
 }
 
+fn bind_if(
+    key: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, StartError> {
+    address.map(|address| bind(key, address)).transpose()
+}
+
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let listen = || -> io::Result<TcpListener> {
         use socket2::{Domain, Protocol, Socket, Type};
@@ -142,6 +204,8 @@ mod tests {
         assert_eq!(uses("admin_listen", 1), [admin]);
         assert_eq!(uses("admin_listen:listen", 2), [admin, public]);
         assert_eq!(uses("unknown:listen", 2), [admin, public]);
-        assert_eq!(uses("listen", 3), [public, admin, None]);
+        let tls = Some("tls.listen");
+        assert_eq!(uses("listen", 4), [public, admin, tls, None]);
+        assert_eq!(uses("tls.listen:listen", 2), [tls, public]);
     }
 }
