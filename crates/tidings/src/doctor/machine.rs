@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use super::report::Finding;
 use super::running::Running;
 use crate::config::Config;
-use crate::descriptors::{COMFORTABLE, RESERVED};
+use crate::descriptors::{COMFORTABLE, Descriptors};
 
 /// How many connections may wait to be accepted, as the server asks for.
 const BACKLOG: u64 = 4096;
@@ -35,7 +35,7 @@ fn descriptors(whose: &str, limit: Option<u64>, streams: u64) -> Finding {
             format!("{whose} number of open files is not limited"),
         );
     };
-    let room = limit.saturating_sub(RESERVED);
+    let room = Descriptors::room(limit);
     let what = format!("{whose} limit is {limit}, which is room for about {room} streams");
     if room < streams {
         let what = format!("{what}, and limits.streams allows {streams}");
@@ -73,7 +73,7 @@ mod tests {
         for (limit, streams, weight) in [
             (Some(1024), 0, Weight::Warning),
             (Some(1024), 500, Weight::Good),
-            (Some(1024), 513, Weight::Problem),
+            (Some(1024), 769, Weight::Problem),
             (Some(1_048_576), 0, Weight::Good),
             (Some(20_000), 50_000, Weight::Problem),
             (None, 50_000, Weight::Good),
