@@ -1,6 +1,9 @@
 //! The log from outside: what it promises, under the faults that a disk can have.
 
+mod backup;
+mod backup_history;
 mod durability;
+mod epochs;
 mod folder;
 mod model;
 mod purge;
