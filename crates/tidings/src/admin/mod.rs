@@ -1,11 +1,13 @@
-//! The admin listener: is the server alive, is it ready. On an address of its own, so that it
+//! The admin listener: is the server alive, is it ready, have it make a backup. On an address of its own, so that it
 //! answers while the public one is busy and is never exposed with it.
+
+pub(crate) mod backup;
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use serde_json::json;
@@ -22,6 +24,7 @@ pub fn router(app: &Arc<App>) -> Router {
             get(|| async { Json(json!({ "status": "alive" })) }),
         )
         .route("/readyz", get(ready))
+        .route("/backup", post(backup::make))
         .fallback(|| async {
             Refusal::new(StatusCode::NOT_FOUND, "there are /healthz and /readyz here")
         })

@@ -55,7 +55,8 @@ pub(super) fn run(args: DemoArgs) -> Outcome {
         interval: args.interval,
     };
     block_on(async {
-        demo::run(loaded, options).await?;
+        // It holds the configuration, which is large for a thread's stack.
+        Box::pin(demo::run(loaded, options)).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -143,16 +143,37 @@ impl RegistryFile {
         };
         let copied = database.and_then(|database| {
             let read = database.begin_read()?;
-            make(&self.path, |write| {
-                copy(&read, write, groups::TABLE)?;
-                copy(&read, write, purged::TABLE)?;
-                copy(&read, write, revocations::TABLE)
-            })
+            make(&self.path, |write| copy_all(&read, write))
         });
         copied.map_err(|error| self.write_error(&error))?;
         // Where this fails the next write tries again.
         *slot = reopen(&self.path).ok();
         Ok(())
+    }
+
+    /// The content of a file that says what this one says now.
+    pub(super) fn export(&self) -> Result<Vec<u8>, RegistryError> {
+        let copy = self.path.with_extension("copy.redb");
+        // Nobody changes it meanwhile.
+        let mut slot = self.database.lock();
+        let exported = (|| -> Result<Vec<u8>, redb::Error> {
+            let database = match slot.take() {
+                Some(database) => database,
+                None => reopen(&self.path)?,
+            };
+            let read = database.begin_read();
+            *slot = Some(database);
+            make(&copy, |write| copy_all(&read?, write))?;
+            Ok(std::fs::read(&copy)?)
+        })();
+        drop(slot);
+        match std::fs::remove_file(&copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "removing a copy of the registry");
+            }
+            _ => {}
+        }
+        exported.map_err(|error| self.write_error(&error))
     }
 
     fn write_error(&self, error: &redb::Error) -> RegistryError {
@@ -177,6 +198,13 @@ fn write(
     write.commit()?;
     *slot = Some(database);
     Ok(())
+}
+
+/// Copies every table.
+fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::Error> {
+    copy(from, to, groups::TABLE)?;
+    copy(from, to, purged::TABLE)?;
+    copy(from, to, revocations::TABLE)
 }
 
 fn copy<K: Key + 'static, V: Value + 'static>(

@@ -20,6 +20,9 @@ pub use groups::{DeviceGroup, DeviceGroups};
 pub use purged::{Purge, PurgedTenants};
 pub use revocations::Revocations;
 
+use tidings_protocol::TenantId;
+
+use crate::auth::revocation::Revocation;
 use file::RegistryFile;
 
 /// The name of the file in the log's folder.
@@ -120,6 +123,34 @@ impl Registry {
     #[must_use]
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// What the file says now, as the content of a file, for a backup.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses.
+    pub fn export(&self) -> Result<Vec<u8>, RegistryError> {
+        self.file.export()
+    }
+
+    /// Takes over what must not be forgotten with a restore of an older backup: who was purged, with all that was its,
+    /// and whose access tokens were revoked. Nothing else is.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses.
+    pub fn take_over(
+        &self,
+        purged: &[(TenantId, Purge)],
+        revocations: &[Revocation],
+    ) -> Result<(), RegistryError> {
+        for (tenant, purge) in purged {
+            self.purged.add(*tenant, purge.at, &purge.by)?;
+            self.groups.remove_tenant(*tenant)?;
+        }
+        self.revocations.add(revocations)?;
+        self.wipe_removed()
     }
 
     /// Writes the file anew, so that nothing of what was removed stands on the disk any more: the store only

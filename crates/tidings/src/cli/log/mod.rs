@@ -1,13 +1,16 @@
-//! `tidings log`.
+//! `tidings log`: what is done with a log's folder.
 
-use std::fmt::Write as _;
+mod backup;
+mod restore;
+mod verify;
+
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use tidings_log::VerifyReport;
+use tidings_log::Downgrade;
+use tidings_protocol::TenantId;
 
-use super::{Outcome, SettingsArgs, print};
+use super::{Failure, Outcome, SettingsArgs, print};
 
 #[derive(Debug, Args)]
 pub(super) struct LogCommand {
@@ -17,7 +20,7 @@ pub(super) struct LogCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Check a folder, without changing anything: every frame, every index, the order
+    /// Check a folder, without changing anything: every frame, every index, the order. Also of a backup
     #[command(after_help = "\
 Ends with 1 where events are lost. The server may run meanwhile.
 
@@ -29,76 +32,135 @@ Example:
         #[command(flatten)]
         settings: SettingsArgs,
     },
+    /// Make a backup of the log, of what is kept beside it, and of the state
+    #[command(after_help = "\
+A server that runs makes it itself, within log.backup_path, asked over admin_listen; of one that is stopped this
+command makes it, anywhere. What the folder has of an earlier backup and is still the same is not written again.
+Ends with 1 where no backup was made, where it lacks events that the log has lost, and where a tenant was purged
+while it was finished: then make another.
+
+Example:
+  tidings log backup /var/backups/tidings/daily && tidings log verify /var/backups/tidings/daily")]
+    Backup {
+        /// The folder, empty or with an earlier backup of this log; `log.backup_path` without it
+        target: Option<PathBuf>,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Make a log of a backup, in a new epoch: older cursors lead on exactly up to where it ends
+    #[command(after_help = "\
+What is sound is restored, what is not is told. Ends with 1 where events are missing.
+
+Example:
+  mv /var/lib/tidings /var/lib/tidings.old
+  tidings log restore /var/backups/tidings/daily --to /var/lib/tidings --previous /var/lib/tidings.old")]
+    Restore {
+        /// The backup
+        source: PathBuf,
+        /// The folder of the restored log, empty or missing
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
+        /// A folder of the log as it went on after the backup: what was purged and revoked there stays so. Can be
+        /// repeated
+        #[arg(long, value_name = "FOLDER")]
+        previous: Vec<PathBuf>,
+        /// A tenant that was purged since the backup. Can be repeated
+        #[arg(long, value_name = "ID")]
+        purge: Vec<TenantId>,
+    },
+    /// Begin a new epoch: for a copy of a folder that goes on by itself. Nobody may have it open
+    #[command(after_help = "\
+A folder that was copied keeps its epoch. Where the copy goes on beside the other, or in its place after that had gone
+on, one cursor would name two events. Afterwards cursors from before lead on up to where the copy ends now.
+
+Example:
+  tidings log fork /var/lib/tidings")]
+    Fork {
+        /// The folder; the configured one (log.path) without it
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Make the folder one of an older format, for an older version of Tidings. Nobody may have it open
+    #[command(after_help = "\
+No event is lost. Format 2 knows no ancestors, so cursors from before a restore or a fork are told unknown_epoch.
+
+Example:
+  tidings log downgrade --to 2 /var/lib/tidings")]
+    Downgrade {
+        /// The folder; the configured one (log.path) without it
+        folder: Option<PathBuf>,
+        /// The format
+        #[arg(long, value_name = "FORMAT")]
+        to: u32,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
 }
 
 pub(super) fn run(command: LogCommand) -> Outcome {
-    let Action::Verify { folder, settings } = command.action;
-    let folder = match folder {
-        Some(folder) => folder,
-        None => settings.load()?.config.log.path,
-    };
-    let report = tidings_log::verify(&folder)?;
-    print(&described(&report))?;
-    Ok(ExitCode::from(u8::from(lossy(&report))))
-}
-
-fn lossy(report: &VerifyReport) -> bool {
-    report.findings.iter().any(|finding| finding.loses_events)
-}
-
-fn described(report: &VerifyReport) -> String {
-    let mut text = format!(
-        "{} events in {} bodies and {} segments, {} bytes read",
-        report.events, report.frames, report.segments, report.bytes
-    );
-    if let (Some(epoch), Some(first), Some(last)) = (report.epoch, report.first, report.last) {
-        let _ = write!(text, "; cursors {epoch}.{first} to {epoch}.{last}");
+    match command.action {
+        Action::Verify { folder, settings } => verify::run(folder, &settings),
+        Action::Backup { target, settings } => backup::run(target, &settings),
+        Action::Restore {
+            source,
+            to,
+            previous,
+            purge,
+        } => restore::run(&source, &to, &previous, purge),
+        Action::Fork {
+            folder: path,
+            settings,
+        } => fork(&folder(path, &settings)?),
+        Action::Downgrade {
+            folder: path,
+            to,
+            settings,
+        } => downgrade(&folder(path, &settings)?, to),
     }
-    text.push('\n');
-    for finding in &report.findings {
-        let place = finding
-            .offset
-            .map_or_else(String::new, |offset| format!(" at byte {offset}"));
-        let weight = if finding.loses_events {
-            "events are lost"
-        } else {
-            "mended when the log is opened"
-        };
-        let _ = writeln!(text, "{}{place}: {} ({weight})", finding.file, finding.what);
-    }
-    text.push_str(match (report.findings.is_empty(), lossy(report)) {
-        (true, _) => "The log is sound.\n",
-        (false, false) => "No event is lost.\n",
-        (false, true) => "The log is damaged.\n",
-    });
-    text
 }
 
-#[cfg(test)]
-mod tests {
-    use tidings_log::Finding;
+/// The folder that was named, or the configured one.
+fn folder(named: Option<PathBuf>, settings: &SettingsArgs) -> Result<PathBuf, Failure> {
+    match named {
+        Some(folder) => Ok(folder),
+        None => Ok(settings.load()?.config.log.path),
+    }
+}
 
-    use super::*;
+fn fork(folder: &std::path::Path) -> Outcome {
+    crate::mirror::refuse_mirror(folder)?;
+    let fork = tidings_log::fork(folder)?;
+    print(&format!(
+        "The log in {} goes on in epoch {}. Cursors of epoch {} lead on up to {}.{}.",
+        folder.display(),
+        fork.epoch,
+        fork.parent,
+        fork.parent,
+        fork.fork
+    ))
+}
 
-    #[test]
-    fn a_loss_is_told_from_what_mends_itself() {
-        let mut report = VerifyReport::default();
-        assert!(described(&report).ends_with("The log is sound.\n"));
-        let finding = |loses_events| Finding {
-            file: "a".to_owned(),
-            offset: Some(7),
-            what: "torn".to_owned(),
-            loses_events,
-        };
-        report.findings.push(finding(false));
-        assert!(described(&report).ends_with("No event is lost.\n"));
-        assert!(!lossy(&report));
-        report.findings.push(finding(true));
-        let text = described(&report);
-        assert!(
-            text.contains("a at byte 7: torn (events are lost)"),
-            "{text}"
-        );
-        assert!(lossy(&report));
+fn downgrade(folder: &std::path::Path, to: u32) -> Outcome {
+    match tidings_log::downgrade(folder, to)? {
+        Downgrade::Unneeded(format) => print(&format!(
+            "The log in {} has format {format} already; nothing was changed.",
+            folder.display()
+        )),
+        Downgrade::Done { epoch, forgotten } => {
+            let epochs: Vec<String> = forgotten
+                .iter()
+                .map(|ancestor| ancestor.epoch.to_string())
+                .collect();
+            print(&format!(
+                "The log in {} has format {to} now, with every event and its epoch {epoch}. Cursors of {} are told unknown_epoch.",
+                folder.display(),
+                epochs.join(", ")
+            ))
+        }
+        Downgrade::Impossible => Err(Failure::new(format!(
+            "there is no way back to format {to}, which can't hold what events are the latest state of: read the events with \
+             `tidings tail --json`, and publish them to a new log of the older version"
+        ))),
     }
 }
