@@ -5,6 +5,7 @@ mod backup_history;
 mod durability;
 mod epochs;
 mod folder;
+mod formats;
 mod model;
 mod purge;
 mod reading;

@@ -32,6 +32,8 @@ pub(super) struct RegistryFile {
 impl RegistryFile {
     pub(super) fn open(folder: &Path) -> Result<Self, RegistryError> {
         let path = folder.join(FILE_NAME);
+        // An export that was cut off has left it. It may hold what is removed here later.
+        let _ = std::fs::remove_file(copy_of(&path));
         let exists = path.try_exists().map_err(|error| RegistryError::Open {
             path: path.clone(),
             what: error.to_string(),
@@ -153,7 +155,7 @@ impl RegistryFile {
 
     /// The content of a file that says what this one says now.
     pub(super) fn export(&self) -> Result<Vec<u8>, RegistryError> {
-        let copy = self.path.with_extension("copy.redb");
+        let copy = copy_of(&self.path);
         // Nobody changes it meanwhile.
         let mut slot = self.database.lock();
         let exported = (|| -> Result<Vec<u8>, redb::Error> {
@@ -198,6 +200,11 @@ fn write(
     write.commit()?;
     *slot = Some(database);
     Ok(())
+}
+
+/// Where the file is copied to before the copy is read.
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_extension("copy.redb")
 }
 
 /// Copies every table.
