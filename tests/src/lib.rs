@@ -7,6 +7,7 @@
 //! - [`access`]: access tokens, signed here and not by the server's code.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
+//! - [`scrape`]: what `/metrics` says.
 //! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
 //! - [`stream`]: one open stream and what has come over it.
 //!
@@ -30,6 +31,7 @@ pub mod certificates;
 pub mod http;
 pub mod publish;
 pub mod resp;
+pub mod scrape;
 pub mod server;
 pub mod sse;
 pub mod stream;
@@ -40,6 +42,7 @@ pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
+pub use scrape::Scrape;
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
 pub use stream::{Stream, Watch};

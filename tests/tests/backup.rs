@@ -89,35 +89,51 @@ fn through(made: &Ended) -> String {
     said.split(',').next().expect("a cursor").to_owned()
 }
 
-#[test]
-fn clients_resume_exactly_up_to_where_a_restored_backup_ends_and_are_told_beyond() {
-    let mut backed = Backed::start();
-    let tenant = new_tenant();
-    let access = backed.server.publisher(&tenant);
+/// A flag that is raised when this goes.
+struct Raised<'f>(&'f AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Backs up while somebody publishes the whole time; gives what the command said, and the cursors of what was published.
+fn back_up_under_load(backed: &Backed, tenant: &str) -> (Ended, Vec<String>) {
+    let access = backed.server.publisher(tenant);
     let (address, stop) = (backed.server.address, AtomicBool::new(false));
 
     // Published one after the other the whole time, by one who notes the cursors.
-    let (made, cursors) = std::thread::scope(|threads| {
+    std::thread::scope(|threads| {
         let publisher = threads.spawn(|| {
             let mut connection = Connection::open(address).expect("a connection");
             let mut cursors = Vec::new();
             while !stop.load(Ordering::SeqCst) {
                 let event = status("core-1", cursors.len() as u64);
-                let request = publish::one(&tenant, &access, &event);
+                let request = publish::one(tenant, &access, &event);
                 let answer = connection.exchange(&request).expect("an answer");
                 cursors.push(Receipt::of(&answer).last);
             }
             cursors
         });
+        // Whatever fails here, the publisher must end.
+        let stopping = Raised(&stop);
         let first = backed.back_up("daily");
         assert!(first.status.success(), "{}", first.said);
         // What the folder has is kept; the backup is the later one.
         let made = backed.back_up("daily");
-        let after = backed.server.publish(&tenant, &status("core-2", 0));
+        let after = backed.server.publish(tenant, &status("core-2", 0));
         assert!(position(&after.last) > position(&through(&made)));
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         (made, publisher.join().expect("the publisher lives"))
-    });
+    })
+}
+
+#[test]
+fn clients_resume_exactly_up_to_where_a_restored_backup_ends_and_are_told_beyond() {
+    let mut backed = Backed::start();
+    let tenant = new_tenant();
+    let (made, cursors) = back_up_under_load(&backed, &tenant);
     let fork = through(&made);
     for _ in 0..20 {
         backed.server.publish(&tenant, &status("core-1", 1_000_000));
@@ -144,58 +160,22 @@ fn clients_resume_exactly_up_to_where_a_restored_backup_ends_and_are_told_beyond
     assert_eq!(position(&new), position(&fork) + 1);
 
     // From any cursor up to the fork: exactly the rest of before, then what is new.
-    let kept: Vec<&String> = cursors
+    let kept: Vec<&str> = cursors
         .iter()
+        .map(String::as_str)
         .filter(|cursor| position(cursor) <= position(&fork))
         .collect();
     assert!(kept.len() > 1, "only {} events before the fork", kept.len());
-    for at in [0, kept.len() / 2, kept.len() - 1] {
-        let mut stream = server.watch(&tenant).after(kept[at]).open();
-        for (n, cursor) in kept.iter().enumerate().skip(at + 1) {
-            let event = stream.next_event();
-            assert_eq!(number(&event), n as u64);
-            assert_eq!(position(event.cursor()), position(cursor));
-            assert_eq!(epoch(event.cursor()), epoch(&new));
-        }
-        let event = stream.next_event();
-        assert_eq!((number(&event), event.cursor()), (2_000_000, new.as_str()));
-    }
+    check_exact(server, &tenant, &kept, &new);
     let mut at_the_fork = server.watch(&tenant).after(&fork).open();
     assert_eq!(number(&at_the_fork.next_event()), 2_000_000);
-
-    // Beyond it: told, and given all of what is here instead, also where the log has grown past it.
-    for round in 0..2 {
-        let mut stream = server.watch(&tenant).after(&beyond).open();
-        let gap = stream.next_named("gap").json();
-        assert_eq!(gap["reason"], "ahead_of_log", "{gap}");
-        assert_eq!(gap["requested"], beyond.as_str());
-        let resumed = gap["resumed_at"].as_str().expect("a cursor");
-        assert_eq!(
-            (epoch(resumed), position(resumed)),
-            (epoch(&new), position(&fork))
-        );
-        assert_eq!(number(&stream.next_event()), 2_000_000);
-        let page = server.history(&tenant, &format!("?after={beyond}"));
-        assert_eq!(page["gap"]["reason"], "ahead_of_log", "{page}");
-        assert_eq!(page["events"][0]["id"], new.as_str());
-        if round == 0 {
-            let many: Vec<Value> = (0..400).map(|n| status("core-3", n)).collect();
-            server.publish_all(&tenant, &many);
-            assert!(position(&server.publish(&tenant, &status("x", 1)).last) > position(&beyond));
-        }
-    }
-    // With a snapshot, what is told is followed by how things are.
-    let mut stream = server
-        .watch(&tenant)
-        .query("snapshot", "true")
-        .after(&beyond)
-        .open();
-    let gap = stream.next_of_any().expect("the stream lives");
-    assert_eq!(gap.name, "gap", "{gap:?}");
-    assert_eq!(
-        stream.next_of_any().expect("the stream lives").name,
-        "snapshot"
-    );
+    // Beyond it they are told, also where the log has grown past it.
+    check_told(server, &tenant, &beyond, (&fork, &new));
+    let many: Vec<Value> = (0..400).map(|n| status("core-3", n)).collect();
+    server.publish_all(&tenant, &many);
+    let last = server.publish(&tenant, &status("x", 1)).last;
+    assert!(position(&last) > position(&beyond));
+    check_told(server, &tenant, &beyond, (&fork, &new));
 
     // An older cursor still names its event, for operators too.
     let operator = server.sign(&AccessToken::new("o", &tenant, "tenant_operator"));
@@ -212,6 +192,44 @@ fn clients_resume_exactly_up_to_where_a_restored_backup_ends_and_are_told_beyond
         .next_named("gap")
         .json();
     assert_eq!(strange["reason"], "unknown_epoch");
+}
+
+/// Cursors of before the restore lead to the rest of what they led to, and then to what is new.
+fn check_exact(server: &Server, tenant: &str, kept: &[&str], new: &str) {
+    for at in [0, kept.len() / 2, kept.len() - 1] {
+        let mut stream = server.watch(tenant).after(kept[at]).open();
+        for (n, cursor) in kept.iter().enumerate().skip(at + 1) {
+            let event = stream.next_event();
+            assert_eq!(number(&event), n as u64);
+            assert_eq!(position(event.cursor()), position(cursor));
+            assert_eq!(epoch(event.cursor()), epoch(new));
+        }
+        let event = stream.next_event();
+        assert_eq!((number(&event), event.cursor()), (2_000_000, new));
+    }
+}
+
+/// A cursor from beyond the fork is told, on streams and in the history, and given all of what is here instead.
+fn check_told(server: &Server, tenant: &str, beyond: &str, (fork, new): (&str, &str)) {
+    let mut stream = server.watch(tenant).after(beyond).open();
+    let gap = stream.next_named("gap").json();
+    assert_eq!(gap["reason"], "ahead_of_log", "{gap}");
+    assert_eq!(gap["requested"], beyond);
+    let resumed = gap["resumed_at"].as_str().expect("a cursor");
+    assert_eq!(
+        (epoch(resumed), position(resumed)),
+        (epoch(new), position(fork))
+    );
+    assert_eq!(number(&stream.next_event()), 2_000_000);
+    let page = server.history(tenant, &format!("?after={beyond}"));
+    assert_eq!(page["gap"]["reason"], "ahead_of_log", "{page}");
+    assert_eq!(page["events"][0]["id"], new);
+    // With a snapshot, what is told is followed by how things are.
+    let watch = server.watch(tenant).query("snapshot", "true");
+    let mut stream = watch.after(beyond).open();
+    for name in ["gap", "snapshot"] {
+        assert_eq!(stream.next_of_any().expect("the stream lives").name, name);
+    }
 }
 
 #[test]

@@ -74,8 +74,8 @@ pub use chain::Chain;
 pub use downgrade::{Downgrade, downgrade};
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
-    Appended, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject, ReadEnd,
-    ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
+    Appended, Commit, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject,
+    ReadEnd, ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
 pub use fork::{Fork, fork, purged_in};
 pub use lineage::{Ancestor, Kinship, Lineage};

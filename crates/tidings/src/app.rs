@@ -19,6 +19,7 @@ use crate::fanout::{Liveness, Rules, TypeTable, ViewRequest, Window};
 use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::Purges;
 use crate::registry::{DeviceGroup, Registry};
@@ -69,6 +70,8 @@ pub struct App {
     pub purges: Purges,
     /// Counts and rates.
     pub limits: Limits,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
     /// Permits to read pages of the history.
     pub history_readers: Semaphore,
     /// Permits to wait for the state.

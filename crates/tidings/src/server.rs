@@ -24,6 +24,7 @@ use crate::front::Front;
 use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
+use crate::metrics::{BrokerParts, Metrics};
 use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::{self, Purges};
@@ -169,11 +170,8 @@ impl Server {
         let broker_of = broker.as_deref();
         let (app, copy) = assemble(config, access_tokens, stream_tokens, broker_of, address)?;
         let app = Arc::new(app);
-        let mirror = copy.zip(broker_of).map(|(copy, broker)| {
-            let streams = broker.streams(&app.config);
-            let (nats, node) = (broker.nats(), broker.node());
-            Mirror::start(copy, streams, node, nats, &app.cursors, &app.liveness)
-        });
+        let mirror = copy.zip(broker_of);
+        let mirror = mirror.map(|(copy, broker)| copy_sources(&app, copy, broker));
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
@@ -313,11 +311,13 @@ fn assemble(
     let window = Arc::new(Window::new(config.stream.window_bytes));
     let ids = Arc::new(OnceLock::new());
     let liveness = Arc::new(Liveness::default());
+    let metrics = Metrics::new(&config);
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
         Arc::clone(&ids),
         Arc::clone(&liveness),
+        Arc::clone(&metrics),
     );
     if broker.is_none() {
         mirror::refuse_mirror(&config.log.path)?;
@@ -363,6 +363,7 @@ fn assemble(
         stream_tokens,
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
         limits: Limits::new(&config),
+        metrics,
         registry,
         cluster,
         operations: TaskTracker::new(),
@@ -382,6 +383,20 @@ fn assemble(
         access_tokens,
     };
     Ok((app, copy))
+}
+
+/// Goes on copying the sources, and lets whoever scrapes see how that goes.
+fn copy_sources(app: &App, copy: Copy, broker: &Broker) -> Mirror {
+    let streams = broker.streams(&app.config);
+    let (nats, node) = (broker.nats(), broker.node());
+    let mirror = Mirror::start(copy, streams, node, nats, &app.cursors, &app.liveness);
+    let parts = BrokerParts {
+        nats: nats.clone(),
+        sources: mirror.counters().clone(),
+    };
+    // The mirror is started once.
+    let _ = app.metrics.broker.set(parts);
+    mirror
 }
 
 /// The registry beside the log; of several nodes each has a copy of what is true in NATS.

@@ -1,4 +1,4 @@
-//! The admin listener: is the server alive, is it ready, have it make a backup. On an address of its own, so that it
+//! The admin listener: is the server alive, is it ready, how is it doing, have it make a backup. On an address of its own, so that it
 //! answers while the public one is busy and is never exposed with it.
 
 pub(crate) mod backup;
@@ -9,12 +9,14 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 use tidings_log::Health;
 
 use crate::app::App;
 use crate::error::Refusal;
+use crate::metrics::exposition::Format;
+use crate::metrics::scrape::scrape;
 
 /// What the admin listener answers.
 pub fn router(app: &Arc<App>) -> Router {
@@ -25,14 +27,16 @@ pub fn router(app: &Arc<App>) -> Router {
         )
         .route("/readyz", get(ready))
         .route("/backup", post(backup::make))
+        .route("/metrics", get(metrics))
         .fallback(|| async {
-            Refusal::new(StatusCode::NOT_FOUND, "there are /healthz and /readyz here")
+            let there_is = "there are /healthz, /readyz, /metrics and POST /backup here";
+            Refusal::new(StatusCode::NOT_FOUND, there_is)
         })
         .with_state(Arc::clone(app))
 }
 
-/// 200 where streams can be opened and events published, 503 with the reasons otherwise.
-async fn ready(State(app): State<Arc<App>>) -> Response {
+/// Why streams can't be opened or events published, if they can't.
+pub(crate) fn not_ready(app: &App) -> Vec<String> {
     let mut reasons: Vec<String> = app.unready().into_iter().collect();
     if matches!(app.log.health(), Health::Full { .. }) {
         reasons.push("the disk under the log is full".to_owned());
@@ -46,10 +50,25 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
             stale.reason
         ));
     }
+    reasons
+}
+
+/// 200 where streams can be opened and events published, 503 with the reasons otherwise.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let reasons = not_ready(&app);
     if reasons.is_empty() {
         Json(json!({ "status": "ready", "streams": app.engines.stream_count() })).into_response()
     } else {
         let body = Json(json!({ "status": "not_ready", "reasons": reasons }));
         (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
     }
+}
+
+/// All metrics, in the format that `Accept` likes better.
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT);
+    let accept = accept.and_then(|value| value.to_str().ok());
+    let format = Format::negotiate(accept.unwrap_or_default());
+    let text = scrape(&app, format).await;
+    ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
 }

@@ -55,7 +55,6 @@ pub(super) fn run(args: DemoArgs) -> Outcome {
         interval: args.interval,
     };
     block_on(async {
-        // It holds the configuration, which is large for a thread's stack.
         Box::pin(demo::run(loaded, options)).await?;
         Ok(ExitCode::SUCCESS)
     })

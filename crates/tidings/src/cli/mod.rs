@@ -78,6 +78,8 @@ enum Command {
     Log(log::LogCommand),
     /// Print the description of the API, `OpenAPI` 3.1
     Openapi,
+    /// Describe every metric, as Markdown
+    Metrics,
     /// Print a shell's completions
     Completions(generate::CompletionsArgs),
     /// Print the manual page
@@ -163,6 +165,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(args),
         Command::Log(args) => log::run(args),
         Command::Openapi => print(&crate::openapi::document()),
+        Command::Metrics => print(&crate::metrics::declared::reference()),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(args),
     };

@@ -26,6 +26,7 @@ mod show;
 mod subjects;
 mod tenants;
 mod values;
+mod watching;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,7 @@ pub use values::{
     Bound, LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig,
     TenantSettings, TokensKind,
 };
+pub use watching::MetricsConfig;
 
 /// The variable that names the configuration file where `--config` does not.
 pub const CONFIG_VARIABLE: &str = "TIDINGS_CONFIG";

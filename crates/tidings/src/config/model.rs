@@ -25,6 +25,7 @@ use super::tenants::TENANTS;
 use super::values::{
     LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings,
 };
+use super::watching::MetricsConfig;
 use crate::engine::Coding;
 
 section! {
@@ -78,6 +79,8 @@ section! {
         shutdown: ShutdownConfig;
         /// What the server writes about itself.
         logging: LoggingConfig;
+        /// Metrics.
+        metrics: MetricsConfig;
     }
 }
 

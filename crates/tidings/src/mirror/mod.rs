@@ -60,7 +60,19 @@ pub struct SourceStream {
 pub struct Mirror {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    counters: Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>,
+    counters: MirrorCounters,
+}
+
+/// What the sources have met since they were begun with.
+#[derive(Clone, Debug, Default)]
+pub struct MirrorCounters(Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>);
+
+impl MirrorCounters {
+    /// Those of each, in their order.
+    #[must_use]
+    pub fn read(&self) -> Vec<Arc<SourceCounters>> {
+        self.0.lock().clone()
+    }
 }
 
 /// A folder whose log is, or can become, the mirror of some sources.
@@ -191,7 +203,7 @@ impl Mirror {
         liveness: &Arc<Liveness>,
     ) -> Self {
         let stop = CancellationToken::new();
-        let counters = Arc::default();
+        let counters = MirrorCounters::default();
         let work = Work {
             behind: vec![Behind::new("not followed yet"); streams.len()],
             streams,
@@ -202,7 +214,7 @@ impl Mirror {
             sources: copy.sources,
             file: copy.file,
             facts: copy.facts,
-            counters: Arc::clone(&counters),
+            counters: counters.clone(),
         };
         work.tell_liveness();
         let task = tokio::spawn(work.run(stop.clone()));
@@ -213,10 +225,10 @@ impl Mirror {
         }
     }
 
-    /// What the sources have met since they were begun with, in their order.
+    /// What the sources have met.
     #[must_use]
-    pub fn counters(&self) -> Vec<Arc<SourceCounters>> {
-        self.counters.lock().clone()
+    pub fn counters(&self) -> &MirrorCounters {
+        &self.counters
     }
 
     /// Ends the readers and remembers how far they came.
@@ -252,7 +264,7 @@ struct Work {
     file: FactsFile,
     facts: Facts,
     behind: Vec<Behind>,
-    counters: Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>,
+    counters: MirrorCounters,
 }
 
 /// One time of reading all sources, from where the log stands.
@@ -312,7 +324,7 @@ impl Work {
             readers.push(Source::start(&self.nats, spec, sender));
             receivers.push(receiver);
         }
-        *self.counters.lock() = readers
+        *self.counters.0.lock() = readers
             .iter()
             .map(|reader| Arc::clone(reader.counters()))
             .collect();

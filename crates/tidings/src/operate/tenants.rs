@@ -362,6 +362,7 @@ async fn hide(app: &Arc<App>, tenant: TenantId) -> Result<(), String> {
             .purge(tenant)
             .map_err(|error| error.to_string())?;
         keeper.window.forget();
+        keeper.metrics.tenants.forget(tenant);
         forget_groups(&keeper.registry, tenant).map_err(|error| error.to_string())
     })
     .await

@@ -1,6 +1,6 @@
 //! Stream tokens: `POST /auth/sse-token`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -38,9 +38,15 @@ pub async fn mint(
     Extension(peer): Extension<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let address = peer.ip();
+    let minted = mint_for(&app, peer.ip(), &headers).await;
+    let status = minted.as_ref().map_or_else(Refusal::status, |_| 200);
+    app.metrics.stream_tokens.note(status);
+    minted
+}
+
+async fn mint_for(app: &App, address: IpAddr, headers: &HeaderMap) -> Result<Response, Refusal> {
     app.limits.failures_exceeded(address)?;
-    let token = access_token(&app, &headers)?;
+    let token = access_token(app, headers)?;
     let identity = app
         .access_tokens
         .verify(&token, unix_seconds(SystemTime::now()))
