@@ -5,6 +5,7 @@
 //! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
 //! - [`certificates`]: certificates of an authority of our own.
 //! - [`access`]: access tokens, signed here and not by the server's code.
+//! - [`issuer`]: who logs users in: keys of its own, published as a JWKS.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
 //! - [`scrape`]: what `/metrics` says.
@@ -29,6 +30,7 @@ pub mod access;
 pub mod brokers;
 pub mod certificates;
 pub mod http;
+pub mod issuer;
 pub mod publish;
 pub mod resp;
 pub mod scrape;
@@ -40,6 +42,7 @@ pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
+pub use issuer::{KeyServer, SigningKey};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
 pub use scrape::Scrape;

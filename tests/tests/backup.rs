@@ -297,6 +297,13 @@ fn what_was_purged_or_revoked_since_a_backup_stays_so_after_its_restore() {
         .bearer(&root)
         .body("application/json", r#"{"devices":["a"]}"#);
     assert_eq!(backed.server.exchange(&put).status, 204);
+    let operator = backed
+        .server
+        .sign(&AccessToken::new("o", &kept, "tenant_operator"));
+    let make = Request::post("/keys")
+        .bearer(&operator)
+        .body("application/json", r#"{"name":"poller"}"#);
+    let key = backed.server.exchange(&make).expect(201);
     through(&backed.back_up("daily"));
     assert!(!files_with(&backed.folder("daily"), MARK).is_empty());
 
@@ -310,6 +317,9 @@ fn what_was_purged_or_revoked_since_a_backup_stays_so_after_its_restore() {
     server
         .exchange(&Request::new("DELETE", "/users/ada/streams").bearer(&root))
         .expect(200);
+    let id = key["info"]["id"].as_str().expect("an id");
+    let revoke = Request::new("DELETE", &format!("/keys/{id}")).bearer(&operator);
+    assert!(server.exchange(&revoke).status < 300);
     assert!(backed.server.stop().success());
     let said = backed.restore("daily").said;
     assert!(said.contains(&purged), "{said}");
@@ -320,6 +330,9 @@ fn what_was_purged_or_revoked_since_a_backup_stays_so_after_its_restore() {
     };
     history(&purged, &server.viewer(&purged)).problem(410);
     history(&kept, &access).problem(401);
+    let secret = key["key"].as_str().expect("a key");
+    let refused = server.exchange(&publish::one(&kept, secret, &status("core-1", 9)));
+    refused.problem(401);
     assert_eq!(server.history(&kept, "")["events"][0]["data"]["n"], 1);
     assert_eq!(files_with(&server.folder(), MARK), Vec::<PathBuf>::new());
     let after = server.publish(&kept, &status("core-1", 2));

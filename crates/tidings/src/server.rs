@@ -27,6 +27,7 @@ use crate::limits::Limits;
 use crate::metrics::{BrokerParts, Metrics};
 use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
+use crate::operate::keys;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
 use crate::{admin, connection, descriptors, state};
@@ -191,10 +192,7 @@ impl Server {
             // Until the very end: requests that are under way then may still need it.
             server.tasks.spawn(redis.run(server.stopping.clone()));
         }
-        server.tasks.spawn(state::ageing::run(
-            Arc::clone(&server.app),
-            server.refusing.clone(),
-        ));
+        server.start_upkeep();
         if let Some(broker) = broker {
             let stopping = server.refusing.clone();
             server.tasks.spawn(broker.ensure_stream(stopping));
@@ -210,6 +208,16 @@ impl Server {
             "listening"
         );
         Ok(server)
+    }
+
+    /// What goes on beside requests.
+    fn start_upkeep(&self) {
+        let app = &self.app;
+        app.access_tokens.keep_up(&self.tasks, &self.stopping);
+        let (shared, stopping) = (Arc::clone(app), self.stopping.clone());
+        self.tasks.spawn(keys::keep_uses(shared, stopping));
+        let (shared, stopping) = (Arc::clone(app), self.refusing.clone());
+        self.tasks.spawn(state::ageing::run(shared, stopping));
     }
 
     /// Where the API is.
@@ -361,7 +369,8 @@ fn assemble(
         subjects: Subjects::new(&config.subjects),
         known_types,
         stream_tokens,
-        publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
+        publisher_keys: PublisherKeys::from_config(&config.auth.publishers)
+            .and_those_of(Arc::clone(&registry)),
         limits: Limits::new(&config),
         metrics,
         registry,

@@ -42,6 +42,7 @@ pub(crate) fn not_ready(app: &App) -> Vec<String> {
         reasons.push("the disk under the log is full".to_owned());
     }
     reasons.extend(app.stream_tokens.away());
+    reasons.extend(app.access_tokens.away());
     // Streams are read as before, and told that nothing new comes.
     if let Some(stale) = app.liveness.sources() {
         let since = crate::time::rfc3339(stale.since);

@@ -112,7 +112,7 @@ async fn admit(
     body: RequestBody,
 ) -> Result<(TenantId, Stored, Received), Refusal> {
     let tenant = read_tenant(tenant)?;
-    let author = Author::identify(app, &headers, tenant, peer.ip())?;
+    let author = Author::identify(app, &headers, tenant, peer.ip()).await?;
     if app.store.is_read_only() {
         return Err(Refusal::read_only());
     }
@@ -138,6 +138,7 @@ async fn admit(
     author.check(&events, &lines)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
     check_subjects(app, tenant, &events)?;
+    author.charge(app, count)?;
     app.limits.publish_allowed(tenant, count)?;
     let stored = store(app, tenant, events).await;
     let stored = stored.map_err(|error| match error.key_conflict() {

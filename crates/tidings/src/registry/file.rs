@@ -12,7 +12,7 @@ use redb::{
     TableError, Value, WriteTransaction,
 };
 
-use super::{FILE_NAME, RegistryError, groups, purged, revocations};
+use super::{FILE_NAME, RegistryError, groups, keys, purged, revocations};
 
 /// The version of the tables.
 const VERSION: u64 = 1;
@@ -41,6 +41,8 @@ impl RegistryFile {
         if !exists {
             let made = make(&path, |write| {
                 write.open_table(groups::TABLE)?;
+                write.open_table(keys::TABLE)?;
+                write.open_table(keys::USES)?;
                 write.open_table(purged::TABLE)?;
                 write.open_table(revocations::TABLE)?;
                 Ok(())
@@ -210,6 +212,8 @@ fn copy_of(path: &Path) -> PathBuf {
 /// Copies every table.
 fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::Error> {
     copy(from, to, groups::TABLE)?;
+    copy(from, to, keys::TABLE)?;
+    copy(from, to, keys::USES)?;
     copy(from, to, purged::TABLE)?;
     copy(from, to, revocations::TABLE)
 }

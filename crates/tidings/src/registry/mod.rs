@@ -1,5 +1,5 @@
-//! The server's small durable facts: which tenants were purged, whose access tokens are revoked, and which devices
-//! make up which group.
+//! The server's small durable facts: which tenants were purged, whose access tokens are revoked, which devices
+//! make up which group, and the API keys that operators have made.
 //!
 //! One file of redb beside the log, `registry.redb` (`file`), and for each kind of fact a module that owns one
 //! table of it. Everything is held in memory too, since it is asked on every request and seldom changed: what is
@@ -9,19 +9,23 @@
 
 mod file;
 mod groups;
+mod keys;
 mod purged;
 mod revocations;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use groups::{DeviceGroup, DeviceGroups};
+pub use keys::ManagedKeys;
 pub use purged::{Purge, PurgedTenants};
 pub use revocations::Revocations;
 
 use tidings_protocol::TenantId;
 
+use crate::auth::ManagedKey;
 use crate::auth::revocation::Revocation;
 use file::RegistryFile;
 
@@ -41,7 +45,7 @@ pub enum RegistryError {
     },
     /// It holds something that this version did not write.
     #[error(
-        "{} is damaged: {what}. It holds the device groups, revocations and which tenants were purged, so the server does not \
+        "{} is damaged: {what}. It holds the device groups, API keys, revocations and which tenants were purged, so the server does not \
          start without it. Restore it from a backup; or move it away to begin with none, in which case groups must \
          be put again",
         path.display()
@@ -79,6 +83,7 @@ pub enum RegistryError {
 pub struct Registry {
     file: Arc<RegistryFile>,
     groups: DeviceGroups,
+    keys: ManagedKeys,
     purged: PurgedTenants,
     revocations: Revocations,
 }
@@ -94,6 +99,7 @@ impl Registry {
         let file = Arc::new(RegistryFile::open(folder)?);
         Ok(Self {
             groups: DeviceGroups::load(&file)?,
+            keys: ManagedKeys::load(&file)?,
             purged: PurgedTenants::load(&file)?,
             revocations: Revocations::load(&file, revocations_kept)?,
             file,
@@ -111,6 +117,12 @@ impl Registry {
     #[must_use]
     pub fn groups(&self) -> &DeviceGroups {
         &self.groups
+    }
+
+    /// The API keys that operators have made.
+    #[must_use]
+    pub fn keys(&self) -> &ManagedKeys {
+        &self.keys
     }
 
     /// The purged tenants.
@@ -134,8 +146,8 @@ impl Registry {
         self.file.export()
     }
 
-    /// Takes over what must not be forgotten with a restore of an older backup: who was purged, with all that was its,
-    /// and whose access tokens were revoked. Nothing else is.
+    /// Takes over what must not be forgotten with a restore of an older backup: what became of API keys, who was purged, with
+    /// all that was its, and which access tokens were revoked. Nothing else is.
     ///
     /// # Errors
     ///
@@ -144,10 +156,16 @@ impl Registry {
         &self,
         purged: &[(TenantId, Purge)],
         revocations: &[Revocation],
+        keys: &[(Arc<str>, Arc<ManagedKey>)],
     ) -> Result<(), RegistryError> {
+        for (id, key) in keys {
+            let taken = |_: Option<&ManagedKey>| Ok::<_, Infallible>(Some((**key).clone()));
+            let Ok(()) = self.keys.change(id, taken)?;
+        }
         for (tenant, purge) in purged {
             self.purged.add(*tenant, purge.at, &purge.by)?;
             self.groups.remove_tenant(*tenant)?;
+            self.keys.remove_tenant(*tenant)?;
         }
         self.revocations.add(revocations)?;
         self.wipe_removed()

@@ -286,13 +286,8 @@ impl<'a> Attempt<'a> {
                 Ok(Shown::StreamToken(token, looked))
             }
             Credential::AccessToken(token) => {
-                let verified = self
-                    .app
-                    .access_tokens
-                    .verify(token, unix_seconds(SystemTime::now()));
-                verified
-                    .map(|identity| Shown::AccessToken(Arc::new(identity)))
-                    .map_err(|error| self.failure(error.into()))
+                let identity = self.app.authenticate(token, self.address).await?;
+                Ok(Shown::AccessToken(Arc::new(identity)))
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tidings_log::{RestoreOptions, RestoreReport};
@@ -10,6 +11,7 @@ use tidings_protocol::TenantId;
 
 use super::super::table::{seconds, size};
 use super::super::{Failure, Outcome, print};
+use crate::auth::ManagedKey;
 use crate::auth::revocation::Revocation;
 use crate::registry::{FILE_NAME, Purge, Registry};
 use crate::time::{rfc3339, unix_microseconds};
@@ -42,7 +44,7 @@ pub(super) fn run(source: &Path, to: &Path, previous: &[PathBuf], purge: Vec<Ten
                 (*tenant, known.unwrap_or_else(unknown))
             })
             .collect();
-        let taken = registry.take_over(&purged, &since.revocations);
+        let taken = registry.take_over(&purged, &since.revocations, &since.keys);
         taken.map_err(|error| error.to_string())
     };
     let report = tidings_log::restore(source, to, &options, &mut finish)?;
@@ -54,6 +56,7 @@ pub(super) fn run(source: &Path, to: &Path, previous: &[PathBuf], purge: Vec<Ten
 struct Since {
     purged: BTreeMap<TenantId, Purge>,
     revocations: Vec<Revocation>,
+    keys: Vec<(Arc<str>, Arc<ManagedKey>)>,
 }
 
 impl Since {
@@ -78,6 +81,7 @@ impl Since {
             .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
         self.purged.extend(registry.purged().list());
         self.revocations.extend(registry.revocations().kept(now));
+        self.keys.extend(registry.keys().all());
         Ok(())
     }
 }
