@@ -95,7 +95,7 @@ impl Peers {
         match kind {
             Kind::Nchan => self.nchan.is_some(),
             Kind::Pushpin => self.pushpin.is_some(),
-            Kind::Floor | Kind::Tidings | Kind::Append => true,
+            Kind::Floor | Kind::Tidings | Kind::TidingsTls | Kind::Append => true,
         }
     }
 

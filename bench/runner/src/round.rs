@@ -50,11 +50,14 @@ impl Bench {
         };
         let mut load = command(&self.programs.load);
         load.args(["--address", &server.address.to_string()])
-            .args(["--dialect", kind.name()])
+            .args(["--dialect", kind.dialect()])
             .args(["--process", &server.process().to_string()])
             .args(["--secret", SECRET]);
         if let Some(address) = server.publish_address {
             load.args(["--publish-address", &address.to_string()]);
+        }
+        if let Some(certificate) = &server.certificate {
+            load.arg("--certificate").arg(certificate);
         }
         load.args(&case.load);
         let outcome = self.output(load, LOAD_CORE, case.limit);
