@@ -77,6 +77,7 @@ pub use event::{
     Appended, Commit, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject,
     ReadEnd, ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
+pub use folder::holder;
 pub use fork::{Fork, fork, purged_in};
 pub use lineage::{Ancestor, Kinship, Lineage};
 pub use log::{Answer, Listener, Log};

@@ -7,6 +7,7 @@
 //!   connection it writes over, which says at once when Redis is away, and [`connect`] how that is made.
 
 mod connect;
+pub mod examine;
 mod link;
 mod memory;
 mod record;
@@ -38,6 +39,15 @@ pub enum Unavailable {
     /// The store is there and refuses; why is in the log.
     #[error("the store of stream tokens refuses")]
     Refused,
+}
+
+/// The store can't be asked for some time already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Since when, in microseconds since the Unix epoch.
+    pub since: i64,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// Hands out stream tokens and takes them back, each once.
@@ -141,7 +151,7 @@ impl StreamTokens {
 
     /// Why tokens can't be handed out or taken now, if they can't.
     #[must_use]
-    pub fn away(&self) -> Option<String> {
+    pub fn away(&self) -> Option<Outage> {
         match &self.store {
             Store::Memory(_) => None,
             Store::Redis(store) => store.away(),
