@@ -134,6 +134,7 @@ async fn admit(
     let Body { events, lines } = body::read(layout, &bytes, &terms, &app.config.limits)?;
     drop(bytes);
     let refused = |refusal: &Refusal| author.refused(app, tenant, refusal, peer.ip());
+    author.check_again(app).inspect_err(refused)?;
     author.check(&events, &lines).inspect_err(refused)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
     check_subjects(app, tenant, &events).inspect_err(refused)?;
