@@ -69,7 +69,7 @@ mod writer;
 pub use backup::restore::{
     Finish, RestoreError, RestoreOptions, RestoreReport, restore, restore_with,
 };
-pub use backup::{BackupError, BackupReport, Companions, is_backup};
+pub use backup::{BackupError, BackupReport, Companions, Stop, is_backup};
 pub use chain::Chain;
 pub use downgrade::{Downgrade, downgrade};
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};

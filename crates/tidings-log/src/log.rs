@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use parking_lot::{Mutex, RwLock};
 use tidings_protocol::{Epoch, Position, TenantId};
 
-use crate::backup::{self, BackupError, BackupReport, Companions};
+use crate::backup::{self, BackupError, BackupReport, Companions, Stop};
 use crate::clock::{Clock, RunClock, SystemClock};
 use crate::folder::{io_error, lock, open_or_create};
 use crate::fork;
@@ -400,7 +400,7 @@ impl Log {
         &self,
         target: &Path,
         companions: Companions<'_>,
-        stop: &AtomicBool,
+        stop: Stop<'_>,
     ) -> Result<BackupReport, BackupError> {
         let storage = backup::target_folder(target)?;
         self.backup_with(&storage, target, companions, stop)
@@ -416,7 +416,7 @@ impl Log {
         storage: &Arc<dyn Storage>,
         target: &Path,
         companions: Companions<'_>,
-        stop: &AtomicBool,
+        stop: Stop<'_>,
     ) -> Result<BackupReport, BackupError> {
         backup::run(self.shared(), storage, target, companions, stop)
     }

@@ -22,7 +22,6 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidings_protocol::{Epoch, Position, TenantId};
@@ -51,6 +50,9 @@ const SMALL: u64 = 16 << 20;
 /// Gives what is kept beside the log and belongs to a backup of it: names in the log's folder, and content. Asked after
 /// the log itself was copied, so that it is not older.
 pub type Companions<'c> = &'c mut dyn FnMut() -> Result<Vec<(String, Vec<u8>)>, String>;
+
+/// Whether a backup is to be broken off; asked between one segment and the next.
+pub type Stop<'s> = &'s (dyn Fn() -> bool + Sync);
 
 /// What a backup holds, and what it took to make it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +153,7 @@ pub(crate) fn run(
     target: &Arc<dyn Storage>,
     path: &Path,
     companions: Companions<'_>,
-    stop: &AtomicBool,
+    stop: Stop<'_>,
 ) -> Result<BackupReport, BackupError> {
     let Some(_one_at_a_time) = shared.backing_up.try_lock() else {
         return Err(BackupError::Busy);
@@ -206,7 +208,7 @@ struct Making<'b> {
     target: &'b dyn Storage,
     previous: Option<&'b Manifest>,
     generation: u64,
-    stop: &'b AtomicBool,
+    stop: Stop<'b>,
     state: Option<StateSnapshot>,
     through: Position,
     taken: i64,
@@ -223,7 +225,7 @@ impl<'b> Making<'b> {
         shared: &'b Shared,
         target: &'b dyn Storage,
         previous: Option<&'b Manifest>,
-        stop: &'b AtomicBool,
+        stop: Stop<'b>,
     ) -> Result<Self, BackupError> {
         // First the state, then the end: what lies between is folded after a restore.
         let state = take_state(shared)?;
@@ -267,7 +269,7 @@ impl<'b> Making<'b> {
     }
 
     fn check_stop(&self) -> Result<(), BackupError> {
-        if self.stop.load(Ordering::Relaxed) {
+        if (self.stop)() {
             Err(BackupError::Stopped)
         } else {
             Ok(())

@@ -40,10 +40,9 @@ fn back_up_while(
             b"kept beside the log".to_vec(),
         )])
     };
-    let going_on = AtomicBool::new(false);
     bench
         .log()
-        .backup_with(&storage, Path::new("/target"), &mut companions, &going_on)
+        .backup_with(&storage, Path::new("/target"), &mut companions, &|| false)
 }
 
 /// Restores into a disk.
@@ -760,7 +759,7 @@ fn a_backup_that_is_told_to_stop_leaves_nothing() {
     let bench = filled();
     let target = SimulatedStorage::new();
     let storage: Arc<dyn Storage> = Arc::new(target.clone());
-    let stop = AtomicBool::new(true);
+    let stop = || true;
     let outcome = bench.log().backup_with(
         &storage,
         Path::new("/target"),

@@ -11,7 +11,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tidings_log::{BackupError, BackupReport, Log};
+use tidings_log::{BackupError, BackupReport, Log, Stop};
 use tidings_protocol::{Cursor, TenantId};
 
 use crate::app::App;
@@ -77,7 +77,7 @@ pub(crate) fn back_up(
     log: &Log,
     registry: &Registry,
     target: &Path,
-    stop: &std::sync::atomic::AtomicBool,
+    stop: Stop<'_>,
 ) -> Result<BackupReport, BackupError> {
     let mut companions = || {
         let content = registry.export().map_err(|error| error.to_string())?;
@@ -91,11 +91,11 @@ pub(super) async fn make(
     State(app): State<Arc<App>>,
     Json(request): Json<BackupRequest>,
 ) -> Result<Json<BackupAnswer>, Refusal> {
-    if app.config.log.kind != LogKind::Embedded {
+    if app.config().log.kind != LogKind::Embedded {
         let detail = "this node's folder is a copy of NATS streams: back those up; a node with an empty folder copies them";
         return Err(Refusal::new(StatusCode::CONFLICT, detail));
     }
-    let target = within(app.config.log.backup_path.as_deref(), &request.target)?;
+    let target = within(app.config().log.backup_path.as_deref(), &request.target)?;
     let shared = Arc::clone(&app);
     let work = app.operations.spawn(async move {
         let making = tokio::task::spawn_blocking(move || run(&shared, target));
@@ -109,7 +109,7 @@ pub(super) async fn make(
 
 fn run(app: &App, target: PathBuf) -> Result<BackupAnswer, Refusal> {
     let begun = Instant::now();
-    match back_up(&app.log, &app.registry, &target, &app.draining) {
+    match back_up(&app.log, &app.registry, &target, &|| app.life.is_draining()) {
         Ok(report) => {
             let answer = BackupAnswer::new(target, &report);
             tracing::info!(

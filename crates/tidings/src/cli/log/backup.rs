@@ -4,7 +4,6 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use tidings_log::{EventRef, Health, Listener, Log, OpenError};
 use tidings_protocol::Problem;
@@ -50,7 +49,7 @@ impl Listener for Nobody {
 fn here(log: &Log, config: &Config, target: PathBuf) -> Result<BackupAnswer, Failure> {
     let registry = Registry::open(&config.log.path, config.auth.revocations_kept)?;
     take_up(log, &registry).map_err(Failure::new)?;
-    let report = back_up(log, &registry, &target, &AtomicBool::new(false));
+    let report = back_up(log, &registry, &target, &|| false);
     log.clone().close();
     Ok(BackupAnswer::new(target, &report?))
 }
