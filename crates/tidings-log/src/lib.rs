@@ -18,6 +18,8 @@
 //! - [`Log::open`] puts the log together from what a crash has left (`folder`, `recovery`, `scan`);
 //!   [`verify`] says what is wrong with a folder.
 //!
+//! What goes wrong with every attempt is said now and then ([`seldom!`]).
+//!
 //! Below all of it are two seams, [`storage`] and [`clock`], at which tests inject faults.
 
 mod active;
@@ -48,6 +50,7 @@ mod repair;
 mod retention;
 mod scan;
 mod segment;
+mod seldom;
 mod state;
 pub mod storage;
 mod tenant_caps;
@@ -66,5 +69,10 @@ pub use event::{
 };
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};
+pub use seldom::{Seldom, lines_withheld};
 pub use state::{State, StateEntries, StateEntry, StateError, StateHealth, StateSnapshot};
 pub use verify::{Finding, VerifyError, VerifyReport, verify, verify_with};
+
+/// For [`seldom!`].
+#[doc(hidden)]
+pub use tracing;

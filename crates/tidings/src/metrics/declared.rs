@@ -119,6 +119,8 @@ metrics! {
         ISSUER_FETCH_FAILURES = Counter, "tidings_issuer_key_fetch_failures_total", [];
         /// Entries that the audit log has lost, since the disk did not keep up.
         AUDIT_DROPPED = Counter, "tidings_audit_dropped_entries_total", [];
+        /// Lines of the log that were left out, since they would have repeated what was said within the last ten seconds.
+        LINES_WITHHELD = Counter, "tidings_log_lines_withheld_total", [];
     }
 
     /// Streams: who watches, how they come and go, and what they are given.

@@ -68,6 +68,7 @@ fn server(app: &App, scrape: &mut Exposition) {
     scrape.one(&of::STALE, app.liveness.is_stale());
     let mut build = scrape.metric(&of::BUILD_INFO);
     build.sample(&[env!("CARGO_PKG_VERSION")], 1_u64);
+    scrape.one(&of::LINES_WITHHELD, tidings_log::lines_withheld());
 }
 
 fn access(app: &App, scrape: &mut Exposition) {

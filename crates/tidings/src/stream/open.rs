@@ -550,7 +550,7 @@ fn title_case(name: &str) -> String {
 
 /// The log can't be read.
 pub(super) fn log_unavailable(error: &tidings_log::ReadError) -> Refusal {
-    tracing::error!(%error, "the log can't be read");
+    tidings_log::seldom!(error, %error, "the log can't be read");
     Refusal::unavailable(
         "the log can't be read at the moment",
         Duration::from_secs(2),
