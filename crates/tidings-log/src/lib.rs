@@ -67,6 +67,7 @@ pub use event::{
     Appended, Commit, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject,
     ReadEnd, ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
+pub use folder::holder;
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};
 pub use seldom::{Seldom, lines_withheld};
