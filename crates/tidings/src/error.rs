@@ -167,7 +167,7 @@ impl From<LimitReached> for Refusal {
 impl From<BucketError> for Refusal {
     fn from(error: BucketError) -> Self {
         const SOON: Duration = Duration::from_secs(2);
-        tracing::warn!(%error, "a change of what all nodes share is refused");
+        tidings_log::seldom!(warn, %error, "a change of what all nodes share is refused");
         match error {
             BucketError::Unreachable { .. } => Self::unavailable(
                 "NATS, which holds what all nodes share, can't be reached; whether the change is stored is not known, \
