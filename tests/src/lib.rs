@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: the real `tidings` binary as a child process: started, stopped, killed, started again.
 //! - [`brokers`]: real `nats-server`s and `redis-server`s, one or a cluster.
+//! - [`nats`]: a client of NATS, to publish what others publish and to look at streams.
 //! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
 //! - [`certificates`]: certificates of an authority of our own.
 //! - [`access`]: access tokens, signed here and not by the server's code.
@@ -28,6 +29,7 @@ pub mod access;
 pub mod brokers;
 pub mod certificates;
 pub mod http;
+pub mod nats;
 pub mod publish;
 pub mod resp;
 pub mod server;
@@ -38,11 +40,12 @@ pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
+pub use nats::NatsClient;
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
-pub use stream::{Stream, Watch};
+pub use stream::{Heard, Stream, Watch};
 
 /// How long a test waits for something that must happen before it calls it a hang.
 pub const GUARD: Duration = Duration::from_mins(1);

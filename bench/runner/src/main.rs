@@ -1,6 +1,6 @@
 //! `bench/run`: servers and load side by side, round after round, and `RESULTS.md` from it.
 //!
-//! In the order of a run: [`cases`] says what is run, [`server`] and [`peers`] start what is measured, [`round`]
+//! In the order of a run: [`cases`] says what is run, [`server`], [`nats`] and [`peers`] start what is measured, [`round`]
 //! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`],
 //! [`beside`] and [`plot`] write it down.
 
@@ -8,6 +8,7 @@ mod beside;
 mod budgets;
 mod cases;
 mod machine;
+mod nats;
 mod origin;
 mod peers;
 mod plot;
@@ -51,7 +52,7 @@ struct Arguments {
     /// Seconds that are measured in a round, instead of the scenarios' own.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only these servers: floor, tidings, nchan, pushpin, append.
+    /// Only these servers: floor, tidings, nchan, pushpin, append, raw.
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
     /// A setting of Tidings, `TIDINGS_SOMETHING=value`; can be given several times.
@@ -178,6 +179,7 @@ fn programs(arguments: &Arguments, kinds: &[Kind], skipped: &mut Vec<String>) ->
     Ok(Programs {
         floor: arguments.programs.join("floor"),
         load: arguments.programs.join("load"),
+        raw: arguments.programs.join("raw"),
         tidings,
         peers,
         settings: arguments.settings.iter().map(pair).collect::<Result<_>>()?,

@@ -170,9 +170,8 @@ impl Server {
         let (app, copy) = assemble(config, access_tokens, stream_tokens, broker_of, address)?;
         let app = Arc::new(app);
         let mirror = copy.zip(broker_of).map(|(copy, broker)| {
-            let streams = broker.streams(&app.config);
-            let (nats, node) = (broker.nats(), broker.node());
-            Mirror::start(copy, streams, node, nats, &app.cursors, &app.liveness)
+            let (streams, reach) = (broker.streams(&app.config), broker.reach(&app.config));
+            Mirror::start(copy, streams, reach, &app.cursors, &app.liveness)
         });
         tenants::watch_unfinished(&app);
         let server = Self {
@@ -198,8 +197,7 @@ impl Server {
             server.refusing.clone(),
         ));
         if let Some(broker) = broker {
-            let stopping = server.refusing.clone();
-            server.tasks.spawn(broker.ensure_stream(stopping));
+            broker.start(&server.app, &server.tasks, &server.refusing);
         }
         server.accept_on(public, Front::public(&server.app));
         server.accept_on(admin, Front::of(admin::router(&server.app)));

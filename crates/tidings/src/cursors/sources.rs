@@ -1,13 +1,24 @@
 //! What a mirror knows of its sources. The mirror writes it, who resolves cursors reads it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tidings_protocol::{Cursor, Epoch};
 use tokio::sync::watch;
 
+use crate::jetstream::api;
+use crate::nats::Nats;
+
+/// How long a broker that is asked how far a source reaches may take.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// How a node stands with one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// Which stream of its name is being copied: nanoseconds since the Unix epoch at which it was created; 0 while
+    /// there is none.
+    pub incarnation: u64,
     /// Which incarnation of the source is being copied; 0 while there is none.
     pub epoch: Epoch,
     /// The first position of it that was copied, or will be: what came before was gone when this node began.
@@ -16,13 +27,23 @@ pub struct Standing {
     pub copied: u64,
     /// The last position that the source is known to have.
     pub last: u64,
-    /// The source was asked lately, so that `epoch` and `last` are what it has.
+    /// The source is followed, as far as is known.
     pub current: bool,
+}
+
+/// What a source is, asked just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Which stream of its name it is.
+    pub incarnation: u64,
+    /// The last position that it has.
+    pub last: u64,
 }
 
 impl Default for Standing {
     fn default() -> Self {
         Self {
+            incarnation: 0,
             epoch: Epoch(0),
             first: 1,
             copied: 0,
@@ -48,6 +69,8 @@ pub struct Sources {
     names: Box<[String]>,
     standings: watch::Sender<Vec<Standing>>,
     complete: AtomicBool,
+    /// Whom to ask, since the mirror was started.
+    nats: OnceLock<Nats>,
 }
 
 impl Sources {
@@ -60,7 +83,35 @@ impl Sources {
             names,
             standings: watch::Sender::new(standings),
             complete: AtomicBool::new(false),
+            nats: OnceLock::new(),
         }
+    }
+
+    /// Says where the sources are.
+    pub fn are_at(&self, nats: &Nats) {
+        let _ = self.nats.set(nats.clone());
+    }
+
+    /// Asks what the sources are that have not been copied up to these places; `None` where none was to be asked,
+    /// or there is no answer.
+    pub async fn ask(&self, places: &[Cursor]) -> Vec<Option<Asked>> {
+        let standings = self.standings();
+        let mut answers = Vec::with_capacity(places.len());
+        for ((standing, place), name) in standings.iter().zip(places).zip(self.names()) {
+            let nats = self.nats.get().filter(|nats| nats.is_connected());
+            let answer = match nats {
+                Some(nats) if !standing.covers(*place) => {
+                    let asking = api::stream_info(nats.client(), name);
+                    tokio::time::timeout(ANSWER, asking).await.ok()
+                }
+                _ => None,
+            };
+            answers.push(answer.and_then(Result::ok).map(|info| Asked {
+                incarnation: info.incarnation,
+                last: info.last_sequence,
+            }));
+        }
+        answers
     }
 
     /// What they are called.

@@ -31,6 +31,7 @@ use crate::jetstream::{
     SourceSpec,
 };
 use crate::nats::Nats;
+use crate::state::bucket::load::Loader;
 use crate::time::unix_microseconds;
 
 use copier::{Copier, Stopped};
@@ -45,7 +46,7 @@ const REPORTS: usize = 4;
 /// How often what is remembered beside the log is written, if it has changed.
 const REMEMBER: Duration = Duration::from_secs(2);
 
-/// How long to wait before a log that was full is tried again.
+/// How long to wait before a log that was full, or a bucket that could not be read, is tried again.
 const FULL: Duration = Duration::from_secs(1);
 
 /// A source stream and how it is read.
@@ -61,6 +62,16 @@ pub struct Mirror {
     stop: CancellationToken,
     task: JoinHandle<()>,
     counters: Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>,
+}
+
+/// How a mirror reads its sources.
+pub struct Reach<'a> {
+    /// The connection.
+    pub nats: &'a Nats,
+    /// What the node is called.
+    pub node: &'a str,
+    /// Where a node that begins finds the state that its source does not tell it.
+    pub loader: Option<Loader>,
 }
 
 /// A folder whose log is, or can become, the mirror of some sources.
@@ -130,6 +141,7 @@ impl Copy {
         for (source, (facts, reached)) in facts.sources.iter_mut().zip(&reached).enumerate() {
             facts.copied = facts.copied.max(reached.position);
             sources.update(source, |standing| {
+                standing.incarnation = facts.incarnation;
                 standing.epoch = Epoch(facts.epoch);
                 standing.first = facts.first;
                 standing.copied = facts.copied;
@@ -185,18 +197,20 @@ impl Mirror {
     pub fn start(
         copy: Copy,
         streams: Vec<SourceStream>,
-        node: &str,
-        nats: &Nats,
+        reach: Reach<'_>,
         cursors: &Arc<Cursors>,
         liveness: &Arc<Liveness>,
     ) -> Self {
+        copy.sources.are_at(reach.nats);
         let stop = CancellationToken::new();
         let counters = Arc::default();
         let work = Work {
             behind: vec![Behind::new("not followed yet"); streams.len()],
             streams,
-            node: node.to_owned(),
-            nats: nats.clone(),
+            node: reach.node.to_owned(),
+            nats: reach.nats.clone(),
+            loader: reach.loader,
+            stop: stop.clone(),
             log: cursors.log().clone(),
             liveness: Arc::clone(liveness),
             sources: copy.sources,
@@ -205,7 +219,7 @@ impl Mirror {
             counters: Arc::clone(&counters),
         };
         work.tell_liveness();
-        let task = tokio::spawn(work.run(stop.clone()));
+        let task = tokio::spawn(work.run());
         Self {
             stop,
             task,
@@ -246,6 +260,9 @@ struct Work {
     streams: Vec<SourceStream>,
     node: String,
     nats: Nats,
+    loader: Option<Loader>,
+    /// Cancelled when the mirror is to end.
+    stop: CancellationToken,
     log: Log,
     liveness: Arc<Liveness>,
     sources: Arc<Sources>,
@@ -263,7 +280,8 @@ struct Reading {
 }
 
 impl Work {
-    async fn run(mut self, stop: CancellationToken) {
+    async fn run(mut self) {
+        let stop = self.stop.clone();
         loop {
             let stopped = self.read(&stop).await;
             self.remember().await;
@@ -387,6 +405,9 @@ impl Work {
     ) -> Result<(), Stopped> {
         if self.facts.sources[source].incarnation != batch.incarnation {
             reading.copier.settle().await?;
+            if self.facts.sources[source].incarnation == 0 && self.log.tail() == 0 {
+                self.restore_state(source, &batch).await?;
+            }
             let epoch = epoch_of(batch.incarnation);
             let first = batch.first_sequence.max(1);
             self.begin_epoch(reading, source, batch.incarnation, epoch, first)
@@ -401,6 +422,36 @@ impl Work {
             .merge
             .put(source, batch.messages, batch.through, at_end);
         Ok(())
+    }
+
+    /// A node that begins: takes over the state of what its source does not have any more. That comes before anything
+    /// is written down of the source, so a node that is killed in between begins with it again.
+    async fn restore_state(&mut self, source: usize, batch: &SourceBatch) -> Result<(), Stopped> {
+        let Some(loader) = self.loader.clone() else {
+            return Ok(());
+        };
+        let oldest = batch.messages.first().map(|message| message.sequence);
+        let first = Cursor {
+            epoch: Epoch(epoch_of(batch.incarnation)),
+            position: oldest.unwrap_or(batch.through + 1),
+        };
+        let stop = self.stop.clone();
+        loop {
+            let restored = tokio::select! {
+                restored = loader.restore(first, &self.log) => restored,
+                () = stop.cancelled() => return Err(Stopped::Closed),
+            };
+            let Err(error) = restored else {
+                return Ok(());
+            };
+            tracing::warn!(%error, "state_not_restored");
+            self.set_behind(source, Behind::new(&error.to_string()))
+                .await;
+            tokio::select! {
+                () = tokio::time::sleep(FULL) => {}
+                () = stop.cancelled() => return Err(Stopped::Closed),
+            }
+        }
     }
 
     /// Copies what the merge gives.
@@ -443,6 +494,7 @@ impl Work {
         facts.first = first;
         facts.copied = first - 1;
         self.sources.update(source, |standing| {
+            standing.incarnation = incarnation;
             standing.epoch = Epoch(epoch);
             standing.first = first;
             standing.copied = first - 1;
