@@ -60,6 +60,7 @@ impl Broker {
                 let types = config.known_types();
                 vec![SourceStream {
                     stream: self.own.name.clone(),
+                    is_own: true,
                     decoder: Box::new(move || Decoder::Own(KnownTypes::new(&types))),
                 }]
             }
@@ -71,6 +72,7 @@ impl Broker {
                         let config = Arc::clone(&shared);
                         SourceStream {
                             stream: stream.name.to_string(),
+                            is_own: false,
                             decoder: Box::new(move || {
                                 Decoder::Fleet(FleetDecoder::new(stream.clone(), &config))
                             }),

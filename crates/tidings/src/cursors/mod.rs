@@ -18,6 +18,7 @@ pub mod sources;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tidings_log::{EventRef, Log, ReadError, Resume, Scope};
@@ -248,13 +249,23 @@ impl Cursors {
     }
 
     /// Why places that this node has not copied can't be had, if that is certain: what the sources say when they are
-    /// asked now. What the node was told before says nothing of what came since.
+    /// asked now, and have been saying for a while. What the node was told before says nothing of what came since.
     pub async fn verdict(&self, places: &[Cursor]) -> Option<GapReason> {
         let sources = self.sources.as_ref()?;
         let asked = sources.ask(places).await;
         let standings = sources.standings();
-        let mut all = standings.iter().zip(places).zip(asked);
-        all.find_map(|((standing, place), asked)| judge(standing, *place, asked?))
+        let mut verdict = None;
+        let all = standings.iter().zip(places).zip(asked).enumerate();
+        for (source, ((standing, place), asked)) in all {
+            let Some(asked) = asked else {
+                continue;
+            };
+            let judged = judge(standing, *place, asked);
+            if sources.is_believed(source, judged.is_some(), Instant::now()) {
+                verdict = verdict.or(judged);
+            }
+        }
+        verdict
     }
 
     /// The position behind which everything comes that one source has after a place; `None` where some of that

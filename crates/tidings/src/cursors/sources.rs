@@ -2,8 +2,9 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tidings_protocol::{Cursor, Epoch};
 use tokio::sync::watch;
 
@@ -12,6 +13,13 @@ use crate::nats::Nats;
 
 /// How long a broker that is asked how far a source reaches may take.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// For how long a source must say that a place is not to be had. A server that was frozen while another became the
+/// stream's leader says so for a moment when it goes on, and believes it.
+const CERTAIN: Duration = Duration::from_secs(15);
+
+/// After how long it counts as said for the first time again.
+const FORGOTTEN: Duration = Duration::from_mins(2);
 
 /// How a node stands with one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +79,8 @@ pub struct Sources {
     complete: AtomicBool,
     /// Whom to ask, since the mirror was started.
     nats: OnceLock<Nats>,
+    /// Since when each source says that something is not to be had which was asked for.
+    denied: Mutex<Vec<Option<Instant>>>,
 }
 
 impl Sources {
@@ -80,6 +90,7 @@ impl Sources {
         let names: Box<[String]> = names.into_iter().collect();
         let standings = vec![Standing::default(); names.len()];
         Self {
+            denied: Mutex::new(vec![None; names.len()]),
             names,
             standings: watch::Sender::new(standings),
             complete: AtomicBool::new(false),
@@ -90,6 +101,19 @@ impl Sources {
     /// Says where the sources are.
     pub fn are_at(&self, nats: &Nats) {
         let _ = self.nats.set(nats.clone());
+    }
+
+    /// Takes down whether a source says at `now` that a place is not to be had; whether it has said so long enough
+    /// to be believed.
+    pub fn is_believed(&self, source: usize, denies: bool, now: Instant) -> bool {
+        let mut denied = self.denied.lock();
+        let since = &mut denied[source];
+        let age = since.map(|since| now.saturating_duration_since(since));
+        if let Some(age) = age.filter(|age| denies && *age < FORGOTTEN) {
+            return age >= CERTAIN;
+        }
+        *since = denies.then_some(now);
+        false
     }
 
     /// Asks what the sources are that have not been copied up to these places; `None` where none was to be asked,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tidings_log::{EventRef, Health, Listener, LogOptions, NewEvent, ReadLimit};
@@ -367,4 +368,24 @@ fn only_what_a_source_says_when_asked_makes_it_certain_that_it_has_no_more() {
     assert_eq!(judged(place(101, 1), asked(7, 60)), unknown);
     // It was made anew a moment ago.
     assert_eq!(judged(place(101, 1), asked(8, 1)), None);
+}
+
+/// A server that was frozen, and led the stream before, says for a moment what was so when it froze.
+#[test]
+fn a_source_is_believed_only_when_it_says_the_same_for_a_while() {
+    let sources = Sources::new(["ONE".to_owned(), "TWO".to_owned()]);
+    let begun = Instant::now();
+    let at = |seconds| begun + Duration::from_secs(seconds);
+    assert!(!sources.is_believed(0, true, at(0)));
+    assert!(!sources.is_believed(0, true, at(14)));
+    assert!(sources.is_believed(0, true, at(15)));
+    assert!(!sources.is_believed(1, true, at(16)));
+    // It has found out.
+    assert!(!sources.is_believed(0, false, at(17)));
+    assert!(!sources.is_believed(0, true, at(18)));
+    assert!(!sources.is_believed(0, true, at(32)));
+    assert!(sources.is_believed(0, true, at(33)));
+    // Nobody has asked for long.
+    assert!(!sources.is_believed(1, true, at(300)));
+    assert!(sources.is_believed(1, true, at(316)));
 }

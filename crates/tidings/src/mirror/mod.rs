@@ -53,6 +53,9 @@ const FULL: Duration = Duration::from_secs(1);
 pub struct SourceStream {
     /// Its name in the broker.
     pub stream: String,
+    /// It is this deployment's own, so while it does not exist yet nothing can be said of it; others' streams need not
+    /// exist.
+    pub is_own: bool,
     /// How its messages become events; asked anew whenever reading begins anew.
     pub decoder: Box<dyn Fn() -> Decoder + Send + Sync>,
 }
@@ -370,7 +373,14 @@ impl Work {
             SourceEvent::Waiting => {
                 // What does not exist can't be behind; a warning was logged.
                 reading.merge.set_at_end(source, true);
-                self.set_behind(source, Behind(None)).await;
+                let stream = &self.streams[source];
+                let behind = if stream.is_own {
+                    // A cursor that was given now would be of no stream.
+                    Behind::new(&format!("the stream {} does not exist yet", stream.stream))
+                } else {
+                    Behind(None)
+                };
+                self.set_behind(source, behind).await;
             }
             SourceEvent::Away { reason } => {
                 reading.merge.set_at_end(source, true);
