@@ -20,6 +20,8 @@ export default typescript.config(
     files: ['**/*.js'],
     languageOptions: {
       globals: {
+        Buffer: 'readonly',
+        indexedDB: 'readonly',
         process: 'readonly',
         console: 'readonly',
         URL: 'readonly',

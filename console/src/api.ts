@@ -70,15 +70,27 @@ export async function findMount(login: Login): Promise<string> {
   return '';
 }
 
-/** Calls the public API with the login; throws a {@link TidingsError} with the server's sentence. */
+/** Calls the public API with the login that `access` gives; throws a {@link TidingsError} with the server's sentence. */
 export class Api {
   constructor(
-    readonly login: Login,
+    readonly access: () => Promise<string>,
     readonly mount: string,
   ) {}
 
   history(tenant: string, query: Record<string, string>): Promise<HistoryPage> {
     return this.#get(`/tenants/${tenant}/events?${new URLSearchParams(query).toString()}`);
+  }
+
+  /** The oldest event that is retained, whether older ones were taken away, and the server's clock. */
+  async oldest(tenant: string): Promise<{ at: number | undefined; isCut: boolean; now: number }> {
+    const response = await this.#send('GET', `/tenants/${tenant}/events?since=1970-01-01T00:00:00Z&limit=1`);
+    const { events, gap } = (await response.json()) as HistoryPage;
+    const [first] = events;
+    return {
+      at: first === undefined ? undefined : Date.parse(first.time),
+      isCut: gap !== undefined && gap !== null,
+      now: Date.parse(response.headers.get('date') ?? '') || Date.now(),
+    };
   }
 
   streams(): Promise<{ streams: OpenStream[]; next: string | null }> {
@@ -102,7 +114,7 @@ export class Api {
   }
 
   async #send(method: string, path: string): Promise<Response> {
-    const headers = { authorization: `Bearer ${this.login.token}` };
+    const headers = { authorization: `Bearer ${await this.access()}` };
     const response = await fetch(this.mount + path, { method, headers, cache: 'no-store' });
     if (response.ok) return response;
     const problem = (await response.json().catch(() => ({}))) as { detail?: string };

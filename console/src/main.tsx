@@ -4,7 +4,7 @@ import { useEffect, useState } from 'preact/hooks';
 import './console.css';
 import 'uplot/dist/uPlot.min.css';
 import { findMount } from './api';
-import { forget, keep, kept, type Login } from './login';
+import { forget, kept, type Login } from './login';
 import { AlertsPage } from './pages/alerts';
 import { DevicePage } from './pages/device';
 import { FeedPage, isOperator } from './pages/feed';
@@ -12,11 +12,13 @@ import { FleetPage } from './pages/fleet';
 import { HandPage } from './pages/hand';
 import { StreamsPage, TenantsPage } from './pages/operate';
 import { PastPage } from './pages/past';
+import { RatesPage } from './pages/rates';
+import { SignIn } from './pages/signin';
 import { WorkPage } from './pages/work';
 import { href, useRoute } from './route';
 import { Session } from './session';
 import { clock, short, span } from './text';
-import { useFleet, useNow, useSeen } from './use';
+import { useNow, useNotices, usePart } from './use';
 
 const PAGES: readonly { readonly name: string; readonly title: string; readonly forOperators?: boolean }[] = [
   { name: 'fleet', title: 'Fleet' },
@@ -24,6 +26,7 @@ const PAGES: readonly { readonly name: string; readonly title: string; readonly 
   { name: 'work', title: 'Pushes & firmware' },
   { name: 'feed', title: 'Events' },
   { name: 'past', title: 'History' },
+  { name: 'rates', title: 'Rates' },
   { name: 'streams', title: 'Streams', forOperators: true },
   { name: 'tenants', title: 'Tenants', forOperators: true },
   { name: 'hand', title: 'By hand' },
@@ -74,61 +77,6 @@ function Console() {
   return <Shell session={session} failure={failure} onLeave={leave} />;
 }
 
-function SignIn({
-  failure,
-  onLogin,
-}: {
-  failure: TidingsError | undefined;
-  onLogin: (login: Login) => void;
-}) {
-  const [trouble, setTrouble] = useState('');
-  const submit = (event: SubmitEvent) => {
-    event.preventDefault();
-    const token = new FormData(event.currentTarget as HTMLFormElement).get('token');
-    const login = keep(typeof token === 'string' ? token : '');
-    if (login) onLogin(login);
-    else setTrouble('This is no access token: a JWT has three parts with dots between them.');
-  };
-  return (
-    <main class="signin">
-      <form onSubmit={submit}>
-        <h1>Tidings</h1>
-        {failure && (
-          <p class="bad" role="alert">
-            {failure.message}
-          </p>
-        )}
-        <label for="token">Access token</label>
-        <textarea
-          id="token"
-          name="token"
-          rows={5}
-          autocomplete="off"
-          autocapitalize="off"
-          spellcheck={false}
-          required
-          autofocus
-        />
-        {trouble && (
-          <p class="bad" role="alert">
-            {trouble}
-          </p>
-        )}
-        <p class="hint">
-          The JWT of a login or, for development, what <code>tidings token</code> prints. It stays in this tab
-          and is forgotten with it.
-        </p>
-        <button type="submit" class="primary">
-          Sign in
-        </button>
-      </form>
-      <p class="hint">
-        <a href="/docs">API</a>
-      </p>
-    </main>
-  );
-}
-
 function Shell({
   session,
   failure,
@@ -139,16 +87,14 @@ function Shell({
   onLeave: () => void;
 }) {
   const route = useRoute();
-  const fleet = useFleet(session);
-  useSeen(session);
-  const { state } = fleet.connection;
-  const isCurrent = state === 'live' && fleet.isComplete;
+  const isCurrent = usePart(session, (fleet) => fleet.connection.state === 'live' && fleet.isComplete);
+  const alerts = usePart(session, (fleet) => fleet.alerts.size);
+  const notices = useNotices(session);
   const pages = PAGES.filter(({ forOperators }) => !forOperators || isOperator(session));
   const title = PAGES.find(({ name }) => name === route.page)?.title ?? 'Device';
   useEffect(() => {
     document.title = `${title} · Tidings`;
   }, [title]);
-  const badge = fleet.alerts.size > 0 ? fleet.alerts.size : undefined;
   return (
     <div class={isCurrent ? 'shell' : 'shell old'}>
       <a class="skip" href="#content" onClick={(event) => skip(event)}>
@@ -158,7 +104,7 @@ function Shell({
         <h1>
           <a href={href('fleet')}>Tidings</a>
         </h1>
-        <Line session={session} failure={failure} />
+        <Line session={session} failure={failure} isPast={route.page === 'past'} />
         <span class="user" title={session.login.tenant ?? 'all tenants'}>
           {session.login.user} · {session.login.tenant ? short(session.login.tenant) : 'all tenants'}
         </span>
@@ -170,13 +116,13 @@ function Shell({
         {pages.map(({ name, title }) => (
           <a key={name} href={href(name)} aria-current={route.page === name ? 'page' : undefined}>
             {title}
-            {name === 'alerts' && badge !== undefined && <b class="badge">{badge}</b>}
+            {name === 'alerts' && alerts > 0 && <b class="badge">{alerts}</b>}
           </a>
         ))}
         <a href="/docs">API</a>
       </nav>
       <main id="content" tabIndex={-1}>
-        {session.notices.map((notice) => (
+        {notices.map((notice) => (
           <p class="strip notice" key={notice.at}>
             <time>{clock(notice.at)}</time> {notice.text}
           </p>
@@ -205,6 +151,8 @@ function page(session: Session, route: ReturnType<typeof useRoute>) {
       return <FeedPage session={session} route={route} />;
     case 'past':
       return <PastPage session={session} route={route} />;
+    case 'rates':
+      return <RatesPage session={session} />;
     case 'streams':
       return <StreamsPage session={session} />;
     case 'tenants':
@@ -225,21 +173,27 @@ const SAID: Readonly<Record<string, string>> = {
   closed: 'Ended',
 };
 
-/** How it stands with the line, always in sight; old data never looks live. */
-function Line({ session, failure }: { session: Session; failure: TidingsError | undefined }) {
-  const { connection, isComplete } = useFleet(session);
+/** How it stands with the line, always in sight; neither old data nor the past looks live. */
+function Line({
+  session,
+  failure,
+  isPast,
+}: {
+  session: Session;
+  failure: TidingsError | undefined;
+  isPast: boolean;
+}) {
+  const connection = usePart(session, (fleet) => fleet.connection);
+  const isComplete = usePart(session, (fleet) => fleet.isComplete);
   const now = useNow(1_000);
-  const isMending = connection.state === 'live' && !isComplete;
+  const state = connection.state === 'live' && !isComplete ? 'mending' : connection.state;
   const age = connection.state === 'live' ? '' : ` · ${span(now - connection.since)}`;
   const said =
-    failure?.message ?? (isMending ? 'Reading how things are' : (SAID[connection.state] ?? connection.state));
+    failure?.message ?? (state === 'mending' ? 'Reading how things are' : (SAID[state] ?? connection.state));
   return (
-    <p
-      class={`line ${isMending ? 'connecting' : connection.state}`}
-      data-state={isMending ? 'mending' : connection.state}
-    >
+    <p class={`line ${state}${isPast ? ' past' : ''}`} data-state={state}>
       <i aria-hidden="true" />
-      <span role="status">{said}</span>
+      <span role="status">{isPast && state === 'live' ? 'Looking back' : said}</span>
       <span aria-hidden="true">{age}</span>
     </p>
   );

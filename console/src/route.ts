@@ -28,9 +28,12 @@ export function useRoute(): Route {
 
 /** Changes one word of the query in the address, without a step in the history. */
 export function amend(route: Route, name: string, value: string): void {
-  const query = new URLSearchParams(route.query);
-  if (value === '') query.delete(name);
-  else query.set(name, value);
-  history.replaceState(null, '', href(route.page, Object.fromEntries(query)));
+  amendAll(route, { [name]: value });
+}
+
+/** Changes words of the query in the address; an empty one is taken out. */
+export function amendAll(route: Route, words: Readonly<Record<string, string>>): void {
+  const query = Object.fromEntries(route.query);
+  history.replaceState(null, '', href(route.page, { ...query, ...words }));
   dispatchEvent(new HashChangeEvent('hashchange'));
 }

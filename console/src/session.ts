@@ -2,7 +2,8 @@ import { type Connection, exchange, type TidingsError, type TidingsEvent } from 
 import { type FleetStore, followFleet } from '@tidings/client/fleet';
 import { SharedStream } from '@tidings/client/shared';
 import { Api } from './api';
-import type { Login } from './login';
+import { fetchLogin, type Login } from './login';
+import { Rates } from './rates';
 
 /** An event as the feed keeps it: when this page had it. */
 export interface Seen {
@@ -22,10 +23,10 @@ const MOST_SEEN = 2_000;
 export class Session {
   readonly api: Api;
   readonly store: FleetStore;
-  /** The newest events, the newest last. Changed in place; `changes` counts. */
+  /** The newest events, the newest last. Changed in place. */
   readonly seen: Seen[] = [];
-  changes = 0;
-  readonly notices: Notice[] = [];
+  readonly rates = new Rates();
+  notices: readonly Notice[] = [];
   /** Why the stream has ended for good. */
   failure: TidingsError | undefined;
 
@@ -38,14 +39,16 @@ export class Session {
     readonly mount: string,
     onFailure: (error: TidingsError) => void,
   ) {
-    this.api = new Api(login, mount);
-    const token = exchange({ baseUrl: mount, accessToken: () => login.token });
+    const access = accessOf(login);
+    this.api = new Api(access, mount);
+    const token = exchange({ baseUrl: mount, accessToken: access });
     const tenant = login.tenant === null ? {} : { tenant: login.tenant };
     const name = `console/${login.user}/${login.tenant ?? 'all'}/${fingerprint(login.token)}`;
     const followed = followFleet(
       { ...tenant, baseUrl: mount, token, conflate: 'default', interval: 200 },
       {
         event: (event) => this.#see(event),
+        connection: ({ state }) => this.rates.note(state === 'live', Date.now()),
         gap: ({ reason }) =>
           this.#notice(`Events are missing here (${reason.replaceAll('_', ' ')}); the fleet is read anew.`),
         closing: ({ reason }) => {
@@ -55,7 +58,12 @@ export class Session {
       (options, handlers) => new SharedStream({ ...options, name }, handlers),
     );
     this.store = followed.store;
-    this.#close = () => followed.close();
+    const note = () => this.rates.note(this.connection.state === 'live', Date.now());
+    const ticking = setInterval(note, 1_000);
+    this.#close = () => {
+      clearInterval(ticking);
+      followed.close();
+    };
     followed.done.catch((error: unknown) => {
       this.failure = error as TidingsError;
       onFailure(this.failure);
@@ -70,26 +78,26 @@ export class Session {
     this.#close();
   }
 
-  /** Calls after changes of what was seen, at most once a frame. */
+  /** Calls after changes of what was seen, at most five times a second. */
   readonly subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   };
 
   #see(event: TidingsEvent): void {
-    this.seen.push({ event, at: Date.now() });
+    const at = Date.now();
+    this.seen.push({ event, at });
+    this.rates.count(event.type, event.data.tenant_id, at);
     if (this.seen.length > MOST_SEEN + MOST_SEEN / 4) this.seen.splice(0, this.seen.length - MOST_SEEN);
     this.#tell();
   }
 
   #notice(text: string): void {
-    this.notices.push({ at: Date.now(), text });
-    if (this.notices.length > 5) this.notices.shift();
+    this.notices = [...this.notices, { at: Date.now(), text }].slice(-5);
     this.#tell();
   }
 
   #tell(): void {
-    this.changes += 1;
     if (this.#isTelling) return;
     this.#isTelling = true;
     setTimeout(() => {
@@ -97,6 +105,22 @@ export class Session {
       for (const listener of this.#listeners) listener();
     }, 200);
   }
+}
+
+/** How long before its end a token is replaced, in milliseconds. */
+const AHEAD = 30_000;
+
+/** Gives the login's access token; a fresh one before it ends, where it has a source. */
+function accessOf(login: Login): () => Promise<string> {
+  let current = login;
+  let fetching: Promise<Login> | undefined;
+  return async () => {
+    if (current.source !== undefined && Date.now() > current.expiresAt - AHEAD) {
+      fetching ??= fetchLogin(current.source).finally(() => (fetching = undefined));
+      current = await fetching;
+    }
+    return current.token;
+  };
 }
 
 /** Two logins never share a stream: a short mark of the token, from which it can't be had. */

@@ -1,12 +1,38 @@
 import type { Fleet } from '@tidings/client/fleet';
-import { useEffect, useReducer, useRef, useState } from 'preact/hooks';
-import type { Session } from './session';
+import { useEffect, useMemo, useReducer, useRef, useState } from 'preact/hooks';
+import type { Notice, Session } from './session';
 
 /** Renders with the fleet, at most five times a second. */
 export function useFleet(session: Session): Fleet {
   const [fleet, setFleet] = useState(() => session.store.getSnapshot());
   useEffect(() => session.store.subscribe(setFleet), [session]);
   return fleet;
+}
+
+/** The part of the fleet that `select` picks; renders only when that is another. */
+export function usePart<Part>(session: Session, select: (fleet: Fleet) => Part): Part {
+  const [part, setPart] = useState(() => select(session.store.getSnapshot()));
+  useEffect(() => session.store.subscribe((fleet) => setPart(() => select(fleet))), [session]);
+  return part;
+}
+
+/** The tenants whose devices this login sees, or its own. */
+export function useTenants(session: Session): readonly string[] {
+  const devices = usePart(session, ({ devices, isComplete }) => (isComplete ? devices.size : 0));
+  const own = session.login.tenant;
+  return useMemo(() => {
+    if (own !== null) return [own];
+    const tenants = new Set<string>();
+    for (const { tenant_id } of session.store.getSnapshot().devices.values()) tenants.add(tenant_id);
+    return [...tenants].sort();
+  }, [session, own, devices]);
+}
+
+/** What somebody must know who looks at the screen. */
+export function useNotices(session: Session): readonly Notice[] {
+  const [notices, setNotices] = useState(session.notices);
+  useEffect(() => session.subscribe(() => setNotices(session.notices)), [session]);
+  return notices;
 }
 
 /** Renders after new events. */

@@ -84,6 +84,17 @@ class Server {
       body: JSON.stringify({ type, data }),
     });
     assert.equal(answer.status, 200, await answer.text());
+    // The next event is of a later millisecond, so that a moment lies between the two.
+    for (const now = Date.now(); Date.now() <= now;);
+  }
+
+  /** When each of the tenant's events was appended. */
+  async times(count) {
+    const headers = { authorization: `Bearer ${this.publisher}` };
+    const answer = await fetch(`${this.origin}/tenants/${TENANT}/events?limit=1000`, { headers });
+    const { events } = await answer.json();
+    assert.equal(events.length, count);
+    return events.map(({ time }) => new Date(time).toISOString());
   }
 
   async streams() {
@@ -97,6 +108,16 @@ class Server {
     await this.kill();
     rmSync(this.folder, { recursive: true });
   }
+}
+
+/** Tries what `CONSOLE_BUILT` names in place of what is in the binary, for who works on the console. */
+async function withBuilt(context) {
+  const folder = process.env.CONSOLE_BUILT;
+  if (folder === undefined) return;
+  for (const name of ['console.js', 'console.css'])
+    await context.route(`**/assets/${name}`, async (route) =>
+      route.fulfill({ response: await route.fetch(), body: readFileSync(join(folder, name), 'utf8') }),
+    );
 }
 
 test.describe('the console', () => {
@@ -114,6 +135,7 @@ test.describe('the console', () => {
     server = await Server.start();
     context = await browser.newContext();
     context.setDefaultTimeout(60_000);
+    await withBuilt(context);
     [violations, foreign] = [[], []];
   });
   test.afterEach(async () => {
@@ -275,7 +297,7 @@ test.describe('the console', () => {
     assert.equal(await page.evaluate(() => sessionStorage.length), 0, 'the token is forgotten');
     await page.fill('#token', 'no token');
     await page.click('button[type=submit]');
-    await shows(page, '.signin form', 'three parts');
+    await shows(page, '.signin', 'three parts');
   });
 
   test('a device that a login may not see is not there', async () => {
@@ -318,11 +340,148 @@ test.describe('the console', () => {
     await shows(page, 'tbody', '11111111');
   });
 
-  test('history by a slider', async () => {
+  test('the fleet is shown as it was at a moment of the history', async () => {
+    const alert = { device_id: 'edge-1', alert_event_id: 'a1', severity: 'critical', message: 'cpu is hot' };
+    const push = { device_id: 'edge-1', push_operation_id: 'p1' };
     await server.publish('device_status', status('edge-1', 'online'));
-    const page = await open(server.token('viewer'), '#/past?at=1');
-    await shows(page, '.events', 'device_status');
-    assert.equal(await page.locator('input[type=range]').count(), 1);
+    await server.publish('alert_fired', alert);
+    await server.publish('config_push', { ...push, stage: 'pushing' });
+    const [came, , during] = await server.times(3);
+    await server.publish('device_status', status('edge-1', 'offline'));
+    await server.publish('device_status', status('edge-2', 'online'));
+    await server.publish('alert_resolved', { device_id: 'edge-1', alert_event_id: 'a1' });
+    await server.publish('config_push', { ...push, stage: 'committed' });
+    const after = (await server.times(7)).at(-1);
+    const page = await open(server.token('viewer'));
+    const go = (query) => page.evaluate((hash) => (location.hash = hash), `#/past?${query}`);
+    const figures = async (expected) => {
+      await page.waitForSelector('.progress[data-reading=done]', { state: 'attached' });
+      const told = () =>
+        page.evaluate(() =>
+          [...document.querySelectorAll('.then .figure')].map((each) => each.textContent).join(),
+        );
+      const deadline = Date.now() + 30_000;
+      while ((await told()) !== expected && Date.now() < deadline) await page.waitForTimeout(50);
+      assert.equal(await told(), expected);
+    };
+    await go(`at=${during}`);
+    await figures('1 devices,1 up,0 down,1 alerts open,1 under way');
+    await shows(page, '.then .notice', 'Not live');
+    await shows(page, '.line', 'Looking back');
+    await go(`at=${during}&see=alerts`);
+    await shows(page, '.then .alerts', 'cpu is hot');
+    await go(`at=${during}&see=work`);
+    await shows(page, '.then .jobs .now', 'pushing');
+    await go(`at=${during}&see=events`);
+    await shows(page, '.then .events', 'config_push');
+    await go(`at=${after}`);
+    await figures('2 devices,1 up,1 down,0 alerts open,0 under way');
+    await go(`at=${came}`);
+    await figures('1 devices,1 up,0 down,0 alerts open,0 under way');
+    // Somebody who looks for what happened steps from change to change.
+    await page.click('text=Change after');
+    await page.waitForFunction((text) => !location.hash.includes(text), encodeURIComponent(came));
+    await figures('1 devices,1 up,0 down,1 alerts open,0 under way');
+    await go(`at=${after}&as=list`);
+    await page.click('.then tbody tr:first-child a');
+    await shows(page, '.then .card', 'edge-1');
+    await shows(page, '.then .card', 'offline');
+    // By keyboard: the end of the slider is the newest moment.
+    await page.focus('.then input[type=range]');
+    await page.keyboard.press('Home');
+    await figures('1 devices,1 up,0 down,0 alerts open,0 under way');
+    await page.keyboard.press('End');
+    await figures('2 devices,1 up,1 down,0 alerts open,0 under way');
+    assert.match(await page.evaluate(() => location.hash), /at=\d{4}-/, 'the moment is in the address');
+    await page.click('text=Back to live');
+    await page.waitForSelector('main > .figures');
+    assert.equal(await page.locator('.then').count(), 0);
+  });
+
+  test('what did not change in what was read of the history is known from how it is now', async () => {
+    for (let count = 1; count <= 30; count++)
+      await server.publish('device_status', status(`edge-${count}`, 'online'));
+    const page = await open(server.token('super_admin', { tenant: null }));
+    await server.publish('device_status', status('edge-1', 'offline'));
+    const times = await server.times(31);
+    await page.evaluate((hash) => (location.hash = hash), `#/past?at=${times[29]}`);
+    await shows(page, '.then .figure.up', '30');
+    await page.waitForSelector('.progress[data-reading=done]', { state: 'attached' });
+  });
+
+  test('rates by type are counted from what arrives', async () => {
+    const page = await open(server.token('viewer'), '#/rates');
+    await server.publish('device_status', status('edge-1', 'online'));
+    await server.publish('metric_update', { device_id: 'edge-1', type: 'health', health: {} });
+    await shows(page, '.rates-type', 'device_status');
+    await shows(page, '.rates-type', 'metric_update');
+    await page.waitForFunction(() => Number(document.querySelectorAll('.figure b')[3].textContent) > 0);
+  });
+
+  test('search and filters stand in the address, so that a link and a reload show the same', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    await server.publish('device_status', status('edge-2', 'offline'));
+    const page = await open(server.token('viewer'));
+    await page.fill('input[type=search]', 'edge-2');
+    await page.selectOption('label:has-text("Show") select', 'list');
+    await page.selectOption('label:has-text("Groups") select', 'tenant');
+    assert.equal(await page.evaluate(() => location.hash), '#/fleet?search=edge-2&as=list&by=tenant');
+    await page.reload();
+    await shows(page, 'tbody', 'edge-2');
+    assert.equal(await page.locator('tbody tr').count(), 1);
+    await page.evaluate(() => (location.hash = '#/feed?type=device_status&device=edge-1'));
+    await server.publish('device_status', status('edge-2', 'online'));
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
+    await server.publish('device_status', status('edge-1', 'offline'));
+    await shows(page, '.events', 'edge-1');
+    assert.equal(await page.locator('.events li').count(), 1);
+    assert.equal(await page.inputValue('.tools select'), 'device_status');
+    await page.click('text=Pause');
+    await server.publish('device_status', status('edge-1', 'online'));
+    await shows(page, '.tools button', '1 new');
+    assert.equal(await page.locator('.events li').count(), 1);
+  });
+
+  test('a log that is another one is told as a gap, and the fleet is read anew', async () => {
+    await server.publish('device_status', status('before', 'online'));
+    const page = await open(server.token('viewer'), '#/fleet?as=list');
+    await shows(page, 'tbody', 'before');
+    await server.kill();
+    rmSync(join(server.folder, 'log'), { recursive: true });
+    await server.start();
+    await server.publish('device_status', status('after', 'online'));
+    await shows(page, '.strip.notice', 'Events are missing here (unknown epoch)');
+    await shows(page, 'tbody', 'after');
+    assert.equal(await page.locator('tbody tr').count(), 1);
+    await page.waitForSelector('.shell:not(.old) .line[data-state=live]');
+  });
+
+  test('a token is fetched from this host, anew before it ends, and is stored for this tab alone', async () => {
+    const page = await context.newPage();
+    let fetched = 0;
+    await page.route('**/login/token', (route) => {
+      fetched += 1;
+      return route.fulfill({ json: { access_token: server.token('viewer', { lifetime: '4s' }) } });
+    });
+    await page.goto(`${server.origin}/#fetch=/login/token`);
+    assert.equal(await page.inputValue('#source'), '/login/token');
+    await page.fill('#source', 'https://elsewhere.test/token');
+    await page.click('button:text-is("Fetch")');
+    await shows(page, '.signin [role=alert]', 'this host alone');
+    await page.fill('#source', '/login/token');
+    await page.click('button:text-is("Fetch")');
+    await page.waitForSelector('.line[data-state=live]');
+    const first = fetched;
+    await page.waitForSelector('.line[data-state=reconnecting]');
+    await page.waitForSelector('.line[data-state=live]');
+    assert.ok(fetched > first, 'a fresh token for the next stream');
+    const kept = await page.evaluate(async () => ({
+      local: localStorage.length,
+      cookies: document.cookie,
+      databases: (await indexedDB.databases()).length,
+      address: location.href.includes('eyJ'),
+    }));
+    assert.deepEqual(kept, { local: 0, cookies: '', databases: 0, address: false });
   });
 
   test('it works where the API is below /api', async () => {
@@ -360,6 +519,11 @@ test.describe('the console', () => {
         'work',
         'feed',
         'past',
+        'past?as=list',
+        'past?see=alerts',
+        'past?see=work',
+        'past?see=events',
+        'rates',
         'streams',
         'tenants',
         'hand',
@@ -396,6 +560,8 @@ test.describe('the console', () => {
       'work',
       'feed',
       'past',
+      'past?as=list',
+      'rates',
       'streams',
       'tenants',
       'hand',

@@ -61,6 +61,22 @@ impl AccessToken {
         self
     }
 
+    /// Sets a member of the header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.header[name] = value.into();
+        self
+    }
+
+    /// Sets a member of the header, unless it has one already.
+    #[must_use]
+    pub fn header_if_missing(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if self.header.get(name).is_none() {
+            self.header[name] = value.into();
+        }
+        self
+    }
+
     /// The header and the claims, encoded and joined by a dot: what is signed.
     pub fn unsigned(&self) -> String {
         let header = URL_SAFE_NO_PAD.encode(self.header.to_string());

@@ -6,8 +6,10 @@
 //! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
 //! - [`certificates`]: certificates of an authority of our own.
 //! - [`access`]: access tokens, signed here and not by the server's code.
+//! - [`issuer`]: who logs users in: keys of its own, published as a JWKS.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
+//! - [`scrape`]: what `/metrics` says.
 //! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
 //! - [`stream`]: one open stream and what has come over it.
 //!
@@ -29,9 +31,11 @@ pub mod access;
 pub mod brokers;
 pub mod certificates;
 pub mod http;
+pub mod issuer;
 pub mod nats;
 pub mod publish;
 pub mod resp;
+pub mod scrape;
 pub mod server;
 pub mod sse;
 pub mod stream;
@@ -40,9 +44,11 @@ pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
+pub use issuer::{KeyServer, SigningKey};
 pub use nats::NatsClient;
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
+pub use scrape::Scrape;
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
 pub use stream::{Heard, Stream, Watch};

@@ -79,7 +79,8 @@ pub struct Output {
 }
 
 impl Output {
-    pub(crate) fn collect(self: &Arc<Self>, from: impl Read + Send + 'static) {
+    /// Takes in what comes over a pipe, line by line.
+    pub fn collect(self: &Arc<Self>, from: impl Read + Send + 'static) {
         let output = Arc::clone(self);
         std::thread::spawn(move || {
             for line in BufReader::new(from).split(b'\n') {

@@ -232,3 +232,71 @@ fn a_user_id_can_be_any_text_and_a_wrong_call_is_told() {
     let control = delete(&server, &access, "/users/a%00b/streams").problem(422);
     assert_eq!(control["parameter"], Value::from("user_id"), "{control}");
 }
+
+#[test]
+fn one_token_is_revoked_by_its_id_and_its_users_other_tokens_stay_good() {
+    let mut server = Server::start();
+    let (tenant, other_tenant) = (new_tenant(), new_tenant());
+    let with_id = |user: &str, tenant: &str, id: &str| {
+        // Issued by a clock that is ahead: which token is meant is told by its id alone.
+        let token = AccessToken::new(user, tenant, "publisher").claim("iat", now() + 30);
+        server.sign(&token.claim("jti", id))
+    };
+    let (lost, kept) = (
+        with_id("ada", &tenant, "a/1 \u{e9}"),
+        with_id("ada", &tenant, "a-2"),
+    );
+    let elsewhere = with_id("ada", &other_tenant, "a/1 \u{e9}");
+    let old_root = AccessToken::super_admin("root-2")
+        .claim("tenant_id", tenant.as_str())
+        .claim("jti", "a/1 \u{e9}");
+    let old_root = server.sign(&old_root);
+    let unused = server.stream_token(&lost);
+    let mut closed = [open(&server, &tenant, &lost), open(&server, &tenant, &lost)];
+    let mut stays = open(&server, &tenant, &kept);
+    let mut theirs = open(&server, &other_tenant, &elsewhere);
+    let mut all = server.stream_of(&tenant).bearer(&old_root).open();
+    let target = format!(
+        "/tokens/{}/streams",
+        tidings_tests::http::encode("a/1 \u{e9}")
+    );
+
+    let viewer = server.viewer(&tenant);
+    delete(&server, &viewer, &target).problem(403);
+    let abroad = format!("{target}?tenant={other_tenant}");
+    delete(&server, &operator(&server, &tenant), &abroad).problem(403);
+    let answer = delete(&server, &operator(&server, &tenant), &target).expect(200);
+    assert_eq!(answer["streams_closed"], 2, "{answer}");
+    for stream in &mut closed {
+        assert_revoked(stream);
+    }
+    assert_refused_everywhere(&server, &tenant, &lost);
+    server
+        .stream_of(&tenant)
+        .token(&unused)
+        .refused()
+        .problem(401);
+    assert_open(&server, &tenant, &mut stays, 1);
+    assert_eq!(
+        all.next_event().json()["n"],
+        1,
+        "a super admin is no tenant's"
+    );
+    assert_open(&server, &other_tenant, &mut theirs, 2);
+    assert_eq!(all.next_event().json()["n"], 2);
+
+    let answer = delete(&server, &root(&server), &target).expect(200);
+    assert_eq!(answer["streams_closed"], 2, "{answer}");
+    assert_revoked(&mut theirs);
+    assert_revoked(&mut all);
+    server.kill();
+    server.start_again();
+    for (tenant, access) in [(&tenant, &lost), (&other_tenant, &elsewhere)] {
+        assert_refused_everywhere(&server, tenant, access);
+    }
+    open(&server, &tenant, &kept);
+    let control = delete(&server, &root(&server), "/tokens/a%00b/streams").problem(422);
+    assert_eq!(control["parameter"], Value::from("token_id"), "{control}");
+    let get = server.exchange(&Request::get("/tokens/a/streams").bearer(&root(&server)));
+    assert_eq!((get.status, get.header("allow")), (405, Some("DELETE")));
+}

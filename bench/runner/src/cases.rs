@@ -425,8 +425,7 @@ fn replay(wish: &Wish) -> Vec<Case> {
 fn jetstream(wish: &Wish) -> Vec<Case> {
     let seconds = wish.seconds(1.5);
     let publish = |publishers: usize, batch: usize, name: &str| {
-        let load =
-            format!("publish --publishers {publishers} --batch {batch} --seconds {seconds}");
+        let load = format!("publish --publishers {publishers} --batch {batch} --seconds {seconds}");
         case(name.to_owned(), &JETSTREAM, &words(&load))
     };
     let steps: Vec<String> = wish
@@ -439,7 +438,11 @@ fn jetstream(wish: &Wish) -> Vec<Case> {
     let mut cases = vec![
         publish(8, 100, "8 publishers of batches of 100"),
         publish(64, 1, "64 publishers of single events"),
-        case(format!("up to {most} streams"), &[Kind::Tidings], &words(&load)),
+        case(
+            format!("up to {most} streams"),
+            &[Kind::Tidings],
+            &words(&load),
+        ),
     ];
     // The bare client knows no publishers: it is the same in both cases.
     cases[1].servers = vec![Kind::Tidings];

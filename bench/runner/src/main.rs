@@ -2,11 +2,12 @@
 //!
 //! In the order of a run: [`cases`] says what is run, [`server`], [`nats`] and [`peers`] start what is measured, [`round`]
 //! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`],
-//! [`beside`] and [`plot`] write it down.
+//! [`beside`], [`console`] and [`plot`] write it down.
 
 mod beside;
 mod budgets;
 mod cases;
+mod console;
 mod machine;
 mod nats;
 mod origin;

@@ -87,8 +87,15 @@ impl Peers {
             "/usr/lib/nginx/modules/ngx_nchan_module.so",
         );
         let pushpin = variable("BENCH_PUSHPIN", "/usr/bin/pushpin");
-        let nats = ["/usr/sbin/nats-server", "/usr/bin/nats-server", "/usr/local/bin/nats-server"];
-        let nats = nats.map(PathBuf::from).into_iter().find(|path| path.exists());
+        let nats = [
+            "/usr/sbin/nats-server",
+            "/usr/bin/nats-server",
+            "/usr/local/bin/nats-server",
+        ];
+        let nats = nats
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|path| path.exists());
         Self {
             nats: std::env::var_os("BENCH_NATS_SERVER").map_or(nats, |path| Some(path.into())),
             nchan: (nginx.exists() && module.exists())

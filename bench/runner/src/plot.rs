@@ -11,11 +11,20 @@ pub(crate) struct Series {
     pub(crate) points: Vec<(f64, Spread)>,
 }
 
+/// How the horizontal axis runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Across {
+    Logarithmic,
+    /// From 0.
+    Linear,
+}
+
 /// What a plot shows.
 pub(crate) struct Plot<'a> {
     pub(crate) title: &'a str,
     pub(crate) across: &'a str,
     pub(crate) up: &'a str,
+    pub(crate) along: Across,
     pub(crate) series: Vec<Series>,
 }
 
@@ -27,16 +36,25 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
 impl Plot<'_> {
-    /// The SVG, the horizontal axis logarithmic, the vertical one from 0; bars show the least and
-    /// the most of all rounds. Empty where there is nothing to show.
+    /// The SVG, the vertical axis from 0; bars show the least and the most of all rounds. Empty where there is
+    /// nothing to show.
     pub(crate) fn svg(&self) -> Option<String> {
         let points = || self.series.iter().flat_map(|series| &series.points);
-        let least = points().map(|point| point.0).reduce(f64::min)?.log10();
-        let most = points().map(|point| point.0).reduce(f64::max)?.log10();
+        let (least, most) = match self.along {
+            Across::Logarithmic => (
+                points().map(|point| point.0).reduce(f64::min)?.log10(),
+                points().map(|point| point.0).reduce(f64::max)?.log10(),
+            ),
+            Across::Linear => (0.0, points().map(|point| point.0).reduce(f64::max)?),
+        };
         let high = nice(points().map(|point| point.1.most).reduce(f64::max)?);
         let x = |value: f64| {
+            let along = match self.along {
+                Across::Logarithmic => value.log10(),
+                Across::Linear => value,
+            };
             let share = if most > least {
-                (value.log10() - least) / (most - least)
+                (along - least) / (most - least)
             } else {
                 0.5
             };
@@ -74,7 +92,10 @@ impl Plot<'_> {
         let mut marks: Vec<f64> = points().map(|point| point.0).collect();
         marks.sort_by(f64::total_cmp);
         marks.dedup();
-        for mark in marks {
+        // As many as can be read beside each other.
+        let every = marks.len().div_ceil(10).max(1);
+        let shown = |place: &usize| (marks.len() - 1 - place).is_multiple_of(every);
+        for mark in (0..marks.len()).filter(shown).map(|place| marks[place]) {
             let _ = writeln!(
                 svg,
                 r#"<text x="{:.1}" y="{}" text-anchor="middle">{}</text>"#,

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use crate::beside;
 use crate::budgets::BUDGETS;
 use crate::cases::SCENARIOS;
-use crate::plot::{Plot, Series, number};
+use crate::console;
+use crate::plot::{Across, Plot, Series, number};
 use crate::results::{CaseResults, Results, Spread};
 use crate::server::Kind;
 
@@ -51,8 +52,13 @@ pub(crate) fn write(bench: &Path) -> Result<()> {
          and the most in brackets; a ratio is the median of the ratios of each round. CPU is the server process's, \
          kernel included. Events have 250 bytes.\n\n",
     );
+    let console = console::read(bench)?;
     describe(&mut text, &all);
     asked_and_reached(&mut text, &all);
+    if let Some(console) = &console {
+        text.push_str(&console.verdicts());
+    }
+    text.push('\n');
     text.push_str(&beside::section(&all));
     for (name, plot) in plots(&all) {
         if let Some(svg) = plot.svg() {
@@ -62,6 +68,13 @@ pub(crate) fn write(bench: &Path) -> Result<()> {
     }
     for results in &all {
         let _ = write!(text, "{}", section(results));
+    }
+    if let Some(console) = &console {
+        text.push_str(&console.section());
+        if let Some(svg) = console.plot().svg() {
+            fs::write(bench.join("results/console.svg"), svg)?;
+            text.push_str("![The console's memory over time](results/console.svg)\n");
+        }
     }
     fs::write(bench.join("RESULTS.md"), text)?;
     Ok(())
@@ -107,7 +120,6 @@ fn asked_and_reached(text: &mut String, all: &[Results]) {
             }
         }
     }
-    text.push('\n');
 }
 
 pub(crate) fn figure(spread: Spread) -> String {
@@ -221,6 +233,7 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
                 title: "Latency against streams",
                 across: "streams",
                 up: "ms from send to receipt",
+                along: Across::Logarithmic,
                 series: lines(
                     results,
                     &[("delivery_p50_ms", " p50"), ("delivery_p99_ms", " p99")],
@@ -233,6 +246,7 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
                 title: "CPU per delivery against streams",
                 across: "streams",
                 up: "µs of the server's CPU per delivery",
+                along: Across::Logarithmic,
                 series: lines(results, &[("delivery_cpu_us", "")]),
             },
         ));
@@ -244,6 +258,7 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
                 title: "The server's own memory against idle streams",
                 across: "streams",
                 up: "MB (PSS)",
+                along: Across::Logarithmic,
                 series: over_steps(results.cases.first(), "memory_", "_bytes", 1e6),
             },
         ));
@@ -255,6 +270,7 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
                 title: "The broker's CPU per event against streams",
                 across: "streams",
                 up: "µs of nats-server's CPU per event",
+                along: Across::Logarithmic,
                 series: over_steps(results.cases.last(), "broker_cpu_us_per_event_", "", 1.0),
             },
         ));
@@ -303,7 +319,12 @@ fn over_steps(case: Option<&CaseResults>, prefix: &str, suffix: &str, unit: f64)
     for (kind, rounds) in &case.rounds {
         let names = rounds.iter().flat_map(|round| round.metrics.keys());
         let mut steps: Vec<u32> = names
-            .filter_map(|name| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok())
+            .filter_map(|name| {
+                name.strip_prefix(prefix)?
+                    .strip_suffix(suffix)?
+                    .parse()
+                    .ok()
+            })
             .filter(|step| *step > 0)
             .collect();
         steps.sort_unstable();

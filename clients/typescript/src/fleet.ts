@@ -16,7 +16,7 @@ import type {
 import { type Connection, type Handlers, type StreamOptions, TidingsStream } from './stream.js';
 import { effectOf, SUBJECTS, type SubjectRule } from './subjects.js';
 
-export { SUBJECTS, type SubjectRule } from './subjects.js';
+export { type Effect, effectOf, SUBJECTS, type SubjectRule } from './subjects.js';
 
 /** Subjects by their key: the tenant's id, a slash, and what names the subject within it. */
 export type Subjects<Data> = ReadonlyMap<string, Data>;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test, { mock } from 'node:test';
+import { FleetStore } from '../src/fleet.js';
 import type { Connection, Message } from '../src/index.js';
 import { block, Line, next, open, problem, thrown } from './harness.js';
 
@@ -91,6 +92,27 @@ test('an empty snapshot is begun and ended too', async () => {
   body.write('id: e.9\nevent: snapshot_end\ndata: {}\n\n');
   const kinds = [await messages.next(), await messages.next()].map(({ value }) => (value as Message).kind);
   assert.deepEqual(kinds, ['snapshot_begin', 'snapshot_end']);
+  stream.close();
+});
+
+test('a type that this client does not know is given like any other, also one that is named unknown', async () => {
+  const line = new Line();
+  const body = line.open();
+  const stream = open(line);
+  const messages = stream[Symbol.asyncIterator]();
+  for (const [type, id] of [
+    ['door_opened', 'e.1'],
+    ['unknown', 'e.2'],
+    ['constructor', 'e.3'],
+  ] as const) {
+    body.write(`id: ${id}\nevent: ${type}\ndata: {"tenant_id":"a","floor":3}\n\n`);
+    const { event } = await next(messages, 'event');
+    assert.deepEqual(event, { type, id, data: { tenant_id: 'a', floor: 3 } });
+    const store = new FleetStore();
+    store.take({ kind: 'event', event });
+    assert.equal(store.getSnapshot().devices.size, 0, 'it is the state of nothing');
+  }
+  assert.equal(stream.connection.state, 'live');
   stream.close();
 });
 
@@ -381,6 +403,29 @@ test.describe('by the clock', () => {
       else Reflect.deleteProperty(globalThis, 'navigator');
       Reflect.deleteProperty(globalThis, 'addEventListener');
       Reflect.deleteProperty(globalThis, 'removeEventListener');
+    }
+  });
+
+  test('a page that comes to the front ends a pause, one that goes to the back does not', async () => {
+    const line = new Line();
+    const page = Object.assign(new EventTarget(), { visibilityState: 'hidden' });
+    Object.assign(globalThis, { document: page });
+    try {
+      const stream = open(line);
+      const end = stream.run();
+      await line.request(1);
+      await settle();
+      assert.equal(stream.connection.state, 'reconnecting');
+      page.dispatchEvent(new Event('visibilitychange'));
+      await settle();
+      assert.equal(line.requests.length, 1);
+      page.visibilityState = 'visible';
+      page.dispatchEvent(new Event('visibilitychange'));
+      await line.request(2);
+      stream.close();
+      await end;
+    } finally {
+      Reflect.deleteProperty(globalThis, 'document');
     }
   });
 

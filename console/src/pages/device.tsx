@@ -1,10 +1,11 @@
 import type { MetricUpdate } from '@tidings/client';
-import { useEffect, useMemo, useRef } from 'preact/hooks';
-import uPlot from 'uplot';
+import { useMemo } from 'preact/hooks';
+import { healthOf } from '../devices';
+import { Plot } from '../plot';
 import { href, type Route } from '../route';
 import type { Told } from '../api';
 import type { Seen, Session } from '../session';
-import { clock, short, span, words } from '../text';
+import { short, span, words } from '../text';
 import { useAsked, useFleet, useNow, useSeen } from '../use';
 import { EventRows } from './feed';
 
@@ -48,11 +49,7 @@ export function DevicePage({ session, route }: { session: Session; route: Route 
     <>
       <header class="title">
         <h2>{status.name ?? short(id)}</h2>
-        <span
-          class={`state ${status.status === 'online' ? 'up' : status.status === 'offline' ? 'down' : 'unknown'}`}
-        >
-          {words(status.status) || 'unknown'}
-        </span>
+        <span class={`state ${healthOf(status)}`}>{words(status.status) || 'unknown'}</span>
         <span class="hint">
           {status.site ?? ''}{' '}
           {status.last_seen ? `· told ${span(now - Date.parse(status.last_seen))} ago` : ''}
@@ -127,7 +124,7 @@ function Plots({ past, live }: { past: readonly Told[]; live: readonly Seen[] })
   return (
     <div class="plots">
       {series.map((each) => (
-        <Plot key={each.title} series={each} />
+        <Plot key={each.title} {...each} />
       ))}
     </div>
   );
@@ -169,66 +166,4 @@ function seriesOf(samples: readonly Sample[]): Series[] {
     if (clients !== undefined) add('Wireless clients', '', at, clients);
   }
   return [...made.values()].filter(({ values }) => values.length > 1);
-}
-
-function Plot({ series }: { series: Series }) {
-  const box = useRef<HTMLDivElement>(null);
-  const plot = useRef<uPlot>();
-  const last = series.values.at(-1) ?? 0;
-  useEffect(() => {
-    const place = box.current;
-    if (!place) return;
-    const colour = (name: string) => getComputedStyle(place).getPropertyValue(`--${name}`);
-    const axis = {
-      stroke: colour('quiet'),
-      grid: { stroke: colour('line'), width: 1 },
-      ticks: { show: false },
-      font: '11px system-ui',
-    };
-    const size = () => ({ width: place.clientWidth, height: 120 });
-    plot.current = new uPlot(
-      {
-        ...size(),
-        legend: { show: false },
-        cursor: { y: false },
-        scales: {
-          y:
-            series.unit === '%'
-              ? { range: [0, 100] }
-              : { range: (_, low, high) => [Math.min(0, low), high > low ? high * 1.1 : low + 1] },
-        },
-        axes: [
-          { ...axis, space: 70 },
-          { ...axis, size: 44 },
-        ],
-        series: [
-          {},
-          { stroke: colour('accent'), width: 1.5, fill: colour('accent-wash'), points: { show: false } },
-        ],
-      },
-      [[], []],
-      place,
-    );
-    const observer = new ResizeObserver(() => plot.current?.setSize(size()));
-    observer.observe(place);
-    return () => {
-      observer.disconnect();
-      plot.current?.destroy();
-    };
-  }, []);
-  useEffect(() => {
-    plot.current?.setData([series.at, series.values]);
-  }, [series]);
-  return (
-    <figure class="plot">
-      <figcaption>
-        {series.title}{' '}
-        <b>
-          {last < 10 ? last.toFixed(1) : Math.round(last)} {series.unit}
-        </b>{' '}
-        <span class="hint">{clock((series.at.at(-1) ?? 0) * 1000)}</span>
-      </figcaption>
-      <div ref={box} aria-hidden="true" />
-    </figure>
-  );
 }

@@ -1,5 +1,6 @@
+import { keyOf, type Shown } from '../devices';
 import { href } from '../route';
-import type { Session } from '../session';
+import type { Seen, Session } from '../session';
 import { short, span, words } from '../text';
 import { useFleet, useNow, useSeen } from '../use';
 
@@ -21,17 +22,26 @@ interface Job {
 export function WorkPage({ session }: { session: Session }) {
   const fleet = useFleet(session);
   useSeen(session);
+  return <Work fleet={fleet} now={useNow(1_000)} seen={session.seen} />;
+}
+
+/** What is under way in `fleet`, with its age at `now`; and, of `seen`, what came to its end. */
+export function Work({ fleet, now, seen }: { fleet: Shown; now: number; seen: readonly Seen[] }) {
   return (
     <>
       <Jobs
-        session={session}
+        fleet={fleet}
+        now={now}
+        seen={seen}
         title="Configuration pushes"
         type="config_push"
         stages={PUSH}
         living={fleet.pushes}
       />
       <Jobs
-        session={session}
+        fleet={fleet}
+        now={now}
+        seen={seen}
         title="Firmware"
         type="firmware_progress"
         stages={FIRMWARE}
@@ -41,25 +51,27 @@ export function WorkPage({ session }: { session: Session }) {
   );
 }
 
+const MOST_JOBS = 300;
+
 function Jobs(given: {
-  session: Session;
+  fleet: Shown;
+  now: number;
+  seen: readonly Seen[];
   title: string;
   type: string;
   stages: readonly string[];
   living: ReadonlyMap<string, Omit<Job, 'key'>>;
 }) {
-  const now = useNow(1_000);
-  const { session, title, type, stages, living } = given;
-  const jobs: Job[] = [...living].map(([key, data]) => ({ ...data, key }));
+  const { fleet, now, title, type, stages, living } = given;
+  const jobs: Job[] = [...living].slice(0, MOST_JOBS).map(([key, data]) => ({ ...data, key }));
   const isOver = (stage: string | undefined) => stage === stages.at(-1) || FAILED.includes(stage ?? '');
-  const ended = session.seen
+  const ended = given.seen
     .filter(({ event }) => event.type === type && isOver(words(event.data['stage'])))
     .slice(-20)
     .reverse()
     .map(({ event }) => ({ ...(event.data as Omit<Job, 'key'>), key: event.id }));
-  const fleet = session.store.getSnapshot();
   const row = (job: Job) => {
-    const device = `${job.tenant_id}/${job.device_id ?? ''}`;
+    const device = keyOf(job);
     const place = stages.indexOf(job.stage ?? '');
     const hasFailed = FAILED.includes(job.stage ?? '');
     return (
@@ -86,6 +98,7 @@ function Jobs(given: {
     <section>
       <h2>{title}</h2>
       {jobs.length === 0 ? <p class="empty">Nothing is under way.</p> : <ul class="jobs">{jobs.map(row)}</ul>}
+      {living.size > MOST_JOBS && <p class="hint">{(living.size - MOST_JOBS).toLocaleString()} more.</p>}
       {ended.length > 0 && (
         <>
           <h3>Ended since this page was opened</h3>

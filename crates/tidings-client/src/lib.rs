@@ -31,6 +31,7 @@ mod backoff;
 mod client;
 mod error;
 mod event;
+mod keys;
 mod operate;
 mod request;
 mod stream;

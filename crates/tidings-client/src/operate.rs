@@ -84,6 +84,25 @@ impl Client {
         self.ask_for(Method::DELETE, target, None).await
     }
 
+    /// Revokes the access token with this id (`jti`), and ends the streams that it opened:
+    /// `DELETE /tokens/{token_id}/streams`. With a tenant only where it is that tenant's.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 403 where the access token is no operator's, or not this tenant's.
+    pub async fn revoke_token(
+        &self,
+        token_id: &str,
+        tenant: Option<TenantId>,
+    ) -> Result<AccessRevoked, ClientError> {
+        let tenant = tenant.map(|tenant| tenant.to_string());
+        let target = Target::new("/tokens")
+            .segment(token_id)
+            .segment("streams")
+            .with("tenant", tenant.as_deref());
+        self.ask_for(Method::DELETE, target, None).await
+    }
+
     /// One page of the streams that were shown an event, and of those that were not:
     /// `GET /tenants/{tenant_id}/events/{cursor}/audience`. `after` is the `next` of the page before.
     ///
@@ -191,7 +210,7 @@ impl Client {
     }
 
     /// Asks for what has no body in its answer.
-    async fn command(
+    pub(crate) async fn command(
         &self,
         method: Method,
         target: Target,

@@ -1,5 +1,7 @@
 //! What goes into the log and what comes out of it.
 
+use std::time::{Duration, Instant};
+
 use tidings_protocol::{DeviceId, EventType, Position, SubjectKey, TenantId};
 
 /// The longest origin of an event, in bytes.
@@ -175,11 +177,26 @@ pub struct ReadEnd {
     pub expired: Option<Expired>,
 }
 
+/// How one group commit went.
+#[derive(Clone, Copy, Debug)]
+pub struct Commit {
+    /// When the first of its bodies was submitted.
+    pub submitted: Instant,
+    /// How long the write and the sync took.
+    pub took: Duration,
+    /// Events that became durable.
+    pub events: u64,
+    /// Bytes that were written.
+    pub bytes: u64,
+}
+
 /// What the log holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of segment files on disk, preallocated space included.
     pub bytes: u64,
+    /// Segments, with the one that is written.
+    pub segments: usize,
     /// Events in segments that are still on disk.
     pub events: u64,
     /// Position of the oldest retained event; `None` where nothing is retained.

@@ -1,5 +1,7 @@
 //! What is committed together.
 
+use std::time::Instant;
+
 use tidings_protocol::{DeviceId, Position, TenantId};
 
 use crate::event::{EventRef, NewEvent, NewSubject};
@@ -37,6 +39,8 @@ pub(crate) struct Group {
     pub(crate) bodies: Vec<Body>,
     /// Keys that the group has added to the window.
     pub(crate) keys: usize,
+    /// When the first of its bodies was submitted.
+    pub(crate) submitted: Option<Instant>,
     frame_begin: usize,
 }
 
@@ -99,6 +103,7 @@ impl Group {
         }
         self.frames.clear();
         self.keys = 0;
+        self.submitted = None;
         std::mem::take(&mut self.bodies)
     }
 }

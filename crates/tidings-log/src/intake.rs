@@ -40,8 +40,10 @@ impl Writer {
             events,
             answer,
             chain,
+            submitted,
             ..
         } = submission;
+        self.group.submitted.get_or_insert(submitted);
         if chain.as_ref().is_some_and(Chain::is_broken) {
             return self::answer(answer, Err(AppendError::Unchained));
         }

@@ -61,8 +61,8 @@ mod writer;
 pub use chain::Chain;
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
-    Appended, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject, ReadEnd,
-    ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
+    Appended, Commit, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject,
+    ReadEnd, ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};

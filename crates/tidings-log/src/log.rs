@@ -25,7 +25,7 @@ use crate::view::{Shared, View};
 use crate::workshop::Workshop;
 use crate::writer::Writer;
 use crate::{
-    AppendError, Appended, Busy, Chain, EventRef, Health, LogOptions, MAX_ORIGIN, NewEvent,
+    AppendError, Appended, Busy, Chain, Commit, EventRef, Health, LogOptions, MAX_ORIGIN, NewEvent,
     OpenError, ReadEnd, ReadError, ReadLimit, Resume, Scope, State, StateError, TenantUsage, Usage,
     state, upkeep,
 };
@@ -35,6 +35,8 @@ pub trait Listener: Send + 'static {
     /// One group commit: all its events, positions ascending, after the sync and before any of its
     /// publishers is answered. [`Log::read`] can see them already.
     fn committed(&mut self, events: &[EventRef<'_>]);
+    /// How that commit went. Called just before [`Listener::committed`].
+    fn commit_measured(&mut self, _commit: &Commit) {}
     /// The log became better or worse. Called first while the log is being opened, with its state
     /// then, on the thread that opens it.
     fn health_changed(&mut self, health: &Health);
@@ -448,6 +450,7 @@ impl Shared {
         });
         Usage {
             bytes: self.segment_bytes(),
+            segments: snapshot.segments.len(),
             events: events.sum(),
             oldest: oldest.map(|(position, _)| position),
             oldest_at: oldest.map(|(_, at)| at),

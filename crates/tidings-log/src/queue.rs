@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tidings_protocol::TenantId;
@@ -25,6 +25,7 @@ pub(crate) struct Submission {
     pub(crate) chain: Option<Chain>,
     /// Bytes that its frame takes at most.
     pub(crate) bytes: u64,
+    pub(crate) submitted: Instant,
 }
 
 impl Submission {
@@ -36,6 +37,7 @@ impl Submission {
             answer,
             chain: None,
             bytes,
+            submitted: Instant::now(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_protocol::{Position, TenantId};
 
@@ -21,7 +21,7 @@ use crate::keys::KeyWindow;
 use crate::log::Listener;
 use crate::queue::{PurgeRequest, Submission, Work};
 use crate::view::Shared;
-use crate::{AppendError, Appended, Health};
+use crate::{AppendError, Appended, Commit, Health};
 
 /// A group takes in bodies up to so many bytes.
 const GROUP_BYTES: u64 = 4 << 20;
@@ -167,8 +167,9 @@ impl Writer {
     pub(crate) fn commit(&mut self) {
         if !self.group.frames.is_empty() {
             let active = self.active.as_mut().expect("the group was encoded for it");
+            let begun = Instant::now();
             match active.append(&self.group.buffer) {
-                Ok(()) => self.show(),
+                Ok(()) => self.show(begun),
                 Err(("writing", error)) if is_full(&error) => return self.give_up_segment(&error),
                 Err((doing, error)) => {
                     let reason = format!("{doing} the log: {error}");
@@ -182,7 +183,9 @@ impl Writer {
         self.prepare_ahead();
     }
 
-    fn show(&mut self) {
+    /// Shows the group, whose write has begun then.
+    fn show(&mut self, begun: Instant) {
+        let took = begun.elapsed();
         let active = self.active.as_ref().expect("the group was written to it");
         active.segment.add(&self.group.frames);
         let sizes = self.group.frames.iter();
@@ -196,6 +199,12 @@ impl Writer {
             self.shared.workshop.check_caps();
         }
         let events = self.group.events();
+        self.listener.commit_measured(&Commit {
+            submitted: self.group.submitted.unwrap_or(begun),
+            took,
+            events: events.len() as u64,
+            bytes: self.group.buffer.len() as u64,
+        });
         self.listener.committed(&events);
     }
 

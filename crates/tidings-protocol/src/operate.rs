@@ -93,11 +93,13 @@ pub struct StreamList {
     pub nodes: Vec<NodeAnswer>,
 }
 
-/// The answer of `DELETE /users/{user_id}/streams` and `DELETE /tenants/{tenant_id}/streams`.
+/// The answer of `DELETE /users/{user_id}/streams`, `DELETE /tenants/{tenant_id}/streams` and
+/// `DELETE /tokens/{token_id}/streams`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AccessRevoked {
-    /// Access tokens that were issued up to this time are good no more, RFC 3339.
+    /// Access tokens that were issued up to this time are good no more, RFC 3339. One that is meant by its id is not,
+    /// whenever it was issued.
     pub revoked_at: String,
     /// How many open streams were closed by that.
     pub streams_closed: u64,

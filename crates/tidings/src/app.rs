@@ -1,15 +1,16 @@
 //! What the handlers share.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tidings_log::{Health, Log};
 use tidings_protocol::{EventType, Position, TenantId};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{AccessTokens, Identity, PublisherKeys, StreamTokens};
+use crate::auth::{AccessTokenError, AccessTokens, Identity, PublisherKeys, StreamTokens};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::cursors::{CursorText, Cursors};
@@ -19,9 +20,11 @@ use crate::fanout::{Liveness, Rules, TypeTable, ViewRequest, Window};
 use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::Purges;
 use crate::registry::{DeviceGroup, Registry};
+use crate::time::unix_seconds;
 
 /// How many pages of the history are read at once.
 pub const HISTORY_READERS: usize = 4;
@@ -69,6 +72,8 @@ pub struct App {
     pub purges: Purges,
     /// Counts and rates.
     pub limits: Limits,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
     /// Permits to read pages of the history.
     pub history_readers: Semaphore,
     /// Permits to wait for the state.
@@ -82,6 +87,23 @@ impl App {
     #[must_use]
     pub fn cursor(&self, position: Position) -> CursorText {
         self.cursors.text(position)
+    }
+
+    /// Who shows this access token. One that is refused counts against its address.
+    ///
+    /// # Errors
+    ///
+    /// 401, or 503 where the keys of its issuer can't be had.
+    pub async fn authenticate(&self, token: &str, address: IpAddr) -> Result<Identity, Refusal> {
+        let now = unix_seconds(SystemTime::now());
+        let identity = self.access_tokens.authenticate(token, now).await;
+        identity.map_err(|error| {
+            // That an issuer can't be asked says nothing of who asks here.
+            if error != AccessTokenError::KeysUnavailable {
+                self.limits.failure_recorded(address);
+            }
+            error.into()
+        })
     }
 
     /// The members of the device group that an identity names, where `tenant` is shown. `None` where it

@@ -140,7 +140,12 @@ impl Refusal {
 
 impl From<AccessTokenError> for Refusal {
     fn from(error: AccessTokenError) -> Self {
-        Self::unauthorized(error.to_string())
+        match error {
+            AccessTokenError::KeysUnavailable => {
+                Self::unavailable(error.to_string(), Duration::from_secs(2))
+            }
+            _ => Self::unauthorized(error.to_string()),
+        }
     }
 }
 

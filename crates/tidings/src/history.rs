@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::{Extension, Path, RawQuery, State};
@@ -81,7 +80,7 @@ pub async fn history(
         // From the oldest that is retained; that older events are gone is no gap here.
         (None, None) => StartRequest::Since(i64::MIN),
     };
-    let identity = authorise(&app, &headers, peer)?;
+    let identity = authorise(&app, &headers, peer).await?;
     if !identity.super_admin && identity.tenant != Some(tenant) {
         return Err(Refusal::forbidden(WRONG_TENANT));
     }
@@ -125,17 +124,16 @@ pub async fn history(
 /// # Errors
 ///
 /// 401 without a good access token, 429 after too many bad ones.
-pub fn authorise(app: &App, headers: &HeaderMap, peer: SocketAddr) -> Result<Identity, Refusal> {
+pub async fn authorise(
+    app: &App,
+    headers: &HeaderMap,
+    peer: SocketAddr,
+) -> Result<Identity, Refusal> {
     app.limits.failures_exceeded(peer.ip())?;
     let token = bearer(headers).ok_or_else(|| {
         Refusal::unauthorized("reading needs Authorization: Bearer with an access token")
     })?;
-    app.access_tokens
-        .verify(token, time::unix_seconds(SystemTime::now()))
-        .map_err(|error| {
-            app.limits.failure_recorded(peer.ip());
-            error.into()
-        })
+    app.authenticate(token, peer.ip()).await
 }
 
 fn read_limit(query: &Query) -> Result<usize, Refusal> {

@@ -16,7 +16,7 @@
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
 //!
-//! To the side: [`config`], [`auth`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`shutdown`], [`descriptors`].
+//! To the side: [`config`], [`auth`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`].
 
 pub mod admin;
 pub mod agent;
@@ -40,6 +40,7 @@ pub mod ingest;
 pub mod jetstream;
 pub mod limits;
 pub mod logging;
+pub mod metrics;
 pub mod mirror;
 pub mod nats;
 pub mod openapi;

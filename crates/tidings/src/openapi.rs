@@ -268,6 +268,34 @@ refusals! {
 }
 
 refusals! {
+    /// Refusals of a call about API keys.
+    KeyRefusals {
+        /// The body is not JSON; `line` says where.
+        400 Malformed,
+        /// No good access token.
+        401 Unauthorized,
+        /// The token is no operator's, not for this tenant, or limited itself.
+        403 Forbidden,
+        /// The body did not arrive in time.
+        408 Timeout,
+        /// The tenant has as many keys as it may, or the key is revoked or stands in the configuration.
+        409 Conflict,
+        /// The tenant was purged; its id is never used again.
+        410 Gone,
+        /// The body is too large.
+        413 TooLarge,
+        /// Not application/json.
+        415 MediaType,
+        /// A field is wrong; `field` names it.
+        422 Field,
+        /// A limit is reached; see Retry-After.
+        429 TooMany,
+        /// The change can't be stored now; see Retry-After.
+        503 Unavailable,
+    }
+}
+
+refusals! {
     /// Refusals of a purge.
     PurgeRefusals {
         /// No good access token.
@@ -336,6 +364,7 @@ impl Modify for Security {
         (name = "streams", description = "Watching events as they happen"),
         (name = "events", description = "Publishing events and reading them back"),
         (name = "operators", description = "Open streams, device groups and tenants"),
+        (name = "keys", description = "API keys of publishers"),
     )
 )]
 struct Base;

@@ -30,6 +30,10 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::streams::disconnect))
         .routes(routes!(operate::revoke::user))
         .routes(routes!(operate::revoke::tenant))
+        .routes(routes!(operate::revoke::token))
+        .routes(routes!(operate::keys::list, operate::keys::create))
+        .routes(routes!(operate::keys::rotate))
+        .routes(routes!(operate::keys::revoke))
         .routes(routes!(operate::tenants::list))
         .routes(routes!(operate::tenants::purge))
         .routes(routes!(state::read::state))
@@ -99,9 +103,16 @@ async fn not_found(request: Request) -> Response {
 
 async fn method_not_allowed(request: Request) -> Response {
     let path = request.uri().path();
-    let allow = if path.ends_with("/auth/sse-token") {
+    let allow = if path.ends_with("/auth/sse-token")
+        || (path.rsplit('/').nth(2) == Some("keys") && path.ends_with("/rotate"))
+    {
         "POST"
-    } else if path.contains("/streams/") || path.rsplit('/').nth(2) == Some("users") {
+    } else if path.ends_with("/keys") {
+        "GET, HEAD, POST"
+    } else if path.rsplit('/').nth(1) == Some("keys")
+        || path.contains("/streams/")
+        || matches!(path.rsplit('/').nth(2), Some("users" | "tokens"))
+    {
         "DELETE"
     } else if path.contains("/device-groups/") {
         "GET, HEAD, PUT, DELETE"

@@ -24,8 +24,10 @@ use crate::front::Front;
 use crate::ingest::store::Store;
 use crate::ingest::subject::Subjects;
 use crate::limits::Limits;
+use crate::metrics::{BrokerParts, Metrics};
 use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
+use crate::operate::keys;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
 use crate::{admin, connection, descriptors, state};
@@ -169,10 +171,8 @@ impl Server {
         let broker_of = broker.as_deref();
         let (app, copy) = assemble(config, access_tokens, stream_tokens, broker_of, address)?;
         let app = Arc::new(app);
-        let mirror = copy.zip(broker_of).map(|(copy, broker)| {
-            let (streams, reach) = (broker.streams(&app.config), broker.reach(&app.config));
-            Mirror::start(copy, streams, reach, &app.cursors, &app.liveness)
-        });
+        let mirror = copy.zip(broker_of);
+        let mirror = mirror.map(|(copy, broker)| copy_sources(&app, copy, broker));
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
@@ -192,10 +192,7 @@ impl Server {
             // Until the very end: requests that are under way then may still need it.
             server.tasks.spawn(redis.run(server.stopping.clone()));
         }
-        server.tasks.spawn(state::ageing::run(
-            Arc::clone(&server.app),
-            server.refusing.clone(),
-        ));
+        server.start_upkeep();
         if let Some(broker) = broker {
             broker.start(&server.app, &server.tasks, &server.refusing);
         }
@@ -210,6 +207,16 @@ impl Server {
             "listening"
         );
         Ok(server)
+    }
+
+    /// What goes on beside requests.
+    fn start_upkeep(&self) {
+        let app = &self.app;
+        app.access_tokens.keep_up(&self.tasks, &self.stopping);
+        let (shared, stopping) = (Arc::clone(app), self.stopping.clone());
+        self.tasks.spawn(keys::keep_uses(shared, stopping));
+        let (shared, stopping) = (Arc::clone(app), self.refusing.clone());
+        self.tasks.spawn(state::ageing::run(shared, stopping));
     }
 
     /// Where the API is.
@@ -311,11 +318,13 @@ fn assemble(
     let window = Arc::new(Window::new(config.stream.window_bytes));
     let ids = Arc::new(OnceLock::new());
     let liveness = Arc::new(Liveness::default());
+    let metrics = Metrics::new(&config);
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
         Arc::clone(&ids),
         Arc::clone(&liveness),
+        Arc::clone(&metrics),
     );
     if broker.is_none() {
         mirror::refuse_mirror(&config.log.path)?;
@@ -358,8 +367,10 @@ fn assemble(
         subjects: Subjects::new(&config.subjects),
         known_types,
         stream_tokens,
-        publisher_keys: PublisherKeys::from_config(&config.auth.publishers),
+        publisher_keys: PublisherKeys::from_config(&config.auth.publishers)
+            .and_those_of(Arc::clone(&registry)),
         limits: Limits::new(&config),
+        metrics,
         registry,
         cluster,
         operations: TaskTracker::new(),
@@ -379,6 +390,19 @@ fn assemble(
         access_tokens,
     };
     Ok((app, copy))
+}
+
+/// Goes on copying the sources, and lets whoever scrapes see how that goes.
+fn copy_sources(app: &App, copy: Copy, broker: &Broker) -> Mirror {
+    let (streams, reach) = (broker.streams(&app.config), broker.reach(&app.config));
+    let mirror = Mirror::start(copy, streams, reach, &app.cursors, &app.liveness);
+    let parts = BrokerParts {
+        nats: broker.nats().clone(),
+        sources: mirror.counters().clone(),
+    };
+    // The mirror is started once.
+    let _ = app.metrics.broker.set(parts);
+    mirror
 }
 
 /// The registry beside the log; of several nodes each has a copy of what is true in NATS.

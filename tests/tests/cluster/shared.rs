@@ -241,3 +241,70 @@ fn the_first_node_brings_what_it_knew_when_it_stood_alone() {
     b.exchange(&Request::get(&target).bearer(&root()))
         .problem(410);
 }
+
+#[test]
+fn one_token_revoked_by_its_id_on_one_node_is_refused_by_all() {
+    let nats = NatsServer::start(&NatsOptions::new());
+    let [a, b] = Node::start_all(["a", "b"], &nats.url());
+    let tenant = new_tenant();
+    let with_id = |id: &str| sign(&AccessToken::new("ada", &tenant, "viewer").claim("jti", id));
+    let (lost, kept) = (with_id("t-1"), with_id("t-2"));
+    let mut on_b = b.watch(&tenant, &lost);
+    let mut stays = b.watch(&tenant, &kept);
+    let answer = a.delete(&root(), "/tokens/t-1/streams").expect(200);
+    assert_eq!(answer["streams_closed"], 1, "{answer}");
+    assert_closed(&mut on_b, "revoked");
+    let history = |access: &str| Request::get(&format!("/tenants/{tenant}/events")).bearer(access);
+    for node in [&a, &b] {
+        node.exchange(&history(&lost)).problem(401);
+        node.exchange(&history(&kept)).expect(200);
+    }
+    let publisher = issued("p", &tenant, "publisher", 10);
+    a.exchange(&one(&tenant, &publisher, &status("r1", 1)))
+        .expect(200);
+    assert_eq!(stays.next_event().json()["n"], 1);
+}
+
+#[test]
+fn an_api_key_is_good_on_every_node_and_revoked_on_all_of_them() {
+    let nats = NatsServer::start(&NatsOptions::new());
+    let [a, mut b] = Node::start_all(["a", "b"], &nats.url());
+    let tenant = new_tenant();
+    let body = json!({"name": "poller", "tenants": [tenant]}).to_string();
+    let made = Request::post("/keys")
+        .bearer(&root())
+        .body("application/json", body);
+    let issued = a.exchange(&made).expect(201);
+    let id = issued["info"]["id"].as_str().expect("an id").to_owned();
+    let key = issued["key"].as_str().expect("a key").to_owned();
+    let publish =
+        |node: &Node, key: &str| node.exchange(&one(&tenant, key, &status("r1", 1))).status;
+    until("the key on b", || publish(&b, &key) == 200);
+    // Each node knows of the other's use.
+    let listed = a
+        .exchange(&Request::get("/keys").bearer(&root()))
+        .expect(200);
+    assert!(listed["keys"][0]["last_used_at"].is_string(), "{listed}");
+
+    b.stop();
+    let rotate = Request::post(&format!("/keys/{id}/rotate")).bearer(&root());
+    let rotate = rotate.body("application/json", r#"{"overlap_seconds":0}"#);
+    let rotated = a.exchange(&rotate).expect(200);
+    let new = rotated["key"].as_str().expect("a key").to_owned();
+    b.start_again();
+    assert_eq!((publish(&b, &key), publish(&b, &new)), (401, 200));
+
+    // A node that was away does not bring it back.
+    b.stop();
+    assert_eq!(a.delete(&root(), &format!("/keys/{id}")).status, 204);
+    assert_eq!(publish(&a, &new), 401);
+    b.start_again();
+    assert_eq!(publish(&b, &new), 401);
+    assert_eq!(publish(&a, &new), 401);
+    delete_stream(&nats, "KV_TIDINGS_REGISTRY");
+    until("the key in the bucket that is made anew", || {
+        let listed = b.exchange(&Request::get("/keys").bearer(&root()));
+        listed.status == 200 && listed.json()["keys"][0]["revoked_at"].is_string()
+    });
+    assert_eq!((publish(&a, &new), publish(&b, &new)), (401, 401));
+}

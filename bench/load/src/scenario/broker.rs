@@ -66,7 +66,9 @@ impl Broker {
     pub(crate) fn run(&self, session: &mut Session) -> Result<()> {
         let target = &session.driver.speaker.target;
         let broker = Probe::new(target.broker.context("--broker is needed")?);
-        let monitor = target.broker_monitor.context("--broker-monitor is needed")?;
+        let monitor = target
+            .broker_monitor
+            .context("--broker-monitor is needed")?;
         let lanes = 0..self.tenants;
         session.tenants(self.tenants);
         let mut opened = 0;

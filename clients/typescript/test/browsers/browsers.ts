@@ -19,7 +19,8 @@ export interface Browser<Opened extends Tab = Tab> {
   close(): Promise<void>;
 }
 
-const first = (paths: readonly string[]): string => {
+/** The first of these programs that is installed. */
+export const first = (paths: readonly string[]): string => {
   const found = paths.find((path) => existsSync(path));
   if (found === undefined) throw new Error(`none of these browsers is installed: ${paths.join(', ')}`);
   return found;
@@ -29,7 +30,7 @@ const first = (paths: readonly string[]): string => {
 const call = ([name, argument]: [string, unknown]): unknown =>
   (globalThis as unknown as Record<string, (argument: unknown) => unknown>)[name]?.(argument);
 
-const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser'];
+export const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser'];
 
 /**
  * Chromium with tabs that are hidden behind the one opened last, and can be frozen: Playwright keeps all of them visible.
@@ -77,7 +78,13 @@ export const BROWSERS: Readonly<Record<string, () => Promise<Browser>>> = {
   // Debian's Firefox speaks WebDriver BiDi.
   Firefox: async () => {
     const executablePath = first(['/usr/bin/firefox-esr', '/usr/bin/firefox']);
-    const browser = await puppeteer.launch({ browser: 'firefox', executablePath, headless: true });
+    const browser = await puppeteer.launch({
+      browser: 'firefox',
+      executablePath,
+      headless: true,
+      // A process for each tab, so that one can hang alone.
+      extraPrefsFirefox: { 'dom.ipc.processCount.webIsolated': 10 },
+    });
     return {
       open: async (url) => {
         const page = await browser.newPage();

@@ -40,6 +40,11 @@ page['follow'] = ({ baseUrl, tenant, access, shared }: Follow): void => {
   })();
 };
 page['got'] = () => ({ numbers, states, failure: page['failure'] ?? null });
+// The tab does nothing at all for a while, as one that is frozen or busy.
+page['hang'] = (milliseconds: number): void => {
+  const end = Date.now() + milliseconds;
+  while (Date.now() < end);
+};
 page['readsItself'] = () => (page['stream'] as SharedStream).readsItself;
 
 page['fleet'] = ({ baseUrl, tenant, access }: Follow): void => {

@@ -1,11 +1,82 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { delimiter, extname, join } from 'node:path';
 import test from 'node:test';
+import { chromium } from 'playwright-core';
+import { CHROMIUM, first } from '../browsers/browsers.js';
+import { TENANT, Tidings } from '../browsers/server.js';
 
-test('a fresh Vite project can use the package', () => {
+/** A page that uses every entry of the package. */
+const PAGE = `import { exchange, TidingsStream } from '@tidings/client';
+import { followFleet, type FleetStore } from '@tidings/client/fleet';
+import { useFleet } from '@tidings/client/react';
+import { SharedStream } from '@tidings/client/shared';
+import { createElement } from 'react';
+import { createRoot } from 'react-dom/client';
+
+const given = new URLSearchParams(location.search);
+const baseUrl = given.get('base') ?? '';
+const tenant = given.get('tenant') ?? '';
+const token = exchange({ baseUrl, accessToken: () => given.get('access') ?? '' });
+
+const { store } = followFleet({ baseUrl, tenant, token }, {}, (options, handlers) => new SharedStream({ ...options, name: 'a' }, handlers));
+function Fleet({ store }: { store: FleetStore }) {
+  const state = useFleet(store, ({ connection }) => connection.state);
+  const status: string | undefined = useFleet(store, ({ devices }) => devices.get(tenant + '/r1')?.status);
+  return createElement('p', { id: 'fleet' }, state + ' ' + (status ?? '-'));
+}
+const root = document.getElementById('root');
+if (root) createRoot(root).render(createElement(Fleet, { store }));
+
+for await (const message of new TidingsStream({ baseUrl, tenant, token }, { connection: ({ state }) => (document.body.dataset['state'] = state) }))
+  if (message.kind === 'event' && message.event.type === 'device_status') document.title = message.event.type + ' ' + message.event.data.status;
+`;
+
+const TYPES: Readonly<Record<string, string>> = { '.html': 'text/html', '.js': 'text/javascript' };
+
+/** Opens what was built in Chromium, and publishes to the real server what it must show. */
+async function shows(folder: string): Promise<void> {
+  const files = createServer((request, response) => {
+    const path = new URL(request.url ?? '/', 'http://files.test').pathname;
+    const name = path === '/' ? '/index.html' : path;
+    try {
+      const bytes = readFileSync(join(folder, name));
+      response.setHeader('content-type', TYPES[extname(name)] ?? 'application/octet-stream');
+      response.end(bytes);
+    } catch {
+      response.writeHead(404).end();
+    }
+  });
+  await new Promise<void>((resolve) => files.listen(0, '127.0.0.1', resolve));
+  const origin = `http://127.0.0.1:${(files.address() as AddressInfo).port}`;
+  const server = await Tidings.start(origin);
+  const browser = await chromium.launch({ executablePath: first(CHROMIUM), args: ['--no-sandbox'] });
+  try {
+    const page = await browser.newPage();
+    const trouble: string[] = [];
+    page.on('pageerror', (error) => trouble.push(error.message));
+    const base = `http://127.0.0.1:${server.port}`;
+    const query = new URLSearchParams({ base, tenant: TENANT, access: server.token('viewer') });
+    await page.goto(`${origin}/?${query.toString()}`);
+    await page.waitForSelector('body[data-state=live]');
+    await page.waitForSelector('#fleet:text("live -")');
+    await server.publish(1);
+    await page.waitForSelector('#fleet:text("live online")');
+    await page.waitForFunction('document.title === "device_status online"');
+    assert.deepEqual(trouble, []);
+  } finally {
+    await browser.close();
+    await server.stop();
+    files.closeAllConnections();
+    files.close();
+  }
+}
+
+test('a fresh Vite project can use the package, and its page shows what the server tells', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'tidings-vite-'));
   // Debian's npm runs on Debian's Node only, not on the newer one that its scripts find first.
   const PATH = (process.env['PATH'] ?? '').split(delimiter).filter((part) => !part.includes('node_modules'));
@@ -33,28 +104,18 @@ test('a fresh Vite project can use the package', () => {
         `./${packed}`,
         'vite@7',
         'react@19',
+        'react-dom@19',
         'typescript@5.9',
         '@types/react@19',
+        '@types/react-dom@19',
       ],
       folder,
     );
     writeFileSync(
       join(folder, 'index.html'),
-      '<!doctype html><script type="module" src="/main.ts"></script>',
+      '<!doctype html><div id="root"></div><script type="module" src="/main.ts"></script>',
     );
-    writeFileSync(
-      join(folder, 'main.ts'),
-      `import { TidingsStream } from '@tidings/client';
-import { followFleet, type Fleet } from '@tidings/client/fleet';
-import { useFleet } from '@tidings/client/react';
-import { SharedStream } from '@tidings/client/shared';
-
-const fleet = followFleet({ tenant: 'a' }, {}, (options, handlers) => new SharedStream({ ...options, name: 'a' }, handlers));
-const show = (now: Fleet): void => { document.title = String(now.devices.size); };
-fleet.store.subscribe(show);
-for await (const message of new TidingsStream({ tenant: 'a' })) if (message.kind === 'event' && message.event.type === 'alert_fired') console.log(message.event.data.severity, useFleet);
-`,
-    );
+    writeFileSync(join(folder, 'main.ts'), PAGE);
     writeFileSync(
       join(folder, 'tsconfig.json'),
       '{"compilerOptions":{"target":"ES2022","module":"ESNext","moduleResolution":"bundler","lib":["ES2022","DOM"],"strict":true,"noEmit":true}}',
@@ -65,9 +126,7 @@ for await (const message of new TidingsStream({ tenant: 'a' })) if (message.kind
       ['node_modules/vite/bin/vite.js', 'build', '--logLevel', 'warn', '--target', 'es2022'],
       folder,
     );
-    const [script] = readdirSync(join(folder, 'dist/assets')).filter((name) => name.endsWith('.js'));
-    assert.ok(script);
-    assert.match(readFileSync(join(folder, 'dist/assets', script), 'utf8'), /\/auth\/sse-token/);
+    await shows(join(folder, 'dist'));
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -1,31 +1,36 @@
-//! Access tokens: the JWT (RFC 7519) of a user's login, verified with the deployment's keys.
+//! Access tokens: the JWT (RFC 7519) of a user's login, verified with its issuer's keys.
 //!
 //! RFC 8725 is followed where it applies: the algorithms are an allow-list, each is tied to keys of its
-//! kind, `none` does not exist here, and nothing of a token is used before its signature is verified.
+//! kind, `none` does not exist here, and nothing of a token is used before its signature is verified, but for two names
+//! that select what it is verified with: `iss` the issuer, `kid` the key among those that this issuer publishes.
+//! What else a header says of keys (`jwk`, `jku`, `x5c`, `x5u`) is not looked at.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
+use parking_lot::{Mutex, RwLock};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tidings_protocol::{DeviceId, EventType, TenantId};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::claims::{self, Claims, bounded_text, malformed, seconds};
+use super::claims::Claims;
 use super::identity::Identity;
+use super::issuer::{Issuer, Roles};
+use super::jwks::{JwksSource, SourceOptions, SourceStatus};
 use super::verified::{Digest, VerifiedTokens};
-use super::verifying_key::VerifyingKeys;
-use super::{NoRandomness, random_text};
-use crate::config::{AuthConfig, ClaimNames, ConfigError};
+use super::verifying_key::{KeySettings, VerifyingKeys};
+use crate::config::{AuthConfig, Bound, ConfigError, IssuerConfig};
 use crate::registry::Registry;
 
 /// The longest access token, in bytes. Lists of devices make tokens long, but not this long.
 pub const MAX_ACCESS_TOKEN_LENGTH: usize = 64 * 1024;
 
-/// What the `type` claim of an access token says where it is present.
-const ACCESS: &str = "access";
+/// How often a token may have its issuer's keys fetched before it is refused: a fetch that is under way when it comes
+/// may have begun before its key was published.
+const FETCHES: usize = 2;
 
 /// Why an access token is refused. The sentences can be shown to the caller: they name claims, never
 /// their values.
@@ -70,7 +75,7 @@ pub enum AccessTokenError {
         expected: &'static str,
     },
     /// It is another kind of token, such as a refresh token.
-    #[error("this is not an access token: its claim `{claim}` is not `{ACCESS}`")]
+    #[error("this is not an access token: its claim `{claim}` is not `access`")]
     WrongKind {
         /// The claim's configured name.
         claim: Arc<str>,
@@ -81,70 +86,63 @@ pub enum AccessTokenError {
     /// It was issued for another.
     #[error("the access token is for another audience")]
     WrongAudience,
+    /// It names a key that its issuer does not publish.
+    #[error("the access token is signed with a key that its issuer does not publish")]
+    UnknownKey,
+    /// Its issuer's keys can't be had, so that nothing can be said of it.
+    #[error("the keys of the access token's issuer can't be had at the moment")]
+    KeysUnavailable,
+    /// None of its roles counts here.
+    #[error("the access token's claim `{claim}` names no role that counts here")]
+    NoRole {
+        /// The claim's configured name.
+        claim: Arc<str>,
+    },
+    /// Its issuer speaks for other tenants only.
+    #[error("the access token's issuer may not speak for its tenant")]
+    ForeignTenant,
 }
 
-/// Why an access token can't be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MintError {
-    /// Only public keys are configured; they verify but do not sign.
-    #[error(
-        "this configuration can only verify access tokens; to mint them set auth.jwt.secret or auth.jwt.secret_file"
-    )]
-    NoSecret,
-    /// The user or role could not be read back.
-    #[error("a user and a role are text of 1 to 256 bytes without control characters")]
-    BadText,
-    /// Without a tenant the role must be the super admin's.
-    #[error("a user without a tenant must have the role {0}")]
-    NoTenant(Arc<str>),
-    /// No randomness for the token's id.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
-    /// The signature could not be made.
-    #[error("the access token can't be signed")]
-    Signing,
-}
-
-/// What a new access token shall say.
-#[derive(Clone, Debug)]
-pub struct NewAccessToken {
-    /// The user's id.
-    pub user: String,
-    /// The user's tenant; only a super admin may have none.
-    pub tenant: Option<TenantId>,
-    /// The user's role.
-    pub role: String,
-    /// How long it is valid, in whole seconds.
-    pub lifetime: Duration,
-    /// The only event types that the user may see.
-    pub types: Option<Vec<EventType>>,
-    /// The only devices that the user may see.
-    pub devices: Option<Vec<DeviceId>>,
-    /// The device group that the user may see.
-    pub device_group: Option<String>,
-}
-
-/// Verifies access tokens, and mints them where the deployment's key is a shared secret.
+/// Verifies access tokens. What it verifies them with can be replaced while it is used.
 #[derive(Debug)]
 pub struct AccessTokens {
-    keys: VerifyingKeys,
-    claims: ClaimNames,
-    issuer: Option<String>,
-    audience: Option<String>,
-    leeway: i64,
-    super_admin_role: Arc<str>,
-    verified: VerifiedTokens,
+    /// Swapped whole.
+    issuers: RwLock<Arc<Issuers>>,
+    verified: Arc<VerifiedTokens>,
     /// Says which of them were revoked, where tokens can be.
     registry: Option<Arc<Registry>>,
+    /// Where the tasks run that keep issuers' keys, once they do.
+    keeping: Mutex<Option<(TaskTracker, CancellationToken)>>,
 }
 
-/// The part of a JOSE header that decides anything. What else it says (`kid`, `jwk`, `x5c`, …) is not used:
-/// keys come from the configuration only.
+/// All issuers of one configuration.
+#[derive(Debug)]
+pub(super) struct Issuers {
+    /// The one that is configured directly, where it has keys. Its tokens need not say who issued them.
+    pub(super) own: Option<Issuer>,
+    /// Those that tokens name.
+    further: Vec<Issuer>,
+    warnings: Vec<String>,
+}
+
+/// The part of a JOSE header that decides anything.
 #[derive(Deserialize)]
 struct Header {
     alg: String,
     #[serde(default)]
     crit: Option<Value>,
+    #[serde(default)]
+    kid: Option<String>,
+}
+
+/// A token that is shown, taken apart, of which nothing is verified.
+pub(super) struct Presented<'t> {
+    pub(super) algorithm: Algorithm,
+    pub(super) key_id: Option<&'t str>,
+    /// What is signed.
+    pub(super) message: &'t [u8],
+    pub(super) signature: &'t str,
+    payload: &'t str,
 }
 
 impl AccessTokens {
@@ -154,17 +152,12 @@ impl AccessTokens {
     /// No key is configured, a key file can't be read or holds no usable key, or an algorithm is listed that
     /// no key suits.
     pub fn from_config(config: &AuthConfig) -> Result<Self, ConfigError> {
-        let jwt = &config.jwt;
-        jwt.require_key()?;
+        let verified = Arc::default();
         Ok(Self {
-            keys: VerifyingKeys::from_config(jwt)?,
-            claims: jwt.claims.clone(),
-            issuer: jwt.issuer.clone(),
-            audience: jwt.audience.clone(),
-            leeway: i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1),
-            super_admin_role: config.super_admin_role.as_str().into(),
-            verified: VerifiedTokens::default(),
+            issuers: RwLock::new(Arc::new(Issuers::from_config(config, &verified, None)?)),
+            verified,
             registry: None,
+            keeping: Mutex::new(None),
         })
     }
 
@@ -175,13 +168,94 @@ impl AccessTokens {
         self
     }
 
-    /// What an operator should know about the keys, a sentence each: a short secret.
-    #[must_use]
-    pub fn warnings(&self) -> &[String] {
-        &self.keys.warnings
+    /// Keeps the keys that issuers publish up to date, in tasks of their own that end with `stopping`.
+    pub fn keep_up(&self, tasks: &TaskTracker, stopping: &CancellationToken) {
+        *self.keeping.lock() = Some((tasks.clone(), stopping.clone()));
+        self.start_sources();
     }
 
-    /// The user whom `jwt` speaks of, at `now` in Unix seconds.
+    /// Verifies with what this configuration says from now on, whole or not at all. Keys that were fetched from where
+    /// they still are to be fetched from stay known meanwhile.
+    ///
+    /// # Errors
+    /// As [`from_config`](Self::from_config); what there is stays then.
+    pub fn replace(&self, config: &AuthConfig) -> Result<(), ConfigError> {
+        let present = self.issuers();
+        let issuers = Issuers::from_config(config, &self.verified, Some(&present))?;
+        *self.issuers.write() = Arc::new(issuers);
+        self.verified.forget();
+        self.start_sources();
+        Ok(())
+    }
+
+    fn start_sources(&self) {
+        if let Some((tasks, stopping)) = &*self.keeping.lock() {
+            for source in self.issuers().sources() {
+                source.start(tasks, stopping);
+            }
+        }
+    }
+
+    /// What an operator should know about the keys, a sentence each: a short secret.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.issuers().warnings.clone()
+    }
+
+    /// How the keys that issuers publish are known.
+    #[must_use]
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        let issuers = self.issuers();
+        issuers.sources().map(|source| source.status()).collect()
+    }
+
+    /// Why no access token at all can be verified, if none can: a sentence for each issuer.
+    #[must_use]
+    pub fn away(&self) -> Vec<String> {
+        let issuers = self.issuers();
+        let all = issuers.own.iter().chain(&issuers.further);
+        let mut away = Vec::new();
+        for issuer in all {
+            let why = issuer.jwks.as_ref().and_then(|source| source.status().away);
+            match why {
+                Some(why) if issuer.keys.is_empty() => away.push(why),
+                _ => return Vec::new(),
+            }
+        }
+        away
+    }
+
+    pub(super) fn issuers(&self) -> Arc<Issuers> {
+        Arc::clone(&self.issuers.read())
+    }
+
+    /// The user whom `jwt` speaks of, at `now` in Unix seconds. Where it names a key that is not known, its issuer's
+    /// keys are fetched, if that was not done a moment ago.
+    pub async fn authenticate(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
+        for _ in 0..FETCHES {
+            match self.verify(jwt, now) {
+                Err(AccessTokenError::UnknownKey) => {}
+                known => return known,
+            }
+            let Some(source) = self.source_for(jwt) else {
+                return Err(AccessTokenError::UnknownKey);
+            };
+            if !source.ask().await {
+                break;
+            }
+        }
+        match self.verify(jwt, now) {
+            // The key may be there, where nobody can look.
+            Err(AccessTokenError::UnknownKey)
+                if self.source_for(jwt).is_some_and(|source| source.is_away()) =>
+            {
+                Err(AccessTokenError::KeysUnavailable)
+            }
+            known => known,
+        }
+    }
+
+    /// The user whom `jwt` speaks of, at `now` in Unix seconds, by the keys that are known.
     pub fn verify(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
         let identity = self.identity_of(jwt, now)?;
         let registry = self.registry.as_ref();
@@ -193,235 +267,185 @@ impl AccessTokens {
 
     fn identity_of(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
         let digest = Digest::of(jwt);
-        if let Some(identity) = self.verified.find(&digest) {
+        // Before the keys are looked at: what is verified with keys that go meanwhile is not remembered.
+        let age = self.verified.age();
+        let issuers = self.issuers();
+        // Where keys are too old to be relied on, so is what was verified with them; then each token is looked at anew.
+        if !issuers.is_stale()
+            && let Some(identity) = self.verified.find(&digest)
+        {
             return if identity.expired(now) {
                 Err(AccessTokenError::Expired)
             } else {
                 Ok(identity)
             };
         }
-        let claims = self.verified_claims(jwt)?;
-        self.check_times(&claims, now)?;
-        self.check_origin(&claims)?;
-        let identity = self.identity(&claims)?;
-        self.verified.remember(digest, &identity);
-        Ok(identity)
+        Presented::with(jwt, |token| {
+            let issuer = issuers.of(&token)?;
+            issuer.check_signature(&token)?;
+            let identity = issuer.identity(&token.claims()?, now)?;
+            self.verified.remember(digest, &identity, age);
+            Ok(identity)
+        })
     }
 
-    /// The claims of a token that one of the keys signed.
-    fn verified_claims(&self, jwt: &str) -> Result<Claims, AccessTokenError> {
+    /// Where the keys are published that a token may be signed with.
+    fn source_for(&self, jwt: &str) -> Option<Arc<JwksSource>> {
+        let issuers = self.issuers();
+        Presented::with(jwt, |token| Ok(issuers.of(&token)?.jwks.clone()))
+            .ok()
+            .flatten()
+    }
+}
+
+impl Presented<'_> {
+    /// Takes a token apart.
+    fn with<T>(
+        jwt: &str,
+        look: impl FnOnce(Presented<'_>) -> Result<T, AccessTokenError>,
+    ) -> Result<T, AccessTokenError> {
         if jwt.len() > MAX_ACCESS_TOKEN_LENGTH {
             return Err(AccessTokenError::TooLong);
         }
         let malformed = AccessTokenError::Malformed;
         let (message, signature) = jwt.rsplit_once('.').ok_or(malformed.clone())?;
         let (header, payload) = message.split_once('.').ok_or(malformed.clone())?;
-        let header: Header = decode(header).ok_or(malformed.clone())?;
+        let header: Header = decode(header).ok_or(malformed)?;
         let algorithm = header
             .alg
-            .parse::<Algorithm>()
-            .ok()
-            .filter(|algorithm| self.keys.algorithms.contains(algorithm))
-            .ok_or(AccessTokenError::WrongAlgorithm)?;
+            .parse()
+            .map_err(|_| AccessTokenError::WrongAlgorithm)?;
+        let token = Presented {
+            algorithm,
+            key_id: header.kid.as_deref(),
+            message: message.as_bytes(),
+            signature,
+            payload,
+        };
         if header.crit.is_some() {
             return Err(AccessTokenError::UnknownExtension);
         }
-        let signed = self
-            .keys
-            .keys
-            .iter()
-            .any(|key| key.verifies(algorithm, message.as_bytes(), signature));
-        if !signed {
-            return Err(AccessTokenError::BadSignature);
-        }
-        decode(payload).map(Claims).ok_or(malformed)
+        look(token)
     }
 
-    /// Leeway is for those who issue: a clock ahead of ours must not make fresh tokens useless. The end of
-    /// authority is not negotiable.
-    fn check_times(&self, claims: &Claims, now: i64) -> Result<(), AccessTokenError> {
-        let names = &self.claims;
-        if now >= seconds(&names.expires, claims.required(&names.expires)?)? {
-            return Err(AccessTokenError::Expired);
-        }
-        for name in [&names.not_before, &names.issued_at] {
-            if let Some(value) = claims.present(name)
-                && seconds(name, value)? > now.saturating_add(self.leeway)
-            {
-                return Err(AccessTokenError::NotYetValid);
-            }
-        }
-        Ok(())
-    }
-
-    /// What the token is, who issued it and for whom.
-    fn check_origin(&self, claims: &Claims) -> Result<(), AccessTokenError> {
-        let kind = &self.claims.kind;
-        if claims.any(kind).is_some_and(|value| value != ACCESS) {
-            return Err(AccessTokenError::WrongKind {
-                claim: kind.as_str().into(),
-            });
-        }
-        if let Some(issuer) = &self.issuer
-            && claims.required("iss")? != issuer.as_str()
-        {
-            return Err(AccessTokenError::WrongIssuer);
-        }
-        if let Some(audience) = &self.audience {
-            let meant = match claims.required("aud")? {
-                Value::Array(audiences) => audiences.iter().any(|one| one == audience.as_str()),
-                one => one == audience.as_str(),
-            };
-            if !meant {
-                return Err(AccessTokenError::WrongAudience);
-            }
-        }
-        Ok(())
-    }
-
-    fn identity(&self, claims: &Claims) -> Result<Identity, AccessTokenError> {
-        let names = &self.claims;
-        let user = claims::user(&names.user, claims.required(&names.user)?)?;
-        let role = bounded_text(&names.role, claims.required(&names.role)?)?;
-        let super_admin = role == self.super_admin_role;
-        let tenant =
-            match claims.any(&names.tenant) {
-                None | Some(Value::Null) if super_admin => None,
-                None => {
-                    return Err(AccessTokenError::MissingClaim {
-                        claim: names.tenant.as_str().into(),
-                    });
-                }
-                Some(value) => {
-                    let tenant = value.as_str().and_then(|text| text.parse().ok());
-                    Some(tenant.ok_or_else(|| {
-                        malformed(&names.tenant, "a tenant's id, which is a UUID")
-                    })?)
-                }
-            };
-        let optional_seconds = |name: &str| {
-            claims
-                .present(name)
-                .map(|value| seconds(name, value))
-                .transpose()
-        };
-        // A null here is refused rather than taken for absent, which would lift the bound.
-        let devices = claims
-            .any(&names.devices)
-            .map(|value| claims::list(&names.devices, value, "a list of device ids"))
-            .transpose()?;
-        let types = claims
-            .any(&names.types)
-            .map(|value| claims::list(&names.types, value, "a list of event types"))
-            .transpose()?;
-        let device_group = claims
-            .any(&names.device_group)
-            .map(|value| bounded_text(&names.device_group, value))
-            .transpose()?;
-        let token_id = claims
-            .present(&names.token_id)
-            .map(|value| bounded_text(&names.token_id, value))
-            .transpose()?;
-        Ok(Identity {
-            user,
-            tenant,
-            role,
-            super_admin,
-            expires_at: seconds(&names.expires, claims.required(&names.expires)?)?,
-            issued_at: optional_seconds(&names.issued_at)?,
-            token_id,
-            devices,
-            types,
-            device_group,
-        })
-    }
-
-    /// A new access token, valid from `now` (Unix seconds), that [`verify`](Self::verify) accepts.
-    pub fn mint(&self, token: &NewAccessToken, now: i64) -> Result<String, MintError> {
-        let (key, algorithm) = self
-            .keys
-            .keys
-            .iter()
-            .find_map(|key| {
-                let suits = |algorithm: &&Algorithm| key.suits(**algorithm);
-                Some((key.signing()?, *self.keys.algorithms.iter().find(suits)?))
-            })
-            .ok_or(MintError::NoSecret)?;
-        let texts = [
-            Some(&token.user),
-            Some(&token.role),
-            token.device_group.as_ref(),
-        ];
-        if !texts
-            .into_iter()
-            .flatten()
-            .all(|text| claims::is_bounded_text(text))
-        {
-            return Err(MintError::BadText);
-        }
-        if token.tenant.is_none() && token.role != *self.super_admin_role {
-            return Err(MintError::NoTenant(Arc::clone(&self.super_admin_role)));
-        }
-        let claims = self.new_claims(token, now)?;
-        let message = format!(
-            "{}.{}",
-            encode(&json!({"alg": format!("{algorithm:?}"), "typ": "JWT"})),
-            encode(&Value::Object(claims)),
-        );
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm)
-            .map_err(|_| MintError::Signing)?;
-        Ok(format!("{message}.{signature}"))
-    }
-
-    fn new_claims(
-        &self,
-        token: &NewAccessToken,
-        now: i64,
-    ) -> Result<Map<String, Value>, MintError> {
-        let names = &self.claims;
-        let lifetime = i64::try_from(token.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let optional = [
-            (&names.types, token.types.as_ref().map(|types| json!(types))),
-            (
-                &names.devices,
-                token.devices.as_ref().map(|devices| json!(devices)),
-            ),
-            (
-                &names.device_group,
-                token.device_group.as_ref().map(|group| json!(group)),
-            ),
-        ];
-        let mut claims = Map::new();
-        if let Some(issuer) = &self.issuer {
-            claims.insert("iss".to_owned(), json!(issuer));
-        }
-        if let Some(audience) = &self.audience {
-            claims.insert("aud".to_owned(), json!(audience));
-        }
-        for (name, value) in [
-            (&names.user, json!(token.user)),
-            (&names.tenant, json!(token.tenant)),
-            (&names.role, json!(token.role)),
-            (&names.kind, json!(ACCESS)),
-            (&names.token_id, json!(random_text()?)),
-            (&names.issued_at, json!(now)),
-            (
-                &names.expires,
-                json!(now.saturating_add(lifetime).min(1 << 52)),
-            ),
-        ] {
-            claims::write(&mut claims, name, value);
-        }
-        for (name, value) in optional {
-            if let Some(value) = value {
-                claims::write(&mut claims, name, value);
-            }
-        }
-        Ok(claims)
+    fn claims(&self) -> Result<Claims, AccessTokenError> {
+        decode(self.payload)
+            .map(Claims)
+            .ok_or(AccessTokenError::Malformed)
     }
 }
 
-fn encode(json: &Value) -> String {
+impl Issuers {
+    fn from_config(
+        config: &AuthConfig,
+        verified: &Arc<VerifiedTokens>,
+        present: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
+        let jwt = &config.jwt;
+        jwt.require_key()?;
+        let mut warnings = Vec::new();
+        let mut keys = |settings: &KeySettings<'_>| {
+            let read = VerifyingKeys::from_config(settings)?;
+            warnings.extend(read.warnings);
+            Ok::<_, ConfigError>(read.keys)
+        };
+        let source = |options: Option<SourceOptions>| {
+            let made = options.map(|options| {
+                let same = present.and_then(|present| present.source(&options));
+                same.map_or_else(|| JwksSource::new(options, verified).map(Arc::new), Ok)
+            });
+            made.transpose()
+        };
+        let leeway = i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1);
+        // Also without a key: that no key suits an algorithm is told in any case.
+        let own_keys = keys(&KeySettings::own(jwt))?;
+        let own = Issuer {
+            name: jwt.issuer.clone(),
+            audience: jwt.audience.clone(),
+            algorithms: jwt.algorithms.clone(),
+            keys: own_keys,
+            jwks: source(SourceOptions::new(
+                "auth.jwt",
+                jwt.jwks_file.as_ref(),
+                jwt.jwks_url.as_ref(),
+                &jwt.algorithms,
+                &config.jwks,
+            ))?,
+            claims: jwt.claims.clone(),
+            roles: Roles::new(&jwt.roles, config),
+            tenants: Bound::All,
+            leeway,
+        };
+        let mut further = Vec::with_capacity(jwt.issuers.len());
+        for (index, issuer) in jwt.issuers.iter().enumerate() {
+            let IssuerConfig {
+                issuer: name,
+                audience,
+                algorithms,
+                jwks_file,
+                jwks_url,
+                claims,
+                roles,
+                tenants,
+                ..
+            } = issuer;
+            let algorithms = algorithms.clone().unwrap_or_default();
+            further.push(Issuer {
+                name: Some(name.clone()),
+                audience: audience.clone(),
+                keys: keys(&KeySettings::further(issuer, index))?,
+                jwks: source(SourceOptions::new(
+                    &format!("auth.jwt.issuers[{index}]"),
+                    jwks_file.as_ref(),
+                    jwks_url.as_ref(),
+                    &algorithms,
+                    &config.jwks,
+                ))?,
+                algorithms,
+                claims: jwt.claims.with(claims),
+                roles: Roles::new(roles.as_ref().unwrap_or(&jwt.roles), config),
+                tenants: tenants.clone(),
+                leeway,
+            });
+        }
+        Ok(Self {
+            own: jwt.has_own_key().then_some(own),
+            further,
+            warnings,
+        })
+    }
+
+    /// Whose a token says that it is. Where only one issuer is configured, it need not say.
+    fn of(&self, token: &Presented<'_>) -> Result<&Issuer, AccessTokenError> {
+        if !self.further.is_empty() {
+            let claims = token.claims()?;
+            let named = claims.any("iss").and_then(Value::as_str);
+            let mut further = self.further.iter();
+            if let Some(issuer) = further.find(|issuer| issuer.name.as_deref() == named) {
+                return Ok(issuer);
+            }
+        }
+        self.own.as_ref().ok_or(AccessTokenError::WrongIssuer)
+    }
+
+    fn sources(&self) -> impl Iterator<Item = &Arc<JwksSource>> {
+        let all = self.own.iter().chain(&self.further);
+        all.filter_map(|issuer| issuer.jwks.as_ref())
+    }
+
+    /// Whether some issuer's keys could not be fetched for too long.
+    fn is_stale(&self) -> bool {
+        self.sources().any(|source| source.is_stale())
+    }
+
+    fn source(&self, options: &SourceOptions) -> Option<Arc<JwksSource>> {
+        self.sources()
+            .find(|source| source.options() == options)
+            .cloned()
+    }
+}
+
+pub(super) fn encode(json: &Value) -> String {
     URL_SAFE_NO_PAD.encode(json.to_string())
 }
 

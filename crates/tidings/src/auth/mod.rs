@@ -1,9 +1,9 @@
 //! Who calls, and what they may.
 //!
 //! - [`identity`]: what an access token says of its user, the authority that a stream obeys.
-//! - [`access_token`]: from a JWT to an [`Identity`].
+//! - [`access_token`]: from a JWT to an [`Identity`]; `issuer` and `jwks` are whose word counts, and their keys.
 //! - [`stream_token`]: the single-use secret that carries an [`Identity`] from `POST /auth/sse-token` to a stream.
-//! - [`publisher_key`]: API keys of publishers.
+//! - [`publisher_key`]: API keys of publishers; [`managed_key`]: those that operators make, as they are stored.
 //! - [`revocation`]: whose access tokens are good no more.
 //! - [`operator`]: who may operate, as an extractor for the handlers of operators' calls.
 //!
@@ -13,6 +13,10 @@
 pub mod access_token;
 mod claims;
 pub mod identity;
+mod issuer;
+mod jwks;
+pub mod managed_key;
+mod mint;
 pub mod operator;
 pub mod publisher_key;
 pub mod revocation;
@@ -24,10 +28,13 @@ use std::fmt::Write as _;
 
 pub(crate) use claims::is_bounded_text;
 
-pub use access_token::{AccessTokenError, AccessTokens, MintError, NewAccessToken};
+pub use access_token::{AccessTokenError, AccessTokens};
 pub use identity::Identity;
+pub use jwks::SourceStatus;
+pub use managed_key::{KeySecret, ManagedKey};
+pub use mint::{MintError, NewAccessToken};
 pub use operator::Operator;
-pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeys, UnknownPublisherKey};
+pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeyError, PublisherKeys};
 pub use stream_token::{LinkKeeper, Looked, StreamTokens, Unavailable};
 
 use aws_lc_rs::{digest, rand};

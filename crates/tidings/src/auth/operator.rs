@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
@@ -13,7 +12,6 @@ use crate::app::App;
 use crate::engine::StreamFilter;
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::stream::request::bearer;
-use crate::time::unix_seconds;
 
 /// One who may operate: a super admin, or one who has the operator's role in its own tenant. As an
 /// extractor it takes an access token in `Authorization: Bearer` only, never a cookie.
@@ -105,10 +103,7 @@ impl FromRequestParts<Arc<App>> for Operator {
         let token = bearer(&parts.headers).ok_or_else(|| {
             Refusal::unauthorized("operating needs Authorization: Bearer with an access token")
         })?;
-        let identity = app
-            .access_tokens
-            .verify(token, unix_seconds(SystemTime::now()))
-            .inspect_err(|_| app.limits.failure_recorded(address))?;
+        let identity = app.authenticate(token, address).await?;
         let roles = &app.config.auth;
         let operator = Self::of(identity, &roles.operator_role).ok_or_else(|| {
             Refusal::forbidden(format!(

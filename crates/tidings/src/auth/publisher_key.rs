@@ -1,18 +1,23 @@
 //! API keys of publishers: `tdk_<id>_<secret>`.
 //!
-//! The configuration holds SHA-256 of the secret only. A fast hash is enough, since a secret has 256 random
+//! Those of the configuration, and those that operators make, which the registry has. Of either SHA-256 of the secret
+//! is kept only. A fast hash is enough, since a secret has 256 random
 //! bits and can't be guessed from its hash as a password can.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use parking_lot::RwLock;
 use secrecy::SecretString;
 use tidings_protocol::{EventType, TenantId};
 
 use super::{NoRandomness, hexadecimal, random_text, sha256};
 use crate::config::{Bound, PublisherConfig, is_publisher_id};
+use crate::registry::Registry;
+use crate::time::unix_microseconds;
 
 /// What every API key begins with; other credentials are access tokens.
 pub const KEY_PREFIX: &str = "tdk_";
@@ -29,6 +34,8 @@ pub struct Publisher {
     pub tenants: Bound<TenantId>,
     /// The event types that it may publish.
     pub types: Bound<EventType>,
+    /// Events a second, where it has a limit of its own.
+    pub publish_rate: Option<u32>,
 }
 
 impl Publisher {
@@ -39,14 +46,23 @@ impl Publisher {
     }
 }
 
-/// The key is none of those configured: another form, an unknown id or a wrong secret, it is not said which.
+/// Why an API key is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the API key is not known")]
-pub struct UnknownPublisherKey;
+pub enum PublisherKeyError {
+    /// It is none that there is: another form, an unknown id or a wrong secret, it is not said which.
+    #[error("the API key is not known")]
+    Unknown,
+    /// It is over.
+    #[error("the API key has expired")]
+    Expired,
+}
 
-/// The configured publishers and their keys.
+/// All publishers and their keys.
 pub struct PublisherKeys {
-    by_id: HashMap<Arc<str>, Known>,
+    /// Those of the configuration; swapped whole.
+    configured: RwLock<Arc<HashMap<Arc<str>, Known>>>,
+    /// Has those that operators make.
+    registry: Option<Arc<Registry>>,
 }
 
 struct Known {
@@ -56,7 +72,8 @@ struct Known {
 
 impl fmt::Debug for PublisherKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_set().entries(self.by_id.keys()).finish()
+        let configured = self.configured.read();
+        formatter.debug_set().entries(configured.keys()).finish()
     }
 }
 
@@ -64,13 +81,43 @@ impl PublisherKeys {
     /// The publishers of a configuration, whose ids differ.
     #[must_use]
     pub fn from_config(publishers: &[PublisherConfig]) -> Self {
-        let by_id = publishers
+        Self {
+            configured: RwLock::new(Arc::new(Self::known(publishers))),
+            registry: None,
+        }
+    }
+
+    /// From now on takes the keys that are in this registry too.
+    #[must_use]
+    pub fn and_those_of(mut self, registry: Arc<Registry>) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// From now on these are the publishers of the configuration.
+    pub fn replace(&self, publishers: &[PublisherConfig]) {
+        *self.configured.write() = Arc::new(Self::known(publishers));
+    }
+
+    /// The publishers of the configuration.
+    #[must_use]
+    pub fn configured(&self) -> Vec<Arc<Publisher>> {
+        let configured = self.configured.read();
+        let publishers = configured.values();
+        publishers
+            .map(|known| Arc::clone(&known.publisher))
+            .collect()
+    }
+
+    fn known(publishers: &[PublisherConfig]) -> HashMap<Arc<str>, Known> {
+        publishers
             .iter()
             .map(|config| {
                 let publisher = Publisher {
                     id: Arc::clone(&config.id),
                     tenants: config.tenants.clone(),
                     types: config.types.clone(),
+                    publish_rate: None,
                 };
                 let known = Known {
                     secret_sha256: config.secret_sha256,
@@ -78,8 +125,7 @@ impl PublisherKeys {
                 };
                 (Arc::clone(&config.id), known)
             })
-            .collect();
-        Self { by_id }
+            .collect()
     }
 
     /// Whether a credential has the form of an API key, so that it should be verified here and not as an
@@ -91,20 +137,46 @@ impl PublisherKeys {
 
     /// The publisher whose key this is. Secrets are compared in constant time, and the time does not tell
     /// whether the id exists.
-    pub fn verify(&self, key: &str) -> Result<Arc<Publisher>, UnknownPublisherKey> {
+    pub fn verify(&self, key: &str) -> Result<Arc<Publisher>, PublisherKeyError> {
         let (id, secret) = key
             .strip_prefix(KEY_PREFIX)
             .and_then(|rest| rest.split_once('_'))
             .filter(|(id, secret)| {
                 is_publisher_id(id) && (1..=MAX_SECRET_LENGTH).contains(&secret.len())
             })
-            .ok_or(UnknownPublisherKey)?;
-        let known = self.by_id.get(id);
-        let expected = known.map_or([0; 32], |known| known.secret_sha256);
-        let equal = verify_slices_are_equal(&sha256(secret.as_bytes()), &expected).is_ok();
-        match known {
-            Some(known) if equal => Ok(Arc::clone(&known.publisher)),
-            _ => Err(UnknownPublisherKey),
+            .ok_or(PublisherKeyError::Unknown)?;
+        let shown = sha256(secret.as_bytes());
+        let configured = Arc::clone(&self.configured.read());
+        if let Some(known) = configured.get(id) {
+            return if verify_slices_are_equal(&shown, &known.secret_sha256).is_ok() {
+                Ok(Arc::clone(&known.publisher))
+            } else {
+                Err(PublisherKeyError::Unknown)
+            };
+        }
+        self.made(id, &shown)
+    }
+
+    /// The publisher of a key that an operator has made.
+    fn made(&self, id: &str, shown: &[u8; 32]) -> Result<Arc<Publisher>, PublisherKeyError> {
+        let now = unix_microseconds(SystemTime::now());
+        let keys = self.registry.as_ref().map(|registry| registry.keys());
+        let found = keys.and_then(|keys| Some((keys, keys.get(id)?)));
+        let Some((keys, (key, publisher))) = found else {
+            let _ = verify_slices_are_equal(shown, &[0; 32]);
+            return Err(PublisherKeyError::Unknown);
+        };
+        let mut is_one = false;
+        for hash in key.good_hashes(now) {
+            is_one |= verify_slices_are_equal(shown, &hash).is_ok();
+        }
+        match is_one {
+            true if key.is_over(now) => Err(PublisherKeyError::Expired),
+            true => {
+                keys.note_use(id, now);
+                Ok(publisher)
+            }
+            false => Err(PublisherKeyError::Unknown),
         }
     }
 }
@@ -230,7 +302,11 @@ mod tests {
             format!("tdk_one_{}", hexadecimal(&one.config.secret_sha256)),
         ];
         for other in others {
-            assert_eq!(keys.verify(&other), Err(UnknownPublisherKey), "{other}");
+            assert_eq!(
+                keys.verify(&other),
+                Err(PublisherKeyError::Unknown),
+                "{other}"
+            );
         }
     }
 

@@ -22,6 +22,10 @@ pub enum Revoked {
     UserOf(TenantId, Arc<str>),
     /// Those of everybody of this tenant who is no super admin.
     Tenant(TenantId),
+    /// The one with this id (`jti`), whosever it is.
+    Token(Arc<str>),
+    /// The one with this id of this tenant, unless it is a super admin's.
+    TokenOf(TenantId, Arc<str>),
 }
 
 impl Revoked {
@@ -30,13 +34,28 @@ impl Revoked {
         let user = Arc::clone(&identity.user);
         // A super admin is no tenant's, whatever its access token says.
         let tenant = identity.tenant.filter(|_| !identity.super_admin);
+        let token = identity.token_id.clone();
+        let token_of = tenant.zip(token.clone());
         let of_tenant = tenant.map(|tenant| {
             [
                 Self::Tenant(tenant),
                 Self::UserOf(tenant, Arc::clone(&user)),
             ]
         });
-        std::iter::once(Self::User(user)).chain(of_tenant.into_iter().flatten())
+        std::iter::once(Self::User(user))
+            .chain(of_tenant.into_iter().flatten())
+            .chain(token.map(Self::Token))
+            .chain(token_of.map(|(tenant, token)| Self::TokenOf(tenant, token)))
+    }
+
+    /// Whether what is revoked at `at`, in microseconds since the Unix epoch, ends the authority of an identity that
+    /// it covers. A token that is meant by its id is over whenever it was issued; of others those that were issued
+    /// later are good.
+    pub(crate) fn ends(&self, identity: &Identity, at: i64) -> bool {
+        match self {
+            Self::Token(_) | Self::TokenOf(..) => true,
+            Self::User(_) | Self::UserOf(..) | Self::Tenant(_) => was_issued_by(identity, at),
+        }
     }
 
     /// A text that names it in 1 to 400 characters of `A-Za-z0-9._-`: a key of a NATS bucket.
@@ -54,6 +73,14 @@ impl Revoked {
                 )
             }
             Self::Tenant(tenant) => write!(key, "tenant.{tenant}"),
+            Self::Token(token) => write!(key, "token.{}", URL_SAFE_NO_PAD.encode(&**token)),
+            Self::TokenOf(tenant, token) => {
+                write!(
+                    key,
+                    "tenant.{tenant}.token.{}",
+                    URL_SAFE_NO_PAD.encode(&**token)
+                )
+            }
         };
         key
     }
@@ -68,7 +95,7 @@ impl FromStr for Revoked {
     type Err = InvalidRevoked;
 
     fn from_str(key: &str) -> Result<Self, InvalidRevoked> {
-        let user = |encoded: &str| {
+        let text = |encoded: &str| {
             let bytes = URL_SAFE_NO_PAD.decode(encoded).ok();
             let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
             text.filter(|text| is_bounded_text(text))
@@ -77,9 +104,11 @@ impl FromStr for Revoked {
         };
         let tenant = |text: &str| text.parse().map_err(|_| InvalidRevoked);
         match *key.split('.').collect::<Vec<_>>() {
-            ["user", encoded] => Ok(Self::User(user(encoded)?)),
+            ["user", encoded] => Ok(Self::User(text(encoded)?)),
+            ["token", encoded] => Ok(Self::Token(text(encoded)?)),
             ["tenant", id] => Ok(Self::Tenant(tenant(id)?)),
-            ["tenant", id, "user", encoded] => Ok(Self::UserOf(tenant(id)?, user(encoded)?)),
+            ["tenant", id, "user", encoded] => Ok(Self::UserOf(tenant(id)?, text(encoded)?)),
+            ["tenant", id, "token", encoded] => Ok(Self::TokenOf(tenant(id)?, text(encoded)?)),
             _ => Err(InvalidRevoked),
         }
     }
@@ -98,7 +127,7 @@ impl Revocation {
     /// Whether it ends the authority of `identity`.
     #[must_use]
     pub fn covers(&self, identity: &Identity) -> bool {
-        was_issued_by(identity, self.at)
+        self.whose.ends(identity, self.at)
             && Revoked::that_cover(identity).any(|covering| covering == self.whose)
     }
 }
@@ -107,7 +136,7 @@ impl Revocation {
 ///
 /// `iat` has whole seconds, so one that was issued in the second of a revocation may have been issued before
 /// it, and counts as such; so does one that does not say when it was issued.
-pub(crate) fn was_issued_by(identity: &Identity, at: i64) -> bool {
+fn was_issued_by(identity: &Identity, at: i64) -> bool {
     let at = at.div_euclid(1_000_000);
     identity.issued_at.is_none_or(|issued| issued <= at)
 }
@@ -142,8 +171,11 @@ mod tests {
         for whose in [
             Revoked::User("ada".into()),
             Revoked::User(Arc::clone(&longest)),
-            Revoked::UserOf(tenant(1), longest),
+            Revoked::UserOf(tenant(1), Arc::clone(&longest)),
             Revoked::Tenant(tenant(2)),
+            Revoked::Token("1".into()),
+            Revoked::Token(Arc::clone(&longest)),
+            Revoked::TokenOf(tenant(3), longest),
         ] {
             let key = whose.key();
             assert!(key.len() <= 400, "{key}");
@@ -152,7 +184,7 @@ mod tests {
             assert_eq!(key.parse(), Ok(whose));
         }
         for key in [
-            "", "user", "user.", "user.a.b", "tenant.x", "tenant.", "format",
+            "", "user", "user.", "user.a.b", "tenant.x", "tenant.", "format", "token", "token.",
         ] {
             assert_eq!(key.parse::<Revoked>(), Err(InvalidRevoked), "{key}");
         }
@@ -211,6 +243,33 @@ mod tests {
                 }
                 .covers(&root)
             );
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_meant_by_its_id_is_over_whenever_it_was_issued() {
+        let mut ada = identity("ada", Some(tenant(1)), Some(100));
+        ada.token_id = Some("t-1".into());
+        let mut root = identity("root", Some(tenant(1)), Some(100));
+        (root.super_admin, root.token_id) = (true, Some("t-1".into()));
+        let unnamed = identity("ada", Some(tenant(1)), Some(100));
+        let cases = [
+            (Revoked::Token("t-1".into()), [true, true, false]),
+            (Revoked::Token("t-2".into()), [false, false, false]),
+            (
+                Revoked::TokenOf(tenant(1), "t-1".into()),
+                [true, false, false],
+            ),
+            (
+                Revoked::TokenOf(tenant(2), "t-1".into()),
+                [false, false, false],
+            ),
+            (Revoked::User("t-1".into()), [false, false, false]),
+        ];
+        for (whose, expected) in cases {
+            let revocation = Revocation { whose, at: 0 };
+            let covered = [&ada, &root, &unnamed].map(|identity| revocation.covers(identity));
+            assert_eq!(covered, expected, "{revocation:?}");
         }
     }
 

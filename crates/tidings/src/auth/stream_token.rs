@@ -130,6 +130,15 @@ impl StreamTokens {
         }
     }
 
+    /// Whether the store answers, where it is another server's.
+    #[must_use]
+    pub fn is_connected(&self) -> Option<bool> {
+        match &self.store {
+            Store::Memory(_) => None,
+            Store::Redis(store) => Some(store.away().is_none()),
+        }
+    }
+
     /// Why tokens can't be handed out or taken now, if they can't.
     #[must_use]
     pub fn away(&self) -> Option<String> {

@@ -40,6 +40,8 @@ pub(super) struct VerifiedTokens {
 struct Generations {
     younger: HashMap<Digest, Identity>,
     older: HashMap<Digest, Identity>,
+    /// How often everything was forgotten.
+    age: u64,
 }
 
 impl VerifiedTokens {
@@ -53,10 +55,29 @@ impl VerifiedTokens {
         Some(identity)
     }
 
-    pub(super) fn remember(&self, token: Digest, identity: &Identity) {
-        if identity.weight() <= HEAVY {
-            self.generations.lock().insert(token, identity.clone());
+    /// Of which age what is verified from now on is.
+    pub(super) fn age(&self) -> u64 {
+        self.generations.lock().age
+    }
+
+    /// Remembers a token that was verified at this age, if that has not ended meanwhile.
+    pub(super) fn remember(&self, token: Digest, identity: &Identity, age: u64) {
+        if identity.weight() > HEAVY {
+            return;
         }
+        let mut generations = self.generations.lock();
+        if generations.age == age {
+            generations.insert(token, identity.clone());
+        }
+    }
+
+    /// Forgets all tokens, since the keys that they were verified with may be good no more. An age ends.
+    pub(super) fn forget(&self) {
+        let mut generations = self.generations.lock();
+        *generations = Generations {
+            age: generations.age + 1,
+            ..Generations::default()
+        };
     }
 }
 
@@ -105,7 +126,7 @@ mod tests {
         let tokens = VerifiedTokens::default();
         let digest = |number: usize| Digest::of(&number.to_string());
         for number in 0..10 * GENERATION {
-            tokens.remember(digest(number), &identity(number, 0));
+            tokens.remember(digest(number), &identity(number, 0), 0);
             assert_eq!(&*tokens.find(&digest(0)).unwrap().user, "user-0");
         }
         let generations = tokens.generations.lock();
@@ -116,7 +137,20 @@ mod tests {
     #[test]
     fn a_long_list_of_devices_is_not_kept() {
         let tokens = VerifiedTokens::default();
-        tokens.remember(Digest::of("long"), &identity(1, 1_000));
+        tokens.remember(Digest::of("long"), &identity(1, 1_000), 0);
         assert!(tokens.find(&Digest::of("long")).is_none());
+    }
+
+    #[test]
+    fn what_was_verified_with_keys_that_went_meanwhile_is_not_remembered() {
+        let tokens = VerifiedTokens::default();
+        let before = tokens.age();
+        tokens.remember(Digest::of("known"), &identity(1, 0), before);
+        tokens.forget();
+        assert!(tokens.find(&Digest::of("known")).is_none());
+        tokens.remember(Digest::of("late"), &identity(1, 0), before);
+        assert!(tokens.find(&Digest::of("late")).is_none());
+        tokens.remember(Digest::of("new"), &identity(1, 0), tokens.age());
+        assert!(tokens.find(&Digest::of("new")).is_some());
     }
 }

@@ -1,13 +1,13 @@
 //! Keys that verify access tokens, and which algorithms each may be used with.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rsa;
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
-use secrecy::{ExposeSecret, SecretSlice};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
-use crate::config::{ConfigError, JwtConfig};
+use crate::config::{ConfigError, IssuerConfig, JwtConfig};
 
 /// A secret below this many bytes is weaker than HS256 itself (RFC 7518, section 3.2).
 const LEAST_SECRET_BYTES: usize = 32;
@@ -18,7 +18,12 @@ pub(super) struct VerifyingKey {
     key: DecodingKey,
     /// Present where the key also signs, so where it is a shared secret.
     signing: Option<EncodingKey>,
+    /// What tokens call it, where its JWKS names it.
+    id: Option<Box<str>>,
+    /// What it could be used with.
     suits: &'static [Algorithm],
+    /// What it is used with here, the usual one first.
+    accepted: Vec<Algorithm>,
 }
 
 impl fmt::Debug for VerifyingKey {
@@ -28,39 +33,76 @@ impl fmt::Debug for VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// Whether the key may be used with `algorithm`.
-    pub(super) fn suits(&self, algorithm: Algorithm) -> bool {
-        self.suits.contains(&algorithm)
+    /// A key that is used with those of `configured` that suit it, or where none is with the usual one.
+    fn new(key: DecodingKey, suits: &'static [Algorithm], configured: &[Algorithm]) -> Self {
+        let accepted = if configured.is_empty() {
+            vec![suits[0]]
+        } else {
+            let suiting = configured.iter().filter(|one| suits.contains(one));
+            suiting.copied().collect()
+        };
+        Self {
+            key,
+            signing: None,
+            id: None,
+            suits,
+            accepted,
+        }
     }
 
-    /// The algorithm that is meant where the configuration names none.
-    fn usual(&self) -> Algorithm {
-        self.suits[0]
+    /// A public key of a JWKS, which may name itself and the one algorithm that it is meant for. `None` where that
+    /// is not accepted here.
+    pub(super) fn of_jwks(
+        key: DecodingKey,
+        suits: &'static [Algorithm],
+        id: Option<Box<str>>,
+        meant_for: Option<Algorithm>,
+        configured: &[Algorithm],
+    ) -> Option<Self> {
+        let mut made = Self::new(key, suits, configured);
+        if let Some(algorithm) = meant_for {
+            let accepted = suits.contains(&algorithm)
+                && (configured.is_empty() || configured.contains(&algorithm));
+            made.accepted = accepted.then_some(algorithm).into_iter().collect();
+        }
+        made.id = id;
+        (!made.accepted.is_empty()).then_some(made)
     }
 
-    /// The key as a signing key, where it is a shared secret.
-    pub(super) fn signing(&self) -> Option<&EncodingKey> {
-        self.signing.as_ref()
+    /// Whether the key is used with `algorithm`.
+    pub(super) fn accepts(&self, algorithm: Algorithm) -> bool {
+        self.accepted.contains(&algorithm)
     }
 
-    /// Whether `signature` (base64url) is this key's under `message`; false for unsuitable algorithms.
+    /// What tokens call it, if they can.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The key as a signing key, where it is a shared secret, and what it signs with.
+    pub(super) fn signing(&self) -> Option<(&EncodingKey, Algorithm)> {
+        Some((self.signing.as_ref()?, *self.accepted.first()?))
+    }
+
+    /// Whether `signature` (base64url) is this key's under `message`; false for algorithms that are not accepted.
     pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
-        self.suits(algorithm)
+        self.accepts(algorithm)
             && jsonwebtoken::crypto::verify(signature, message, &self.key, algorithm)
                 .unwrap_or(false)
     }
 
-    fn of_secret(secret: &[u8]) -> Self {
+    fn of_secret(secret: &[u8], configured: &[Algorithm]) -> Self {
+        let key = DecodingKey::from_secret(secret);
         Self {
-            key: DecodingKey::from_secret(secret),
             signing: Some(EncodingKey::from_secret(secret)),
-            suits: AlgorithmFamily::Hmac.algorithms_of(),
+            ..Self::new(key, AlgorithmFamily::Hmac.algorithms_of(), configured)
         }
     }
 }
 
 /// The families' algorithms, the usual one first.
-trait Algorithms {
+pub(super) trait Algorithms {
+    /// Those of the family.
     fn algorithms_of(self) -> &'static [Algorithm];
 }
 
@@ -82,56 +124,96 @@ impl Algorithms for AlgorithmFamily {
     }
 }
 
-/// The configured keys, the algorithms that are accepted, and what an operator should be warned of.
+/// Where an issuer's keys are, but those of its JWKS.
+pub(super) struct KeySettings<'a> {
+    /// What the settings begin with: `auth.jwt` or `auth.jwt.issuers[0]`.
+    prefix: String,
+    secret: Option<&'a SecretString>,
+    secret_file: Option<&'a PathBuf>,
+    public_key_file: Option<&'a PathBuf>,
+    /// Accepted algorithms; empty for the usual ones.
+    algorithms: &'a [Algorithm],
+    /// Whether there are further keys, of a JWKS.
+    has_jwks: bool,
+}
+
+impl<'a> KeySettings<'a> {
+    /// Those of `auth.jwt` itself.
+    pub(super) fn own(config: &'a JwtConfig) -> Self {
+        Self {
+            prefix: "auth.jwt".to_owned(),
+            secret: config.secret.as_ref(),
+            secret_file: config.secret_file.as_ref(),
+            public_key_file: config.public_key_file.as_ref(),
+            algorithms: &config.algorithms,
+            has_jwks: config.jwks_file.is_some() || config.jwks_url.is_some(),
+        }
+    }
+
+    /// Those of a further issuer.
+    pub(super) fn further(config: &'a IssuerConfig, index: usize) -> Self {
+        Self {
+            prefix: format!("auth.jwt.issuers[{index}]"),
+            secret: None,
+            secret_file: config.secret_file.as_ref(),
+            public_key_file: config.public_key_file.as_ref(),
+            algorithms: config.algorithms.as_deref().unwrap_or_default(),
+            has_jwks: config.jwks_file.is_some() || config.jwks_url.is_some(),
+        }
+    }
+}
+
+/// The configured keys, and what an operator should be warned of.
 #[derive(Debug)]
 pub(super) struct VerifyingKeys {
     pub(super) keys: Vec<VerifyingKey>,
-    pub(super) algorithms: Vec<Algorithm>,
     pub(super) warnings: Vec<String>,
 }
 
 impl VerifyingKeys {
     /// Reads the configured keys, from files where the configuration names files.
-    pub(super) fn from_config(config: &JwtConfig) -> Result<Self, ConfigError> {
+    pub(super) fn from_config(settings: &KeySettings<'_>) -> Result<Self, ConfigError> {
         let mut keys = Vec::new();
         let mut warnings = Vec::new();
-        if let Some((setting, secret)) = shared_secret(config)? {
-            warnings.extend(check_secret(setting, secret.expose_secret())?);
-            keys.push(VerifyingKey::of_secret(secret.expose_secret()));
+        let configured = settings.algorithms;
+        if let Some((setting, secret)) = shared_secret(settings)? {
+            warnings.extend(check_secret(&setting, secret.expose_secret())?);
+            keys.push(VerifyingKey::of_secret(secret.expose_secret(), configured));
         }
-        if let Some(path) = &config.public_key_file {
-            let problem = |problem: String| ConfigError::new("auth.jwt.public_key_file", problem);
+        if let Some(path) = settings.public_key_file {
+            let setting = format!("{}.public_key_file", settings.prefix);
+            let problem = |problem: String| ConfigError::new(&*setting, problem);
             let text = std::fs::read_to_string(path)
                 .map_err(|error| problem(format!("{} can't be read: {error}", path.display())))?;
             keys.extend(
-                public_keys(&text)
+                public_keys(&text, configured)
                     .map_err(|what| problem(format!("{}: {what}", path.display())))?,
             );
         }
-        let algorithms = algorithms(&config.algorithms, &keys)?;
-        Ok(Self {
-            keys,
-            algorithms,
-            warnings,
-        })
+        check_algorithms(settings, &keys)?;
+        Ok(Self { keys, warnings })
     }
 }
 
 /// The shared secret and the setting that it came from.
 fn shared_secret(
-    config: &JwtConfig,
-) -> Result<Option<(&'static str, SecretSlice<u8>)>, ConfigError> {
-    if let Some(secret) = &config.secret {
+    settings: &KeySettings<'_>,
+) -> Result<Option<(String, SecretSlice<u8>)>, ConfigError> {
+    if let Some(secret) = settings.secret {
         let secret = secret.expose_secret().as_bytes().to_vec();
-        return Ok(Some(("auth.jwt.secret", secret.into())));
+        return Ok(Some((format!("{}.secret", settings.prefix), secret.into())));
     }
-    let Some(path) = &config.secret_file else {
+    let Some(path) = settings.secret_file else {
         return Ok(None);
     };
-    let setting = "auth.jwt.secret_file";
-    read_secret(path)
-        .map(|secret| Some((setting, secret)))
-        .map_err(|problem| ConfigError::new(setting, format!("{}: {problem}", path.display())))
+    let setting = format!("{}.secret_file", settings.prefix);
+    match read_secret(path) {
+        Ok(secret) => Ok(Some((setting, secret))),
+        Err(problem) => Err(ConfigError::new(
+            setting,
+            format!("{}: {problem}", path.display()),
+        )),
+    }
 }
 
 fn read_secret(path: &Path) -> Result<SecretSlice<u8>, String> {
@@ -161,6 +243,13 @@ fn check_secret(setting: &str, secret: &[u8]) -> Result<Option<String>, ConfigEr
             "this holds a PEM key, which is no shared secret; name its file in auth.jwt.public_key_file",
         ));
     }
+    let json = serde_json::from_slice::<serde_json::Value>(secret).unwrap_or_default();
+    if json.get("kty").is_some() || json.get("keys").is_some() {
+        return Err(ConfigError::new(
+            setting,
+            "this holds a JWK, which is no shared secret; name its file in auth.jwt.jwks_file",
+        ));
+    }
     Ok((secret.len() < LEAST_SECRET_BYTES).then(|| {
         format!(
             "{setting} has {} bytes; a secret below {LEAST_SECRET_BYTES} bytes can be found by trying, from a single \
@@ -171,7 +260,7 @@ fn check_secret(setting: &str, secret: &[u8]) -> Result<Option<String>, ConfigEr
 }
 
 /// The keys of a PEM file with one or more public keys.
-fn public_keys(text: &str) -> Result<Vec<VerifyingKey>, String> {
+fn public_keys(text: &str, configured: &[Algorithm]) -> Result<Vec<VerifyingKey>, String> {
     let end = "-----END ";
     let mut keys = Vec::new();
     for block in text.split("-----BEGIN ").skip(1) {
@@ -199,7 +288,9 @@ fn public_keys(text: &str) -> Result<Vec<VerifyingKey>, String> {
             .ok_or_else(|| format!("block {number} has no end"))?;
         let footer = footer.lines().next().unwrap_or_default();
         let pem = format!("-----BEGIN {body}{end}{footer}\n");
-        keys.push(public_key(&pem).map_err(|problem| format!("block {number} {problem}"))?);
+        keys.push(
+            public_key(&pem, configured).map_err(|problem| format!("block {number} {problem}"))?,
+        );
     }
     if keys.is_empty() {
         return Err("there is no PEM block with a PUBLIC KEY in it".to_owned());
@@ -207,7 +298,7 @@ fn public_keys(text: &str) -> Result<Vec<VerifyingKey>, String> {
     Ok(keys)
 }
 
-fn public_key(pem: &str) -> Result<VerifyingKey, String> {
+fn public_key(pem: &str, configured: &[Algorithm]) -> Result<VerifyingKey, String> {
     let unusable = || "is no RSA, P-256, P-384 or Ed25519 public key".to_owned();
     let (key, suits) = if let Ok(key) = DecodingKey::from_ed_pem(pem.as_bytes()) {
         (key, AlgorithmFamily::Ed.algorithms_of())
@@ -232,33 +323,23 @@ fn public_key(pem: &str) -> Result<VerifyingKey, String> {
         }
         (key, AlgorithmFamily::Rsa.algorithms_of())
     };
-    Ok(VerifyingKey {
-        key,
-        signing: None,
-        suits,
-    })
+    Ok(VerifyingKey::new(key, suits, configured))
 }
 
-/// The accepted algorithms: as configured, or the usual one for each key.
-fn algorithms(
-    configured: &[Algorithm],
-    keys: &[VerifyingKey],
-) -> Result<Vec<Algorithm>, ConfigError> {
-    if configured.is_empty() {
-        let mut algorithms: Vec<_> = keys.iter().map(VerifyingKey::usual).collect();
-        algorithms.dedup();
-        return Ok(algorithms);
-    }
-    for algorithm in configured {
-        if !keys.iter().any(|key| key.suits(*algorithm)) {
+/// Refuses algorithms that no key is for.
+fn check_algorithms(settings: &KeySettings<'_>, keys: &[VerifyingKey]) -> Result<(), ConfigError> {
+    for algorithm in settings.algorithms {
+        // Which keys a JWKS has is seen when it is there; secrets it never has.
+        let can_be_fetched = settings.has_jwks && algorithm.family() != AlgorithmFamily::Hmac;
+        if !can_be_fetched && !keys.iter().any(|key| key.suits.contains(algorithm)) {
             return Err(ConfigError::new(
-                "auth.jwt.algorithms",
+                format!("{}.algorithms", settings.prefix),
                 format!(
                     "no configured key suits {algorithm:?}; HS algorithms need auth.jwt.secret or auth.jwt.secret_file, the \
-                     others a key of their kind in auth.jwt.public_key_file"
+                     others a key of their kind in auth.jwt.public_key_file or a JWKS"
                 ),
             ));
         }
     }
-    Ok(configured.to_vec())
+    Ok(())
 }

@@ -55,7 +55,7 @@ pub(super) fn run(args: DemoArgs) -> Outcome {
         interval: args.interval,
     };
     block_on(async {
-        demo::run(loaded, options).await?;
+        Box::pin(demo::run(loaded, options)).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

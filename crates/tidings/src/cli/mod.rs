@@ -8,8 +8,10 @@ mod demo;
 mod generate;
 mod groups;
 mod key;
+mod keys;
 mod log;
 mod publish;
+mod revoke;
 mod serve;
 mod state;
 mod streams;
@@ -62,6 +64,8 @@ enum Command {
     State(state::StateArgs),
     /// List the open streams, or disconnect some
     Streams(streams::StreamsCommand),
+    /// Revoke access tokens, of a user, a tenant or a single one, and end their streams
+    Revoke(revoke::RevokeCommand),
     /// Tell who was shown an event, and what kept it from the others
     Audience(audience::AudienceArgs),
     /// List the tenants and what is retained of each, or purge one
@@ -70,7 +74,9 @@ enum Command {
     Groups(groups::GroupsCommand),
     /// Mint an access token for development
     Token(token::TokenArgs),
-    /// Make an API key for a publisher
+    /// List the API keys of publishers, or make, rotate or revoke one
+    Keys(keys::KeysCommand),
+    /// Make an API key for the configuration of a server
     Key(key::KeyArgs),
     /// Check and show the configuration
     Config(config::ConfigCommand),
@@ -78,6 +84,8 @@ enum Command {
     Log(log::LogCommand),
     /// Print the description of the API, `OpenAPI` 3.1
     Openapi,
+    /// Describe every metric, as Markdown
+    Metrics,
     /// Print a shell's completions
     Completions(generate::CompletionsArgs),
     /// Print the manual page
@@ -155,14 +163,17 @@ pub fn main() -> ExitCode {
         Command::Tail(args) => tail::run(args),
         Command::State(args) => state::run(args),
         Command::Streams(command) => streams::run(command),
+        Command::Revoke(command) => revoke::run(command),
         Command::Audience(args) => audience::run(&args),
         Command::Tenants(command) => tenants::run(command),
         Command::Groups(command) => groups::run(command),
         Command::Token(args) => token::run(args),
+        Command::Keys(command) => keys::run(command),
         Command::Key(args) => key::run(args),
         Command::Config(args) => config::run(args),
         Command::Log(args) => log::run(args),
         Command::Openapi => print(&crate::openapi::document()),
+        Command::Metrics => print(&crate::metrics::declared::reference()),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(args),
     };

@@ -1,15 +1,14 @@
 //! `tidings streams`.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use tidings_client::{Client, StreamListOptions};
-use tidings_protocol::operate::{AccessRevoked, StreamInfo, StreamView};
+use tidings_protocol::operate::{StreamInfo, StreamView};
 
 use super::connect::ConnectArgs;
 use super::table::{seconds, size, table};
-use super::{Failure, Outcome, block_on, print};
+use super::{Failure, Outcome, block_on, print, revoke};
 
 #[derive(Debug, Args)]
 #[command(
@@ -77,37 +76,12 @@ pub(super) fn run(command: StreamsCommand) -> Outcome {
                 Ok(ExitCode::SUCCESS)
             })
         }
-        Some(Action::Revoke { user, connect }) => revoke(user.as_deref(), &connect),
+        Some(Action::Revoke { user, connect }) => match user {
+            Some(user) => revoke::user(&user, &connect),
+            None => revoke::tenant(&connect),
+        },
         None => list(command.list),
     }
-}
-
-fn revoke(user: Option<&str>, connect: &ConnectArgs) -> Outcome {
-    let client = connect.client()?;
-    let revoked = if let Some(user) = user {
-        block_on(async { Ok(client.revoke_user(user, connect.tenant()).await?) })?
-    } else {
-        let tenant = connect.required_tenant()?;
-        block_on(async { Ok(client.revoke_tenant(tenant).await?) })?
-    };
-    let AccessRevoked {
-        revoked_at,
-        streams_closed,
-        nodes,
-    } = revoked;
-    let mut text = format!(
-        "Access tokens issued up to {} are refused; {streams_closed} streams were closed.",
-        seconds(&revoked_at)
-    );
-    for node in nodes.iter().filter(|node| !node.answered) {
-        // Into a text nothing fails to be written.
-        let _ = write!(
-            text,
-            "\nThe node {} ({}) has not said that it obeys.",
-            node.node, node.id
-        );
-    }
-    print(&text)
 }
 
 fn list(args: ListArgs) -> Outcome {

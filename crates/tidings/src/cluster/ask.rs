@@ -22,7 +22,7 @@ use super::{Cluster, Shared};
 use crate::app::App;
 use crate::operate::audience::AskedEvent;
 use crate::operate::part::Caller;
-use crate::operate::{audience, streams};
+use crate::operate::{audience, keys, streams};
 
 /// Where questions are asked.
 pub(super) const QUESTIONS: &str = "tidings_cluster.questions";
@@ -76,6 +76,8 @@ pub enum Question {
         /// At most so many.
         limit: usize,
     },
+    /// When API keys were last used there, by id, in microseconds since the Unix epoch.
+    KeyUses,
     /// Whether a change is obeyed; the answer is how many streams were closed by it.
     Obeyed {
         /// In which bucket.
@@ -303,6 +305,7 @@ impl Cluster {
                 let part = audience::part_for(app, &caller, tenant, event, after, limit).await;
                 serde_json::to_vec(&part.ok()?)
             }
+            Question::KeyUses => serde_json::to_vec(&keys::own_uses(app)),
             Question::Obeyed { shared, revision } => {
                 let outcome = self.bucket(shared).obeyed(revision, OBEYS_WITHIN).await;
                 let outcome = outcome.ok().filter(|outcome| outcome.failed.is_none())?;

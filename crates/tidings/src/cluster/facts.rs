@@ -1,7 +1,8 @@
 //! What all nodes hold alike: who was purged, which devices make up which group, whose access tokens are revoked.
 //!
 //! Two buckets. `TIDINGS_REGISTRY` has a key `purged.{tenant}` for each purged tenant, which stays for ever,
-//! `group.{tenant}.{name}` for each device group, its name in URL-safe base64, and `format`. In
+//! `group.{tenant}.{name}` for each device group, its name in URL-safe base64, `key.{id}` for each API key that an operator
+//! has made, also when it was revoked, and `format`. In
 //! `TIDINGS_REVOCATIONS` there is one for each [`Revoked`], which goes when no access token can be old enough to
 //! be meant by it. Values are JSON.
 //!
@@ -20,9 +21,9 @@ use tidings_protocol::{DeviceId, TenantId};
 
 use super::bucket::{Bucket, BucketError, Decision, Entry, Follower, Outcome};
 use crate::app::App;
-use crate::auth::is_bounded_text;
 use crate::auth::revocation::{Revocation, Revoked};
-use crate::operate::{groups, revoke, tenants};
+use crate::auth::{ManagedKey, is_bounded_text};
+use crate::operate::{groups, keys, revoke, tenants};
 use crate::registry::Purge;
 use crate::time::unix_microseconds;
 
@@ -39,6 +40,7 @@ pub(super) enum Fact {
     Format,
     Purged(TenantId),
     Group(TenantId, String),
+    Key(String),
 }
 
 impl Fact {
@@ -49,6 +51,7 @@ impl Fact {
             Self::Group(tenant, name) => {
                 format!("group.{tenant}.{}", URL_SAFE_NO_PAD.encode(name))
             }
+            Self::Key(id) => format!("key.{id}"),
         }
     }
 
@@ -62,6 +65,7 @@ impl Fact {
                 let is_name = is_bounded_text(&name);
                 Some(Self::Group(tenant.parse().ok()?, name)).filter(|_| is_name)
             }
+            ["key", id] => Some(Self::Key(id.to_owned())).filter(|_| ManagedKey::is_id(id)),
             _ => None,
         }
     }
@@ -133,6 +137,40 @@ fn put_if_missing(value: Bytes) -> impl Fn(Option<&Bytes>) -> Decision {
     }
 }
 
+/// What one node says of a key where another may say something else: that it was revoked stands, and else what is there.
+fn key_unless_revoked(key: &ManagedKey) -> impl Fn(Option<&Bytes>) -> Decision {
+    let (value, is_revoked) = (json(key), key.revoked_at.is_some());
+    move |known| {
+        let known = known.map(|value| serde_json::from_slice::<ManagedKey>(value));
+        match known {
+            None => Decision::Put(value.clone()),
+            Some(Ok(known)) if is_revoked && known.revoked_at.is_none() => {
+                Decision::Put(value.clone())
+            }
+            Some(_) => Decision::Keep,
+        }
+    }
+}
+
+/// What `decide` makes of a key; the reason where it refuses is left in `refused`.
+pub(super) fn key_decision<E: Copy>(
+    decide: impl Fn(Option<&ManagedKey>) -> Result<Option<ManagedKey>, E>,
+    refused: &std::sync::OnceLock<E>,
+) -> impl Fn(Option<&Bytes>) -> Decision {
+    move |known| {
+        let read = known.and_then(|value| serde_json::from_slice(value).ok());
+        match decide(read.as_ref()) {
+            Ok(Some(key)) if read.as_ref() == Some(&key) => Decision::Keep,
+            Ok(Some(key)) => Decision::Put(json(&key)),
+            Ok(None) => Decision::Delete,
+            Err(why) => {
+                let _ = refused.set(why);
+                Decision::Keep
+            }
+        }
+    }
+}
+
 /// Obeys the registry's bucket.
 pub(super) struct RegistryFollower<'a> {
     pub(super) app: &'a Arc<App>,
@@ -158,6 +196,18 @@ impl RegistryFollower<'_> {
                 Err(error) => unreadable(&error),
             },
             (Fact::Group(tenant, name), None) => self.group(tenant, &name, None).await,
+            (Fact::Key(id), Some(value)) => match serde_json::from_slice(value) {
+                Ok(key) => self.key(&id, Some(key)).await,
+                // It may have a bound that this version does not know; so it is no key here.
+                Err(error) => {
+                    let gone = self.key(&id, None).await;
+                    Outcome {
+                        failed: unreadable(&error).failed,
+                        ..gone
+                    }
+                }
+            },
+            (Fact::Key(id), None) => self.key(&id, None).await,
             (Fact::Format, _) | (Fact::Purged(_), None) => Outcome::default(),
         }
     }
@@ -176,6 +226,47 @@ impl RegistryFollower<'_> {
                 failed: Some(error.to_string()),
             },
         }
+    }
+
+    async fn key(&self, id: &str, key: Option<ManagedKey>) -> Outcome {
+        // As with groups: a key of nobody but purged tenants is of no use, and must not stay.
+        let purged = self.app.registry.purged();
+        let is_of_purged = |key: &ManagedKey| {
+            let tenants = key.tenants.as_deref();
+            tenants.is_some_and(|tenants| tenants.iter().all(|one| purged.contains(*one)))
+        };
+        if key.as_ref().is_some_and(is_of_purged) {
+            let name = Fact::Key(id.to_owned()).key();
+            if let Err(error) = self.bucket.store(&name, |_| Decision::Delete).await {
+                tracing::warn!(%error, key_id = id, "an API key of a purged tenant stays in NATS");
+            }
+            return Outcome::default();
+        }
+        match keys::obey(self.app, id, key).await {
+            Ok(()) => Outcome::default(),
+            Err(error) => Outcome {
+                closed: 0,
+                failed: Some(error.to_string()),
+            },
+        }
+    }
+
+    /// Brings the bucket the keys that only this node knows, or of which only this node knows that they were revoked.
+    async fn tell_keys(
+        &self,
+        there: &HashSet<String>,
+        is_missing_gone: bool,
+    ) -> Result<(), BucketError> {
+        for (id, key) in self.app.registry.keys().all() {
+            let name = Fact::Key(id.to_string()).key();
+            let is_there = there.contains(&name);
+            if !is_there && is_missing_gone && key.revoked_at.is_none() {
+                told(self.key(&id, None).await);
+            } else if !is_there || key.revoked_at.is_some() {
+                self.bucket.store(&name, key_unless_revoked(&key)).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn group(&self, tenant: TenantId, name: &str, devices: Option<Vec<DeviceId>>) -> Outcome {
@@ -235,6 +326,7 @@ impl Follower for RegistryFollower<'_> {
                 self.bucket.store(&key, value).await?;
             }
         }
+        self.tell_keys(&there, is_complete && !is_another).await?;
         if !is_complete {
             let version = put_if_missing(Bytes::from_static(VERSION));
             self.bucket.store(FORMAT, version).await?;
@@ -345,13 +437,23 @@ mod tests {
             Fact::Purged(tenant(1)),
             Fact::Group(tenant(2), "north side".to_owned()),
             Fact::Group(tenant(2), "*.> \u{e9}".repeat(32)),
+            Fact::Key("0123456789abcdef".to_owned()),
         ] {
             let key = fact.key();
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
             assert!(key.bytes().all(plain), "{key}");
             assert_eq!(Fact::read(&key), Some(fact));
         }
-        for key in ["", "purged", "purged.x", "group.x.y", "group", "other"] {
+        for key in [
+            "",
+            "purged",
+            "purged.x",
+            "group.x.y",
+            "group",
+            "other",
+            "key",
+            "key.x",
+        ] {
             assert_eq!(Fact::read(key), None, "{key}");
         }
     }

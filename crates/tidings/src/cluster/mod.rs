@@ -1,7 +1,7 @@
 //! What nodes over one JetStream tell each other.
 //!
 //! - [`bucket`]: a key-value bucket, changed by compare-and-set and followed by every node.
-//! - [`facts`]: what all nodes hold alike: purged tenants, device groups, revocations.
+//! - [`facts`]: what all nodes hold alike: purged tenants, device groups, API keys, revocations.
 //! - [`presence`]: which nodes there are.
 //! - [`ask`]: one question to all of them: listings, the end of a stream, audiences.
 //!
@@ -17,8 +17,8 @@ mod facts;
 mod presence;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::Client;
@@ -34,6 +34,7 @@ pub use bucket::{BucketError, Outcome};
 pub use presence::Node;
 
 use crate::app::App;
+use crate::auth::ManagedKey;
 use crate::auth::revocation::Revocation;
 use crate::config::{Config, LogLayout};
 use crate::registry::Purge;
@@ -317,6 +318,24 @@ impl Cluster {
             None => Decision::Delete,
         };
         self.registry.change(&key, decide).await
+    }
+
+    /// Makes an API key what `decide` makes of it for all nodes, or says why it refuses.
+    ///
+    /// # Errors
+    ///
+    /// When it is not durable, or not obeyed by this node yet.
+    pub(crate) async fn change_key<E: Copy>(
+        &self,
+        id: &str,
+        decide: impl Fn(Option<&ManagedKey>) -> Result<Option<ManagedKey>, E>,
+    ) -> Result<Result<(), E>, BucketError> {
+        self.check_connected(facts::REGISTRY)?;
+        let key = Fact::Key(id.to_owned()).key();
+        let refused = OnceLock::new();
+        let decision = facts::key_decision(decide, &refused);
+        self.registry.change(&key, decision).await?;
+        Ok(refused.get().map_or(Ok(()), |why| Err(*why)))
     }
 
     /// Revokes access tokens for all nodes.

@@ -1,9 +1,11 @@
 //! The kinds of values: how each is read, and what is said of one that won't do.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
 use jsonwebtoken::Algorithm;
 use secrecy::SecretString;
 use tidings_protocol::EventType;
@@ -188,6 +190,47 @@ pub(super) const CLAIM: Kind<String> = Kind {
         } else {
             Ok(name.to_owned())
         }
+    },
+};
+
+pub(super) const OPTIONAL_HTTP_URL: Kind<Option<Uri>> = Kind {
+    name: "URL",
+    class: Class::Text,
+    read: |value| {
+        let Some(text) = optional(value)? else {
+            return Ok(None);
+        };
+        let url = text
+            .parse::<Uri>()
+            .ok()
+            .filter(|url| matches!(url.scheme_str(), Some("http" | "https")))
+            .filter(|url| {
+                let authority = url.authority().map_or("", |authority| authority.as_str());
+                !authority.is_empty() && !authority.contains('@')
+            });
+        match url {
+            Some(url) => Ok(Some(url)),
+            None => Err("this is no URL such as https://login.example.com/.well-known/jwks.json, without a user in it".into()),
+        }
+    },
+};
+
+pub(super) const ROLES: Kind<BTreeMap<String, String>> = Kind {
+    name: "table of roles",
+    class: Class::Value,
+    read: |value| {
+        let table = value
+            .as_table()
+            .ok_or("this is a table, such as { Admin = \"super_admin\" }")?;
+        let mut roles = BTreeMap::new();
+        for (theirs, ours) in table {
+            let ours = filled(ours).map_err(|problem| Fault {
+                within: format!(".{theirs}"),
+                problem,
+            })?;
+            roles.insert(theirs.clone(), ours.to_owned());
+        }
+        Ok(roles)
     },
 };
 

@@ -11,9 +11,11 @@
 //!
 //! Nothing here opens a port or reads a key file; [`crate::auth`] does the latter.
 
+mod access;
 mod error;
 mod fleet;
 mod gather;
+mod issuers;
 mod key;
 mod kinds;
 mod model;
@@ -26,17 +28,20 @@ mod show;
 mod subjects;
 mod tenants;
 mod values;
+mod watching;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub use access::{ClaimNames, JwksConfig, JwtConfig};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use fleet::{FleetStream, FleetSubject, SubjectPart};
 pub use gather::{NOT_SETTINGS, Settings};
+pub use issuers::IssuerConfig;
 pub use key::Key;
 pub use model::{
-    AuthConfig, ClaimNames, Config, CorsConfig, JwtConfig, LimitsConfig, LogConfig, LoggingConfig,
-    NodeConfig, ShutdownConfig, StreamConfig,
+    AuthConfig, Config, CorsConfig, LimitsConfig, LogConfig, LoggingConfig, NodeConfig,
+    ShutdownConfig, StreamConfig,
 };
 pub use nats::{NatsConfig, NatsTlsConfig};
 pub use redis::{RedisConfig, TokensConfig};
@@ -47,6 +52,7 @@ pub use values::{
     Bound, LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig,
     TenantSettings, TokensKind,
 };
+pub use watching::MetricsConfig;
 
 /// The variable that names the configuration file where `--config` does not.
 pub const CONFIG_VARIABLE: &str = "TIDINGS_CONFIG";

@@ -8,11 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
-use secrecy::SecretString;
 use tidings_protocol::event::BUILT_IN_TYPES;
 use tidings_protocol::{EventType, TenantId};
 
+use super::access::{JwksConfig, JwtConfig};
 use super::error::ConfigError;
 use super::fleet;
 use super::key::section;
@@ -25,6 +24,7 @@ use super::tenants::TENANTS;
 use super::values::{
     LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings,
 };
+use super::watching::MetricsConfig;
 use crate::engine::Coding;
 
 section! {
@@ -78,6 +78,8 @@ section! {
         shutdown: ShutdownConfig;
         /// What the server writes about itself.
         logging: LoggingConfig;
+        /// Metrics.
+        metrics: MetricsConfig;
     }
 }
 
@@ -103,63 +105,8 @@ section! {
     sections {
         /// How access tokens are verified.
         jwt: JwtConfig;
-    }
-}
-
-section! {
-    /// How access tokens (JWT, RFC 7519) are verified.
-    JwtConfig in "auth.jwt." {
-        /// The algorithms that are accepted, of `HS256`, `HS384`, `HS512`, `RS256`, `RS384`, `RS512`, `PS256`,
-        /// `PS384`, `PS512`, `ES256`, `ES384` and `EdDSA`. Empty: the usual one for each key, `HS256` for a secret
-        /// and `RS256`, `ES256`, `ES384` or `EdDSA` for a public key of that kind.
-        algorithms: Vec<Algorithm> = kinds::ALGORITHMS, "[]";
-        /// The secret that signs access tokens with an HS algorithm. It should have at least 32 bytes; a
-        /// shorter one works and draws a warning.
-        secret: Option<SecretString> = kinds::SECRET, "";
-        /// A file that holds that secret instead; one line end behind it does not count.
-        secret_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
-        /// A PEM file with one or more public keys (`PUBLIC KEY` or `RSA PUBLIC KEY`) for the RS, PS, ES and
-        /// `EdDSA` algorithms. Several keys allow one to follow another without an interruption.
-        public_key_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
-        /// What `iss` must be. Without it `iss` is not looked at.
-        issuer: Option<String> = kinds::OPTIONAL_TEXT, "";
-        /// What `aud` must be or contain. Without it `aud` is not looked at.
-        audience: Option<String> = kinds::OPTIONAL_TEXT, "";
-        /// How far the clocks of those who issue tokens may be ahead: leeway for `nbf` and `iat`, never for `exp`.
-        leeway: Duration = kinds::duration::<0, 600_000>(), "60s";
-    }
-    sections {
-        /// The names of the claims.
-        claims: ClaimNames;
-    }
-}
-
-section! {
-    /// The names of the claims. A name is looked up as it is; where there is no such claim its dots lead
-    /// into objects, as in `realm_access.role`.
-    ClaimNames in "auth.jwt.claims." {
-        /// The user's id: text, or a whole number, which is read as its digits.
-        user: String = kinds::CLAIM, "sub";
-        /// The tenant's id: a UUID, or null for a super admin.
-        tenant: String = kinds::CLAIM, "tenant_id";
-        /// The role.
-        role: String = kinds::CLAIM, "role";
-        /// When the token ends.
-        expires: String = kinds::CLAIM, "exp";
-        /// When the token was issued.
-        issued_at: String = kinds::CLAIM, "iat";
-        /// Before when the token is not valid.
-        not_before: String = kinds::CLAIM, "nbf";
-        /// The token's id.
-        token_id: String = kinds::CLAIM, "jti";
-        /// What kind of token it is: `access` where the claim is present.
-        kind: String = kinds::CLAIM, "type";
-        /// The event types that the user may see, a list.
-        types: String = kinds::CLAIM, "types";
-        /// The devices that the user may see, a list.
-        devices: String = kinds::CLAIM, "devices";
-        /// The device group that the user may see.
-        device_group: String = kinds::CLAIM, "device_group";
+        /// How issuers' keys are kept up to date.
+        jwks: JwksConfig;
     }
 }
 
@@ -245,6 +192,10 @@ section! {
         /// Events published for one tenant, a second; 0 means no limit. A body passes whole as soon as the
         /// tenant has any credit, and what it takes beyond that is paid off before the next one passes.
         publish_rate: u64 = kinds::COUNT, "0";
+        /// Events published with one API key, a second, unless the key has a limit of its own; 0 means no limit.
+        publish_rate_per_key: u64 = kinds::COUNT, "0";
+        /// The most API keys of one tenant, those that were revoked and are still remembered among them.
+        publisher_keys: usize = kinds::count::<1, 100_000>(), "1000";
         /// The largest body of a publish.
         body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB";
         /// The largest event, as it is published.
@@ -355,12 +306,6 @@ impl Config {
                 ),
             ));
         }
-        if self.auth.jwt.secret.is_some() && self.auth.jwt.secret_file.is_some() {
-            errors.push(ConfigError::new(
-                "auth.jwt.secret_file",
-                "auth.jwt.secret is set too, so it is unclear which secret counts; set one of them",
-            ));
-        }
         if self.limits.event_bytes > self.limits.body_bytes {
             errors.push(ConfigError::new(
                 "limits.event_bytes",
@@ -378,7 +323,7 @@ impl Config {
                 ));
             }
         }
-        errors.extend(self.auth.jwt.claims.clashes());
+        errors.extend(self.auth.jwt.contradictions(&self.auth.jwks));
         errors.extend(redis::contradictions(&self.tokens, &self.redis));
         let known = self.known_types();
         errors.extend(subjects::contradictions(&self.subjects, &known));
@@ -394,62 +339,6 @@ impl Config {
         {
             let problem = format!("{event_type} is no event type here; add it to event_types");
             errors.push(ConfigError::new("stream.conflate", problem));
-        }
-        errors
-    }
-}
-
-impl JwtConfig {
-    /// Whether any key to verify access tokens with is configured.
-    #[must_use]
-    pub fn has_key(&self) -> bool {
-        self.secret.is_some() || self.secret_file.is_some() || self.public_key_file.is_some()
-    }
-
-    /// Refuses a configuration without any key to verify access tokens with, naming the settings for one.
-    pub fn require_key(&self) -> Result<(), ConfigError> {
-        if self.has_key() {
-            return Ok(());
-        }
-        Err(ConfigError::new(
-            "auth.jwt.secret",
-            "no key to verify access tokens with is configured, and there is no default; set auth.jwt.secret \
-             (TIDINGS_AUTH__JWT__SECRET), auth.jwt.secret_file or auth.jwt.public_key_file",
-        ))
-    }
-}
-
-impl ClaimNames {
-    /// Claims with one name, or with one inside another, could not be told apart.
-    fn clashes(&self) -> Vec<ConfigError> {
-        let names = [
-            ("user", &self.user),
-            ("tenant", &self.tenant),
-            ("role", &self.role),
-            ("expires", &self.expires),
-            ("issued_at", &self.issued_at),
-            ("not_before", &self.not_before),
-            ("token_id", &self.token_id),
-            ("kind", &self.kind),
-            ("types", &self.types),
-            ("devices", &self.devices),
-            ("device_group", &self.device_group),
-        ];
-        let within = |inner: &str, outer: &str| {
-            inner
-                .strip_prefix(outer)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        let mut errors = Vec::new();
-        for (index, (key, name)) in names.iter().enumerate() {
-            for (other_key, other) in &names[..index] {
-                if within(name, other) || within(other, name) {
-                    errors.push(ConfigError::new(
-                        format!("auth.jwt.claims.{key}"),
-                        format!("`{name}` and auth.jwt.claims.{other_key}, `{other}`, can't be told apart; name another claim"),
-                    ));
-                }
-            }
         }
         errors
     }

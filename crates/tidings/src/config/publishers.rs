@@ -98,7 +98,7 @@ fn sha256(value: &Value) -> Result<[u8; 32], String> {
 }
 
 /// `"*"`, or a list.
-fn bound<T>(value: &Value) -> Result<Bound<T>, String>
+pub(super) fn bound<T>(value: &Value) -> Result<Bound<T>, String>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tidings_log::{Expired, Log, ReadError, ReadLimit, Scope};
@@ -14,6 +15,8 @@ use tidings_protocol::Position;
 use super::mailbox::Mailbox;
 use crate::cursors::Cursors;
 use crate::fanout::{Block, BlockBuilder, TypeTable};
+use crate::metrics::count::{Histogram, Observed};
+use crate::metrics::declared;
 
 /// How many threads read for all engines together.
 const THREADS: usize = 2;
@@ -65,6 +68,8 @@ struct Shared {
     log: Log,
     cursors: Arc<Cursors>,
     types: Arc<TypeTable>,
+    /// How long reads took.
+    seconds: Histogram,
 }
 
 #[derive(Default)]
@@ -87,6 +92,7 @@ impl CatchUpPool {
             log: log.clone(),
             cursors: Arc::clone(cursors),
             types: Arc::clone(types),
+            seconds: Histogram::new(&declared::CATCH_UP_SECONDS),
         });
         for number in 0..THREADS {
             let shared = Arc::clone(&shared);
@@ -117,6 +123,18 @@ impl CatchUpPool {
         &self.shared.types
     }
 
+    /// How long the reads took that are done.
+    #[must_use]
+    pub fn read_seconds(&self) -> Observed {
+        self.shared.seconds.read()
+    }
+
+    /// How many reads wait for a thread.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.queue.lock().requests.len()
+    }
+
     pub(super) fn request(&self, request: Request) {
         self.shared.queue.lock().requests.push_back(request);
         self.shared.more.notify_one();
@@ -145,7 +163,9 @@ impl Shared {
                     }
                 }
             };
+            let begun = Instant::now();
             let outcome = self.read(&request);
+            self.seconds.observe(begun.elapsed());
             let Request { scope, mailbox, .. } = request;
             mailbox.caught(Caught { scope, outcome });
         }

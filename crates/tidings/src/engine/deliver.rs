@@ -128,8 +128,13 @@ impl Thread {
                 self.index.note(block.facts(event), place, &mut touched);
             }
         }
+        let anybody = !touched.is_empty();
         for group in touched.drain(..) {
             self.deliver(group, blocks);
+        }
+        if anybody && let Some(submitted) = blocks[0].submitted() {
+            let took = submitted.elapsed();
+            self.mailbox.counters.publish_to_write.observe(took);
         }
         self.touched = touched;
         self.position = through;
@@ -164,11 +169,15 @@ impl Thread {
         };
         let what = Due::new(bytes, pieces, coding);
         let mut failed = Vec::new();
+        let mut whole = 0;
         for &slot in &members {
-            if let Some(error) = self.deliver_to(slot as usize, &what) {
-                failed.push((slot, error));
+            match self.deliver_to(slot as usize, &what) {
+                Ok(all) => whole += u64::from(all),
+                Err(error) => failed.push((slot, error)),
             }
         }
+        let bytes = what.bytes.len() as u64;
+        self.tally.add(whole * what.events, whole * bytes);
 
         scratch.clear();
         self.scratch = scratch;
@@ -181,27 +190,31 @@ impl Thread {
         }
     }
 
-    /// Gives a live stream what it is due. Streams that are not live find it by their cursor.
-    fn deliver_to(&mut self, slot: usize, due: &Due<'_>) -> Option<std::io::Error> {
+    /// Gives a live stream what it is due; whether it took all of it. Streams that are not live find it by their
+    /// cursor.
+    fn deliver_to(&mut self, slot: usize, due: &Due<'_>) -> std::io::Result<bool> {
         let stream = &mut self.streams[slot];
         if stream.stage != Stage::Live {
-            return None;
+            return Ok(false);
         }
         debug_assert!(stream.is_clear(), "a live stream owes nothing");
         match stream.write(&[IoSlice::new(due.bytes)], self.now) {
             Written::All => {
                 stream.note_all(due);
-                None
+                Ok(true)
             }
             Written::Part(taken) => {
                 stream.stage = Stage::Behind;
                 // Up to here it had all of its view; what was not due needs no second look.
                 stream.cursor = self.position;
+                let before = stream.events_sent;
                 stream.note_cut(due, taken);
+                self.tally.add(stream.events_sent - before, taken as u64);
+                self.mailbox.counters.lapses.add(1);
                 self.watch_for_stall(slot);
-                None
+                Ok(false)
             }
-            Written::Failed(error) => Some(error),
+            Written::Failed(error) => Err(error),
         }
     }
 
@@ -209,6 +222,7 @@ impl Thread {
     /// log.
     fn fall_behind(&mut self) {
         let position = self.position;
+        self.mailbox.counters.overtaken.add(1);
         tracing::warn!(
             position,
             "an engine was overtaken by the window; its streams read the log"

@@ -9,6 +9,7 @@ use tidings_protocol::api::{Closing, ClosingReason};
 use tidings_protocol::{Position, sse};
 
 use super::coding::RunningChecksum;
+use super::counters::Transport;
 use super::ended::EndedStream;
 use super::index::slot as slot_of;
 use super::sink::Sink;
@@ -41,7 +42,22 @@ pub(super) enum End {
 }
 
 impl End {
-    fn as_str(self) -> &'static str {
+    /// All there are.
+    pub(super) const ALL: [Self; 11] = [
+        Self::Closed(ClosingReason::Expired),
+        Self::Closed(ClosingReason::Revoked),
+        Self::Closed(ClosingReason::Draining),
+        Self::Closed(ClosingReason::Deleted),
+        Self::Closed(ClosingReason::ViewChanged),
+        Self::Closed(ClosingReason::Disconnected),
+        Self::Closed(ClosingReason::Stalled),
+        Self::ClientLeft,
+        Self::ConnectionLost,
+        Self::ClientTalked,
+        Self::ServerStopped,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Closed(reason) => reason.as_str(),
             Self::ClientLeft => "client_left",
@@ -65,6 +81,8 @@ impl Thread {
         // The first heartbeat comes after half to one interval, so that streams that were opened
         // together do not beat together.
         let head_start = rand::random_range(0..=heartbeat / 2);
+        let counters = &self.mailbox.counters;
+        counters.open(Transport::of(&sink), open.coding).increase();
         let mut unsent = Unsent::default();
         unsent.append(&open.head);
         unsent.append(open.coding.header());
@@ -205,7 +223,10 @@ impl Thread {
         if stream.blocked {
             return false;
         }
-        match stream.flush(self.now) {
+        let before = stream.bytes_sent;
+        let written = stream.flush(self.now);
+        self.tally.add(0, stream.bytes_sent - before);
+        match written {
             Written::All => {
                 if matches!(stream.stage, Stage::Closing(_)) {
                     self.finish(slot);
@@ -237,6 +258,7 @@ impl Thread {
         if stream.stage == Stage::Live {
             stream.stage = Stage::Behind;
             stream.cursor = position;
+            self.mailbox.counters.lapses.add(1);
         }
     }
 
@@ -312,6 +334,7 @@ impl Thread {
 
     /// Sends the sign of life: the place where a stream stands, where that has moved, or a comment.
     fn beat(&mut self, slot: usize) {
+        self.mailbox.counters.heartbeats.add(1);
         let reached = self.reached(&self.streams[slot]);
         let stream = &mut self.streams[slot];
         if reached > stream.told {
@@ -430,6 +453,10 @@ impl Thread {
     /// Drops the record; its socket closes and its place is free again.
     fn forget(&mut self, slot: usize) {
         let mut stream = self.streams.remove(slot);
+        let counters = &self.mailbox.counters;
+        counters
+            .open(Transport::of(&stream.sink), stream.coding)
+            .decrease();
         if let Sink::Socket(socket) = &mut stream.sink {
             let _ = self.poll.registry().deregister(socket);
         }
@@ -441,6 +468,7 @@ impl Thread {
     fn report(&mut self, slot: usize, end: End) {
         // Free before anyone hears of the end: whoever comes back at once must find the place.
         self.streams[slot].ticket.place = None;
+        self.mailbox.counters.count_end(end);
         let stream = &self.streams[slot];
         let ticket = &stream.ticket;
         tracing::info!(

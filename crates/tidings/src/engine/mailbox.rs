@@ -15,6 +15,7 @@ use tidings_protocol::api::ClosingReason;
 
 use super::catch_up::Caught;
 use super::census::Inquiry;
+use super::counters::EngineCounters;
 use super::ticket::OpenStream;
 use crate::fanout::Stale;
 
@@ -65,6 +66,8 @@ pub(super) struct Mailbox {
     /// comes. A server that is only published to is not woken for each commit.
     dormant: AtomicBool,
     streams: AtomicUsize,
+    /// Written by the thread alone.
+    pub(super) counters: EngineCounters,
     /// The thread has ended. Set and looked at under the lock of `mail`.
     ended: AtomicBool,
 }
@@ -80,6 +83,7 @@ impl Mailbox {
             waker,
             dormant: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
+            counters: EngineCounters::default(),
             ended: AtomicBool::new(false),
         });
         Ok((mailbox, poll))

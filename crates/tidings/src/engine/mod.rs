@@ -13,6 +13,7 @@
 //! - [`catch_up`]: the small pool that reads the log for the latter.
 //! - [`census`]: listing and closing streams for operators, in slices.
 //! - [`ended`]: the streams that have ended lately.
+//! - [`counters`]: what a thread counts of its own work.
 //! - [`lifecycle`]: opening, heartbeats, the several ends; [`wheel`]: when they are due.
 //!
 //! A stream that falls behind keeps a cursor, not a queue: when its sink takes bytes again, it
@@ -21,6 +22,7 @@
 mod catch_up;
 mod census;
 pub mod coding;
+mod counters;
 mod deliver;
 mod ended;
 mod index;
@@ -46,6 +48,7 @@ use tidings_protocol::api::ClosingReason;
 pub use catch_up::CatchUpPool;
 pub use census::{StreamFilter, StreamRecord};
 pub use coding::Coding;
+pub use counters::{EngineCounters, Transport};
 pub use ended::{EndedStream, EndedStreams};
 pub use sink::{StreamBody, body};
 pub use snapshot::{SnapshotReading, shows};
@@ -87,6 +90,7 @@ pub struct Engines {
     listings: Arc<Semaphore>,
     closings: Arc<Semaphore>,
     ended: Arc<EndedStreams>,
+    pool: Arc<CatchUpPool>,
 }
 
 struct EngineThread {
@@ -135,6 +139,7 @@ impl Engines {
             listings: Arc::new(Semaphore::new(LISTINGS)),
             closings: Arc::new(Semaphore::new(CLOSINGS)),
             ended,
+            pool,
         })
     }
 
@@ -229,6 +234,17 @@ impl Engines {
             .iter()
             .map(|thread| thread.mailbox.stream_count())
             .sum()
+    }
+
+    /// What each thread has counted.
+    pub fn counters(&self) -> impl Iterator<Item = &EngineCounters> {
+        self.threads.iter().map(|thread| &thread.mailbox.counters)
+    }
+
+    /// Who reads the log for streams that are behind.
+    #[must_use]
+    pub fn pool(&self) -> &CatchUpPool {
+        &self.pool
     }
 
     fn command(&self, command: impl Fn() -> Command) {

@@ -195,9 +195,15 @@ impl Thread {
         else {
             return;
         };
+        let (events, bytes) = (stream.events_sent, stream.bytes_sent);
         match stream.coding {
             Coding::Identity => self.give_plain(slot, view, blocks),
             Coding::Gzip | Coding::Zstd => self.give_coded(slot, view, blocks),
+        }
+        // One that is gone by now took nothing.
+        if let Some(stream) = self.streams.get(slot) {
+            let (given, taken) = (stream.events_sent - events, stream.bytes_sent - bytes);
+            self.tally.add(given, taken);
         }
     }
 
@@ -316,6 +322,7 @@ impl Thread {
         let stream = &mut self.streams[slot];
         let passed = left_out.partition_point(|&position| position <= stream.cursor);
         stream.conflated += passed as u64;
+        self.mailbox.counters.conflated.add(passed as u64);
     }
 
     /// The stream has been given its view up to here.
@@ -444,6 +451,7 @@ impl Thread {
             reason: GapReason::Expired,
             source: None,
         };
+        self.mailbox.counters.gaps.note(gap.reason);
         let mut frame = Vec::new();
         if let Some(snapshot) = snapshot {
             preamble::write_gap_before_snapshot(&mut frame, &gap);

@@ -15,6 +15,7 @@ use super::EngineOptions;
 use super::catch_up::CatchUpPool;
 use super::census::Inquiries;
 use super::coding::Coder;
+use super::counters::{Survey, Tally};
 use super::deliver::Scratch;
 use super::ended::EndedStreams;
 use super::index::{GroupId, Index};
@@ -61,6 +62,8 @@ pub(super) struct Thread {
     more_mail: bool,
     started: Instant,
     stop: Option<Instant>,
+    pub(super) tally: Tally,
+    pub(super) survey: Survey,
     /// Kept from one wake-up to the next, so that a delivery allocates nothing.
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) touched: Vec<GroupId>,
@@ -101,6 +104,8 @@ impl Thread {
             started: Instant::now(),
             stop: None,
             more_mail: false,
+            tally: Tally::default(),
+            survey: Survey::default(),
             blocks: Vec::new(),
             touched: Vec::new(),
             scratch: Scratch::default(),
@@ -141,6 +146,7 @@ impl Thread {
             self.work_off_inquiries();
             self.work_off_wheel();
             self.mailbox.set_stream_count(self.streams.len());
+            self.publish_counts();
             if self.is_done() {
                 return;
             }

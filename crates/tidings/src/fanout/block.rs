@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tidings_log::{EventRef, Subject};
 use tidings_protocol::{Position, TenantId};
@@ -45,6 +46,8 @@ pub struct Block {
     through: Position,
     /// The tenant of all events, if they have one in common.
     only_tenant: Option<TenantId>,
+    /// When the log was given the oldest of them, where they have only just become durable.
+    submitted: Option<Instant>,
     bytes: Box<[u8]>,
     /// Of devices and subjects.
     names: Box<str>,
@@ -72,6 +75,18 @@ impl Block {
     #[must_use]
     pub fn through(&self) -> Position {
         self.through
+    }
+
+    /// Says when the log was given the oldest event.
+    #[must_use]
+    pub fn submitted_at(self, submitted: Option<Instant>) -> Self {
+        Self { submitted, ..self }
+    }
+
+    /// When the log was given the oldest event, where they have only just become durable.
+    #[must_use]
+    pub fn submitted(&self) -> Option<Instant> {
+        self.submitted
     }
 
     /// What the block takes in memory, in bytes.
@@ -308,6 +323,7 @@ impl BlockBuilder {
             after: self.after,
             through,
             only_tenant,
+            submitted: None,
             bytes: self.bytes.into_boxed_slice(),
             names: self.names.into_boxed_str(),
             subject_kinds: self

@@ -62,6 +62,12 @@ impl Liveness {
         self.change(|known| known.sources = stale);
     }
 
+    /// Whether streams are told that what they show may be old.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.known.lock().together().is_some()
+    }
+
     /// Why the sources are not followed, if they are not.
     #[must_use]
     pub fn sources(&self) -> Option<Stale> {

@@ -22,10 +22,12 @@ pub mod view;
 pub mod window;
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use tidings_log::{EventRef, Health, Listener};
+use tidings_log::{Commit, EventRef, Health, Listener};
 
 use crate::cursors::EventIds;
+use crate::metrics::Metrics;
 
 use block::FULL;
 pub use block::{Block, BlockBuilder};
@@ -52,6 +54,9 @@ pub struct FanOut {
     /// Set once, as soon as the log is open; nothing is committed before.
     ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
     liveness: Arc<Liveness>,
+    metrics: Arc<Metrics>,
+    /// When the log was given the oldest event of the commit at hand.
+    submitted: Option<Instant>,
 }
 
 impl FanOut {
@@ -63,12 +68,15 @@ impl FanOut {
         types: Arc<TypeTable>,
         ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
         liveness: Arc<Liveness>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             window,
             types,
             ids,
             liveness,
+            metrics,
+            submitted: None,
         }
     }
 }
@@ -77,6 +85,11 @@ impl FanOut {
 const FRAMING: usize = 64;
 
 impl Listener for FanOut {
+    fn commit_measured(&mut self, commit: &Commit) {
+        self.metrics.commits.note(commit);
+        self.submitted = Some(commit.submitted);
+    }
+
     fn committed(&mut self, events: &[EventRef<'_>]) {
         let (Some(first), Some(ids)) = (events.first(), self.ids.get()) else {
             return;
@@ -87,14 +100,16 @@ impl Listener for FanOut {
         for event in events {
             builder.push(event, &self.types);
             if builder.is_full() {
-                self.window.push(builder.finish(event.position));
+                let block = builder.finish(event.position);
+                self.window.push(block.submitted_at(self.submitted));
                 builder = BlockBuilder::new(ids, event.position);
             }
         }
         if let Some(last) = events.last()
             && !builder.is_empty()
         {
-            self.window.push(builder.finish(last.position));
+            let block = builder.finish(last.position);
+            self.window.push(block.submitted_at(self.submitted));
         }
         for follower in self.liveness.each() {
             follower.tail_moved();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::{Body as RequestBody, Bytes};
@@ -22,6 +22,7 @@ use super::publisher::Author;
 use super::store::{Stored, store};
 use crate::app::App;
 use crate::error::Refusal;
+use crate::metrics::StoredBody;
 use crate::stream::request::read_tenant;
 
 /// How long a body may take to arrive.
@@ -80,8 +81,38 @@ pub async fn take_in(
     headers: HeaderMap,
     body: RequestBody,
 ) -> Result<Response, Refusal> {
+    let admitted = admit(app, tenant, peer, headers, body).await;
+    match &admitted {
+        Ok((tenant, stored, body)) => app.metrics.stored(
+            *tenant,
+            StoredBody {
+                accepted: stored.accepted,
+                duplicates: stored.duplicates,
+                bytes: body.bytes,
+                took: body.received.elapsed(),
+            },
+        ),
+        Err(refusal) => app.metrics.not_stored(refusal.status()),
+    }
+    admitted.map(|(_, stored, _)| receipt(&stored))
+}
+
+/// A body that came in whole.
+struct Received {
+    bytes: u64,
+    received: Instant,
+}
+
+/// Checks a publish and stores it.
+async fn admit(
+    app: &App,
+    tenant: &str,
+    peer: SocketAddr,
+    headers: HeaderMap,
+    body: RequestBody,
+) -> Result<(TenantId, Stored, Received), Refusal> {
     let tenant = read_tenant(tenant)?;
-    let author = Author::identify(app, &headers, tenant, peer.ip())?;
+    let author = Author::identify(app, &headers, tenant, peer.ip()).await?;
     if app.store.is_read_only() {
         return Err(Refusal::read_only());
     }
@@ -90,6 +121,10 @@ pub async fn take_in(
     let request_key = request_key(&headers)?;
     drop(headers);
     let bytes = receive(body, app.config.limits.body_bytes).await?;
+    let received = Received {
+        bytes: bytes.len() as u64,
+        received: Instant::now(),
+    };
     let terms = Terms {
         tenant,
         known_types: &app.known_types,
@@ -103,6 +138,7 @@ pub async fn take_in(
     author.check(&events, &lines)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
     check_subjects(app, tenant, &events)?;
+    author.charge(app, count)?;
     app.limits.publish_allowed(tenant, count)?;
     let stored = store(app, tenant, events).await;
     let stored = stored.map_err(|error| match error.key_conflict() {
@@ -112,7 +148,7 @@ pub async fn take_in(
         }
         None => error.into(),
     })?;
-    Ok(receipt(&stored))
+    Ok((tenant, stored, received))
 }
 
 fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {

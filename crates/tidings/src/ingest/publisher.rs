@@ -2,24 +2,25 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use tidings_log::NewEvent;
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
 use crate::app::App;
-use crate::auth::PublisherKeys;
+use crate::auth::{Publisher, PublisherKeys};
 use crate::config::Bound;
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::stream::request::bearer;
-use crate::time::unix_seconds;
 
 /// One who may publish to the tenant at hand.
 #[derive(Debug)]
 pub struct Author {
     /// Unique among all publishers: an API key's id or a user.
     pub name: String,
+    /// Who shows an API key.
+    key: Option<Arc<Publisher>>,
     types: Option<HashSet<EventType>>,
     devices: Option<HashSet<DeviceId>>,
 }
@@ -31,7 +32,7 @@ impl Author {
     ///
     /// 401 without a good credential, 403 where it is not for this tenant or not for publishing, 429
     /// after too many bad ones.
-    pub fn identify(
+    pub async fn identify(
         app: &App,
         headers: &HeaderMap,
         tenant: TenantId,
@@ -43,23 +44,18 @@ impl Author {
                 "publishing needs Authorization: Bearer with an access token or an API key",
             )
         })?;
-        let author = if PublisherKeys::is_key(credential) {
-            Self::by_key(app, credential, tenant)
+        if PublisherKeys::is_key(credential) {
+            Self::by_key(app, credential, tenant, address)
         } else {
-            Self::by_access_token(app, credential, tenant)
-        };
-        author.inspect_err(|refusal| {
-            if refusal.status() == 401 {
-                app.limits.failure_recorded(address);
-            }
-        })
+            Self::by_access_token(app, credential, tenant, address).await
+        }
     }
 
-    fn by_key(app: &App, key: &str, tenant: TenantId) -> Result<Self, Refusal> {
-        let publisher = app
-            .publisher_keys
-            .verify(key)
-            .map_err(|error| Refusal::unauthorized(error.to_string()))?;
+    fn by_key(app: &App, key: &str, tenant: TenantId, address: IpAddr) -> Result<Self, Refusal> {
+        let publisher = app.publisher_keys.verify(key).map_err(|error| {
+            app.limits.failure_recorded(address);
+            Refusal::unauthorized(error.to_string())
+        })?;
         if !publisher.tenants.allows(&tenant) {
             return Err(Refusal::forbidden(WRONG_TENANT));
         }
@@ -71,13 +67,17 @@ impl Author {
             name: format!("key:{}", publisher.id),
             types,
             devices: None,
+            key: Some(publisher),
         })
     }
 
-    fn by_access_token(app: &App, token: &str, tenant: TenantId) -> Result<Self, Refusal> {
-        let identity = app
-            .access_tokens
-            .verify(token, unix_seconds(SystemTime::now()))?;
+    async fn by_access_token(
+        app: &App,
+        token: &str,
+        tenant: TenantId,
+        address: IpAddr,
+    ) -> Result<Self, Refusal> {
+        let identity = app.authenticate(token, address).await?;
         if !identity.super_admin {
             if identity.tenant != Some(tenant) {
                 return Err(Refusal::forbidden(WRONG_TENANT));
@@ -94,6 +94,7 @@ impl Author {
         let group = app.group_of(&identity, Some(tenant));
         Ok(Self {
             name: format!("user:{}", identity.user),
+            key: None,
             types: identity
                 .types
                 .as_ref()
@@ -102,6 +103,18 @@ impl Author {
                 .allowed_devices(group.as_deref().unwrap_or_default())
                 .map(|devices| devices.iter().cloned().collect()),
         })
+    }
+
+    /// Charges what is published to the API key, if it is one.
+    ///
+    /// # Errors
+    ///
+    /// 429 over the key's rate.
+    pub fn charge(&self, app: &App, events: u32) -> Result<(), Refusal> {
+        if let Some(key) = &self.key {
+            app.limits.key_allowed(&key.id, key.publish_rate, events)?;
+        }
+        Ok(())
     }
 
     /// Checks that every event is of a type and device that the author may publish.

@@ -9,6 +9,7 @@ mod streams;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_protocol::TenantId;
@@ -47,6 +48,10 @@ impl fmt::Display for LimitReached {
                 formatter,
                 "more than {limit} credentials a minute from this address were refused"
             ),
+            PUBLISH_RATE_PER_KEY => write!(
+                formatter,
+                "the API key publishes more than {limit} events a second"
+            ),
             _ => write!(
                 formatter,
                 "the tenant publishes more than {limit} events a second"
@@ -64,6 +69,7 @@ const STREAMS_PER_ADDRESS: &str = "limits.streams_per_address";
 const MINTS_PER_ADDRESS: &str = "limits.mints_per_address";
 const FAILURES_PER_ADDRESS: &str = "limits.failures_per_address";
 const PUBLISH_RATE: &str = "limits.publish_rate";
+const PUBLISH_RATE_PER_KEY: &str = "limits.publish_rate_per_key";
 
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,6 +81,7 @@ pub struct Limits {
     mints: Rates<IpAddr>,
     failures: Rates<IpAddr>,
     publishes: Rates<TenantId>,
+    key_publishes: Rates<Arc<str>>,
 }
 
 impl Limits {
@@ -92,6 +99,7 @@ impl Limits {
             failures: Rates::new(FAILURES_PER_ADDRESS, config.failures_per_address, MINUTE),
             publishes: Rates::new(PUBLISH_RATE, config.publish_rate, SECOND)
                 .with_own(publish_rates.collect()),
+            key_publishes: Rates::new(PUBLISH_RATE_PER_KEY, config.publish_rate_per_key, SECOND),
         }
     }
 
@@ -141,6 +149,22 @@ impl Limits {
     /// still holds in the long run; were a large body to wait for a full credit, small ones would starve it.
     pub fn publish_allowed(&self, tenant: TenantId, events: u32) -> Result<(), LimitReached> {
         self.publishes.take(tenant, events)
+    }
+
+    /// Charges `events` published at once with the API key of this id, as [`publish_allowed`](Self::publish_allowed)
+    /// does for the tenant. `own` is the key's own limit, where it has one.
+    pub fn key_allowed(
+        &self,
+        id: &Arc<str>,
+        own: Option<u32>,
+        events: u32,
+    ) -> Result<(), LimitReached> {
+        match own {
+            Some(own) => self
+                .key_publishes
+                .take_within(Arc::clone(id), events, own.into()),
+            None => self.key_publishes.take(Arc::clone(id), events),
+        }
     }
 }
 

@@ -44,6 +44,8 @@ struct Buckets<K> {
 struct Bucket {
     /// Negative while overdrawn.
     credit: f64,
+    /// What it is filled up to.
+    limit: u64,
     at: Instant,
 }
 
@@ -80,6 +82,11 @@ impl<K: Hash + Eq> Rates<K> {
     /// Charges `cost` where there is credit for one, and otherwise says when there will be.
     pub(super) fn take(&self, key: K, cost: u32) -> Result<(), LimitReached> {
         let limit = self.limit_of(&key);
+        self.take_within(key, cost, limit)
+    }
+
+    /// The same for a key whose limit the caller knows.
+    pub(super) fn take_within(&self, key: K, cost: u32, limit: u64) -> Result<(), LimitReached> {
         if limit == 0 {
             return Ok(());
         }
@@ -92,6 +99,7 @@ impl<K: Hash + Eq> Rates<K> {
         self.enough(limit, credit)?;
         let bucket = Bucket {
             credit: credit - f64::from(cost),
+            limit,
             at: now,
         };
         if buckets.by_key.len() >= buckets.sweep_at && !buckets.by_key.contains_key(&key) {
@@ -144,8 +152,8 @@ impl<K: Hash + Eq> Rates<K> {
     /// Forgets full buckets. It runs again only when there are twice as many as remained, so that each
     /// insertion pays a constant share of it, and at most once a second, also when all places are taken.
     fn sweep(&self, buckets: &mut Buckets<K>, now: Instant) {
-        buckets.by_key.retain(|key, bucket| {
-            let limit = self.limit_of(key);
+        buckets.by_key.retain(|_, bucket| {
+            let limit = bucket.limit;
             self.credit(limit, *bucket, now) < limit as f64
         });
         buckets.sweep_after = Some(now + Duration::from_secs(1));

@@ -64,7 +64,19 @@ pub struct SourceStream {
 pub struct Mirror {
     stop: CancellationToken,
     task: JoinHandle<()>,
-    counters: Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>,
+    counters: MirrorCounters,
+}
+
+/// What the sources have met since they were begun with.
+#[derive(Clone, Debug, Default)]
+pub struct MirrorCounters(Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>);
+
+impl MirrorCounters {
+    /// Those of each, in their order.
+    #[must_use]
+    pub fn read(&self) -> Vec<Arc<SourceCounters>> {
+        self.0.lock().clone()
+    }
 }
 
 /// How a mirror reads its sources.
@@ -206,7 +218,7 @@ impl Mirror {
     ) -> Self {
         copy.sources.are_at(reach.nats);
         let stop = CancellationToken::new();
-        let counters = Arc::default();
+        let counters = MirrorCounters::default();
         let work = Work {
             behind: vec![Behind::new("not followed yet"); streams.len()],
             streams,
@@ -219,7 +231,7 @@ impl Mirror {
             sources: copy.sources,
             file: copy.file,
             facts: copy.facts,
-            counters: Arc::clone(&counters),
+            counters: counters.clone(),
         };
         work.tell_liveness();
         let task = tokio::spawn(work.run());
@@ -230,10 +242,10 @@ impl Mirror {
         }
     }
 
-    /// What the sources have met since they were begun with, in their order.
+    /// What the sources have met.
     #[must_use]
-    pub fn counters(&self) -> Vec<Arc<SourceCounters>> {
-        self.counters.lock().clone()
+    pub fn counters(&self) -> &MirrorCounters {
+        &self.counters
     }
 
     /// Ends the readers and remembers how far they came.
@@ -272,7 +284,7 @@ struct Work {
     file: FactsFile,
     facts: Facts,
     behind: Vec<Behind>,
-    counters: Arc<parking_lot::Mutex<Vec<Arc<SourceCounters>>>>,
+    counters: MirrorCounters,
 }
 
 /// One time of reading all sources, from where the log stands.
@@ -333,7 +345,7 @@ impl Work {
             readers.push(Source::start(&self.nats, spec, sender));
             receivers.push(receiver);
         }
-        *self.counters.lock() = readers
+        *self.counters.0.lock() = readers
             .iter()
             .map(|reader| Arc::clone(reader.counters()))
             .collect();

@@ -6,6 +6,7 @@
 //! - [`streams`]: the open streams, listed and ended.
 //! - [`revoke`]: access tokens revoked, and their streams ended.
 //! - [`groups`]: device groups, and the end of the streams that a changed one bounds.
+//! - [`keys`]: API keys of publishers, made, rotated and revoked.
 //! - [`tenants`]: what there is of each tenant, and the purge of one.
 //!
 //! Who may call is [`crate::auth::Operator`]'s to say.
@@ -13,6 +14,7 @@
 pub mod audience;
 pub mod devices;
 pub mod groups;
+pub mod keys;
 pub(crate) mod part;
 pub mod revoke;
 pub mod streams;

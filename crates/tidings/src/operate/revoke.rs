@@ -1,4 +1,5 @@
-//! Access tokens revoked: `DELETE /users/{user_id}/streams`, `DELETE /tenants/{tenant_id}/streams`.
+//! Access tokens revoked: `DELETE /users/{user_id}/streams`, `DELETE /tenants/{tenant_id}/streams`,
+//! `DELETE /tokens/{token_id}/streams`.
 //!
 //! As with device groups the registry knows first, then the open streams are closed, then it is answered. From
 //! the first on no access token that is meant is taken on any path, and a stream on its way to its engine finds
@@ -57,16 +58,61 @@ pub async fn user(
             "a user id is text of 1 to 256 bytes without control characters",
         ));
     }
-    let query = Query::parse(query.as_deref())?;
-    let mut tenant = operator.only_tenant();
-    if let Some(asked) = query.get("tenant").map(read_tenant).transpose()? {
-        operator.check_tenant(asked)?;
-        tenant = Some(asked);
-    }
     let user = Arc::from(user);
-    let whose = match tenant {
+    let whose = match whose_tenant(&operator, query.as_deref())? {
         Some(tenant) => Revoked::UserOf(tenant, user),
         None => Revoked::User(user),
+    };
+    revoke(&app, &operator, whose).await
+}
+
+/// The only tenant that is meant, if not all are.
+fn whose_tenant(operator: &Operator, query: Option<&str>) -> Result<Option<TenantId>, Refusal> {
+    let query = Query::parse(query)?;
+    let Some(asked) = query.get("tenant").map(read_tenant).transpose()? else {
+        return Ok(operator.only_tenant());
+    };
+    operator.check_tenant(asked)?;
+    Ok(Some(asked))
+}
+
+/// `DELETE /tokens/{token_id}/streams`.
+///
+/// # Errors
+///
+/// As the protocol has it.
+#[utoipa::path(
+    delete,
+    path = "/tokens/{token_id}/streams",
+    tag = "operators",
+    summary = "Revoke the access token with this id (`jti`), and end the streams that it opened",
+    description = "Whenever it was issued. A super admin revokes it whosever it is, or with `tenant` where it is of that tenant; a tenant's operator where it is of its tenant and no super admin's.",
+    params(
+        ("token_id" = String, Path, description = "The id, as the access token has it."),
+        ("tenant" = Option<uuid::Uuid>, Query, description = "Only this tenant's."),
+    ),
+    responses(
+        (status = 200, description = "The access token is refused on every path, and its streams are closed.", body = AccessRevoked),
+        crate::openapi::OperatorRefusals,
+    ),
+    security(("access_token" = []))
+)]
+pub async fn token(
+    State(app): State<Arc<App>>,
+    operator: Operator,
+    Path(token): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<AccessRevoked>, Refusal> {
+    if !is_bounded_text(&token) {
+        return Err(Refusal::parameter(
+            "token_id",
+            "a token's id is text of 1 to 256 bytes without control characters",
+        ));
+    }
+    let token = Arc::from(token);
+    let whose = match whose_tenant(&operator, query.as_deref())? {
+        Some(tenant) => Revoked::TokenOf(tenant, token),
+        None => Revoked::Token(token),
     };
     revoke(&app, &operator, whose).await
 }
@@ -118,14 +164,17 @@ async fn revoke(
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let (closed, nodes) = done?;
-    let (user_id, tenant_id) = match &revocation.whose {
-        Revoked::User(user) => (Some(user), None),
-        Revoked::UserOf(tenant, user) => (Some(user), Some(tenant)),
-        Revoked::Tenant(tenant) => (None, Some(tenant)),
+    let (user_id, token_id, tenant_id) = match &revocation.whose {
+        Revoked::User(user) => (Some(user), None, None),
+        Revoked::UserOf(tenant, user) => (Some(user), None, Some(tenant)),
+        Revoked::Tenant(tenant) => (None, None, Some(tenant)),
+        Revoked::Token(token) => (None, Some(token), None),
+        Revoked::TokenOf(tenant, token) => (None, Some(token), Some(tenant)),
     };
     tracing::info!(
         target: "tidings::operate",
         user_id = user_id.map(tracing::field::display),
+        token_id = token_id.map(tracing::field::display),
         tenant_id = tenant_id.map(tracing::field::display),
         closed,
         operator = %operator.identity().user,

@@ -67,7 +67,7 @@ pub fn take_up(log: &Log, registry: &Registry) -> Result<(), String> {
         if !in_log.contains(&tenant) {
             log.purge(tenant).map_err(|error| error.to_string())?;
         }
-        forget_groups(registry, tenant).map_err(|error| error.to_string())?;
+        forget_settings(registry, tenant).map_err(|error| error.to_string())?;
     }
     for tenant in in_log {
         if !registry.purged().contains(tenant) {
@@ -79,9 +79,15 @@ pub fn take_up(log: &Log, registry: &Registry) -> Result<(), String> {
     Ok(())
 }
 
-fn forget_groups(registry: &Registry, tenant: TenantId) -> Result<(), RegistryError> {
+/// Forgets its device groups, and the API keys that are for it alone.
+fn forget_settings(registry: &Registry, tenant: TenantId) -> Result<(), RegistryError> {
+    let had_keys = registry.keys().remove_tenant(tenant)?;
     if registry.groups().list(tenant).is_empty() {
-        return Ok(());
+        return if had_keys {
+            registry.wipe_removed()
+        } else {
+            Ok(())
+        };
     }
     registry.groups().remove_tenant(tenant)?;
     registry.wipe_removed()
@@ -362,7 +368,8 @@ async fn hide(app: &Arc<App>, tenant: TenantId) -> Result<(), String> {
             .purge(tenant)
             .map_err(|error| error.to_string())?;
         keeper.window.forget();
-        forget_groups(&keeper.registry, tenant).map_err(|error| error.to_string())
+        keeper.metrics.tenants.forget(tenant);
+        forget_settings(&keeper.registry, tenant).map_err(|error| error.to_string())
     })
     .await
 }

@@ -12,7 +12,7 @@ use redb::{
     TableError, Value, WriteTransaction,
 };
 
-use super::{FILE_NAME, RegistryError, groups, purged, revocations};
+use super::{FILE_NAME, RegistryError, groups, keys, purged, revocations};
 
 /// The version of the tables.
 const VERSION: u64 = 1;
@@ -39,6 +39,8 @@ impl RegistryFile {
         if !exists {
             let made = make(&path, |write| {
                 write.open_table(groups::TABLE)?;
+                write.open_table(keys::TABLE)?;
+                write.open_table(keys::USES)?;
                 write.open_table(purged::TABLE)?;
                 write.open_table(revocations::TABLE)?;
                 Ok(())
@@ -145,6 +147,8 @@ impl RegistryFile {
             let read = database.begin_read()?;
             make(&self.path, |write| {
                 copy(&read, write, groups::TABLE)?;
+                copy(&read, write, keys::TABLE)?;
+                copy(&read, write, keys::USES)?;
                 copy(&read, write, purged::TABLE)?;
                 copy(&read, write, revocations::TABLE)
             })

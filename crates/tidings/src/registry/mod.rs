@@ -1,5 +1,5 @@
-//! The server's small durable facts: which tenants were purged, whose access tokens are revoked, and which devices
-//! make up which group.
+//! The server's small durable facts: which tenants were purged, whose access tokens are revoked, which devices
+//! make up which group, and the API keys that operators have made.
 //!
 //! One file of redb beside the log, `registry.redb` (`file`), and for each kind of fact a module that owns one
 //! table of it. Everything is held in memory too, since it is asked on every request and seldom changed: what is
@@ -9,6 +9,7 @@
 
 mod file;
 mod groups;
+mod keys;
 mod purged;
 mod revocations;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use groups::{DeviceGroup, DeviceGroups};
+pub use keys::ManagedKeys;
 pub use purged::{Purge, PurgedTenants};
 pub use revocations::Revocations;
 
@@ -38,7 +40,7 @@ pub enum RegistryError {
     },
     /// It holds something that this version did not write.
     #[error(
-        "{} is damaged: {what}. It holds the device groups, revocations and which tenants were purged, so the server does not \
+        "{} is damaged: {what}. It holds the device groups, API keys, revocations and which tenants were purged, so the server does not \
          start without it. Restore it from a backup; or move it away to begin with none, in which case groups must \
          be put again",
         path.display()
@@ -76,6 +78,7 @@ pub enum RegistryError {
 pub struct Registry {
     file: Arc<RegistryFile>,
     groups: DeviceGroups,
+    keys: ManagedKeys,
     purged: PurgedTenants,
     revocations: Revocations,
 }
@@ -91,6 +94,7 @@ impl Registry {
         let file = Arc::new(RegistryFile::open(folder)?);
         Ok(Self {
             groups: DeviceGroups::load(&file)?,
+            keys: ManagedKeys::load(&file)?,
             purged: PurgedTenants::load(&file)?,
             revocations: Revocations::load(&file, revocations_kept)?,
             file,
@@ -108,6 +112,12 @@ impl Registry {
     #[must_use]
     pub fn groups(&self) -> &DeviceGroups {
         &self.groups
+    }
+
+    /// The API keys that operators have made.
+    #[must_use]
+    pub fn keys(&self) -> &ManagedKeys {
+        &self.keys
     }
 
     /// The purged tenants.

@@ -10,7 +10,7 @@ use redb::{ReadableTable as _, TableDefinition, TableError};
 use super::RegistryError;
 use super::file::RegistryFile;
 use crate::auth::Identity;
-use crate::auth::revocation::{Revocation, Revoked, was_issued_by};
+use crate::auth::revocation::{Revocation, Revoked};
 use crate::time::unix_microseconds;
 
 /// The key of what is revoked; when, in microseconds since the Unix epoch.
@@ -107,8 +107,8 @@ impl Revocations {
         let known = self.known.read();
         !known.is_empty()
             && Revoked::that_cover(identity)
-                .filter_map(|covering| known.get(&covering))
-                .any(|at| was_issued_by(identity, *at))
+                .filter_map(|covering| known.get_key_value(&covering))
+                .any(|(whose, at)| whose.ends(identity, *at))
     }
 
     /// Those that are kept at `now`, in microseconds since the Unix epoch, in no order.

@@ -61,7 +61,7 @@ pub async fn state(
     let tenant = read_tenant(&tenant)?;
     let query = Query::parse(query.as_deref())?;
     let asked = query.view(&app.known_types)?;
-    let identity = authorise(&app, &headers, peer)?;
+    let identity = authorise(&app, &headers, peer).await?;
     if !identity.super_admin && identity.tenant != Some(tenant) {
         return Err(Refusal::forbidden(WRONG_TENANT));
     }

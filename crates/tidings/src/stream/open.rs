@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +25,7 @@ use crate::engine::{
 };
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
 use crate::fanout::{Conflation, View};
+use crate::metrics::outcome::Begin;
 use crate::operate::groups::still_the_same;
 use crate::state;
 use crate::time::{unix_microseconds, unix_seconds};
@@ -81,6 +82,7 @@ async fn answer(app: Arc<App>, tenant: Option<String>, request: Request) -> Resp
     match attempt.run(tenant.as_deref(), &request).await {
         Ok(response) => response,
         Err(refusal) => {
+            app.metrics.openings.refused(refusal.status());
             tracing::info!(
                 target: "tidings::stream",
                 address = %attempt.address,
@@ -96,6 +98,7 @@ async fn answer(app: Arc<App>, tenant: Option<String>, request: Request) -> Resp
 /// One try to open a stream.
 struct Attempt<'a> {
     app: &'a Arc<App>,
+    began: Instant,
     address: IpAddr,
     /// A `HEAD` request passes the same checks but takes nothing.
     head_only: bool,
@@ -139,6 +142,7 @@ impl<'a> Attempt<'a> {
         let peer = request.extensions.get::<SocketAddr>();
         Self {
             app,
+            began: Instant::now(),
             address: peer.map_or(IpAddr::from([0, 0, 0, 0]), SocketAddr::ip),
             head_only: request.method == Method::HEAD,
         }
@@ -208,11 +212,13 @@ impl<'a> Attempt<'a> {
             opened_at: unix_microseconds(SystemTime::now()),
             place: Some(place),
         };
+        let begin = Begin::of(&parameters.start, beginning.snapshot.is_some());
         let ends = beginning.start.passage.is_some();
         let granted = self.grant(&request.headers, view, beginning, ticket);
         if ends {
             return Ok(short_stream(app, granted));
         }
+        app.metrics.openings.opened(begin, self.began.elapsed());
         hand_over(app, request, granted).await
     }
 
@@ -280,13 +286,8 @@ impl<'a> Attempt<'a> {
                 Ok(Shown::StreamToken(token, looked))
             }
             Credential::AccessToken(token) => {
-                let verified = self
-                    .app
-                    .access_tokens
-                    .verify(token, unix_seconds(SystemTime::now()));
-                verified
-                    .map(|identity| Shown::AccessToken(Arc::new(identity)))
-                    .map_err(|error| self.failure(error.into()))
+                let identity = self.app.authenticate(token, self.address).await?;
+                Ok(Shown::AccessToken(Arc::new(identity)))
             }
         }
     }
@@ -348,6 +349,9 @@ impl<'a> Attempt<'a> {
         };
         let coding = negotiate(offered, request, &mut headers);
         cors::allow(&app.config.cors, request, &mut headers);
+        for gap in &start.gaps {
+            app.metrics.openings.gap(gap.reason);
+        }
         let mut preamble = Vec::new();
         preamble::write_opening(
             &mut preamble,

@@ -1,8 +1,8 @@
 //! Stream tokens: `POST /auth/sse-token`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, State};
@@ -14,7 +14,6 @@ use super::request::bearer;
 use crate::app::App;
 use crate::cors;
 use crate::error::Refusal;
-use crate::time::unix_seconds;
 
 /// `POST /auth/sse-token`.
 ///
@@ -38,13 +37,16 @@ pub async fn mint(
     Extension(peer): Extension<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let address = peer.ip();
+    let minted = mint_for(&app, peer.ip(), &headers).await;
+    let status = minted.as_ref().map_or_else(Refusal::status, |_| 200);
+    app.metrics.stream_tokens.note(status);
+    minted
+}
+
+async fn mint_for(app: &App, address: IpAddr, headers: &HeaderMap) -> Result<Response, Refusal> {
     app.limits.failures_exceeded(address)?;
-    let token = access_token(&app, &headers)?;
-    let identity = app
-        .access_tokens
-        .verify(&token, unix_seconds(SystemTime::now()))
-        .inspect_err(|_| app.limits.failure_recorded(address))?;
+    let token = access_token(app, headers)?;
+    let identity = app.authenticate(&token, address).await?;
     if let Some(tenant) = identity.tenant.filter(|_| !identity.super_admin) {
         app.check_living(tenant)?;
     }

@@ -13,6 +13,11 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
 
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::super::mint::{MintError, NewAccessToken};
 use super::*;
 use crate::config::{Settings, resolve};
 
@@ -305,10 +310,94 @@ fn users_are_bounded_text_or_whole_numbers() {
     }
     assert_eq!(verify(&json!({"sub": "absent"})), missing("sub"));
     assert_eq!(verify(&json!({"role": "absent"})), missing("role"));
-    assert!(is_malformed(
-        &verify(&json!({"role": ["publisher"]})),
-        "role"
-    ));
+    for role in [
+        json!([1]),
+        json!([["viewer"]]),
+        json!({}),
+        json!([""]),
+        json!(7),
+    ] {
+        assert!(
+            is_malformed(&verify(&json!({"role": role})), "role"),
+            "{role}"
+        );
+    }
+}
+
+fn role_of(tokens: &AccessTokens, role: &Value) -> Option<String> {
+    let token = signed(&with(&json!({"role": role})));
+    match tokens.verify(&token, NOW) {
+        Ok(identity) => Some(identity.role.to_string()),
+        Err(AccessTokenError::NoRole { .. }) => None,
+        Err(other) => panic!("{role}: {other}"),
+    }
+}
+
+#[test]
+fn of_several_roles_the_one_that_may_most_counts() {
+    let tokens = tokens();
+    for (roles, expected) in [
+        (json!(["guest", "viewer"]), "guest"),
+        (json!(["viewer", "publisher"]), "publisher"),
+        (
+            json!(["publisher", "tenant_operator", "x"]),
+            "tenant_operator",
+        ),
+        (
+            json!(["x", "super_admin", "tenant_operator"]),
+            "super_admin",
+        ),
+    ] {
+        assert_eq!(
+            role_of(&tokens, &roles).as_deref(),
+            Some(expected),
+            "{roles}"
+        );
+    }
+    assert_eq!(role_of(&tokens, &json!([])), None);
+}
+
+#[test]
+fn roles_are_called_here_what_the_configuration_says_and_others_count_for_nothing() {
+    let named = r#"{ Admin = "super_admin", noc = "tenant_operator" }"#;
+    let tokens = tokens_with(&[("auth.jwt.roles", named)]);
+    for (role, expected) in [
+        (json!("Admin"), Some("super_admin")),
+        (json!(["x", "noc"]), Some("tenant_operator")),
+        (json!("super_admin"), None),
+        (json!(["admin", "viewer"]), None),
+    ] {
+        assert_eq!(role_of(&tokens, &role).as_deref(), expected, "{role}");
+    }
+    let rest = r#"{ Admin = "super_admin", "*" = "viewer" }"#;
+    let tokens = tokens_with(&[("auth.jwt.roles", rest)]);
+    for (role, expected) in [
+        ("Admin", "super_admin"),
+        ("super_admin", "viewer"),
+        ("x", "viewer"),
+    ] {
+        assert_eq!(
+            role_of(&tokens, &json!(role)).as_deref(),
+            Some(expected),
+            "{role}"
+        );
+    }
+}
+
+#[test]
+fn a_reload_replaces_all_issuers_or_none() {
+    let tokens = tokens();
+    let access = signed(&usual());
+    assert!(tokens.verify(&access, NOW).is_ok());
+    let missing = config(&[("auth.jwt.public_key_file", "/nowhere/key.pem")]);
+    assert!(tokens.replace(&missing).is_err());
+    assert!(tokens.verify(&access, NOW).is_ok());
+    let other = config(&[("auth.jwt.secret", "another secret of more than 32 bytes")]);
+    tokens.replace(&other).unwrap();
+    assert_eq!(
+        tokens.verify(&access, NOW),
+        Err(AccessTokenError::BadSignature)
+    );
 }
 
 #[test]

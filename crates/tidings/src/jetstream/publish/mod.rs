@@ -168,6 +168,12 @@ impl Publisher {
         answered.await.unwrap_or(Err(PublishError::Closed))
     }
 
+    /// How many bytes of bodies wait or are on their way, in whole kibibytes.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        (QUEUED_KIBIBYTES - self.room.available_permits()) << 10
+    }
+
     /// Refuses events that the broker would refuse, before any of their body is sent.
     fn check_sizes(&self, events: &[NewEvent]) -> Result<(), PublishError> {
         let limit = self.nats.client().max_payload();
