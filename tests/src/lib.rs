@@ -5,6 +5,7 @@
 //! - [`nats`]: a client of NATS, to publish what others publish and to look at streams.
 //! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
 //! - [`certificates`]: certificates of an authority of our own.
+//! - [`tunnel`]: a port in the clear that leads to one over TLS, so that every test can go over TLS.
 //! - [`access`]: access tokens, signed here and not by the server's code.
 //! - [`issuer`]: who logs users in: keys of its own, published as a JWKS.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
@@ -39,6 +40,7 @@ pub mod scrape;
 pub mod server;
 pub mod sse;
 pub mod stream;
+pub mod tunnel;
 
 pub use access::AccessToken;
 pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
@@ -52,6 +54,7 @@ pub use scrape::Scrape;
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
 pub use stream::{Heard, Stream, Watch};
+pub use tunnel::{Tunnel, Way};
 
 /// How long a test waits for something that must happen before it calls it a hang.
 pub const GUARD: Duration = Duration::from_mins(1);

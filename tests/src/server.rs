@@ -28,6 +28,8 @@ pub struct Setup {
     arguments: Vec<String>,
     /// It counts as started when it is alive, ready or not.
     may_be_unready: bool,
+    /// It serves TLS beside the plain port.
+    over_tls: bool,
 }
 
 impl Setup {
@@ -48,6 +50,14 @@ impl Setup {
     pub fn tokens_in(self, url: &str) -> Self {
         self.set("TIDINGS_TOKENS__KIND", "redis")
             .set("TIDINGS_REDIS__URL", url)
+    }
+
+    /// Serves TLS too, with this certificate and key.
+    #[must_use]
+    pub fn over_tls(mut self, certificate: &str, key: &str) -> Self {
+        self.over_tls = true;
+        self.set("TIDINGS_TLS__CERTIFICATE_FILE", certificate)
+            .set("TIDINGS_TLS__KEY_FILE", key)
     }
 
     /// Puts a command in front, such as `strace`, which runs the server as its own process.
@@ -136,6 +146,8 @@ impl Output {
 pub struct Server {
     /// Where clients and publishers connect.
     pub address: SocketAddr,
+    /// The same over TLS, where the set-up says so.
+    pub tls: SocketAddr,
     /// Where `/readyz`, `/healthz` and `/metrics` are.
     pub admin: SocketAddr,
     /// The secret that signs access tokens.
@@ -157,6 +169,7 @@ impl Server {
         raise_descriptor_limit();
         let mut server = Self {
             address: any_address(),
+            tls: any_address(),
             admin: any_address(),
             secret: format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..)),
             output: Arc::default(),
@@ -170,6 +183,7 @@ impl Server {
                 Ok(()) => return server,
                 Err(said) if said.to_lowercase().contains("in use") => {
                     server.address = any_address();
+                    server.tls = any_address();
                     server.admin = any_address();
                 }
                 Err(said) => panic!("the server did not start:\n{said}"),
@@ -205,6 +219,11 @@ impl Server {
             .env("TIDINGS_ADMIN_LISTEN", self.admin.to_string())
             .env("TIDINGS_AUTH__JWT__SECRET", &self.secret)
             .env("TIDINGS_LOG__PATH", self.folder())
+            .envs(
+                self.setup
+                    .over_tls
+                    .then(|| ("TIDINGS_TLS__LISTEN", self.tls.to_string())),
+            )
             .envs(
                 self.setup
                     .environment

@@ -20,6 +20,7 @@ pub mod scan;
 pub mod scenario;
 mod stream;
 pub mod target;
+mod tls;
 pub mod token;
 
 pub use requester::Answer;

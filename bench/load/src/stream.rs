@@ -5,10 +5,11 @@ use rustix::fd::OwnedFd;
 use crate::coding::Decoder;
 use crate::histogram::Histogram;
 use crate::scan::Piece;
+use crate::tls::Line;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The request is not sent in full.
+    /// The handshake, if there is one, is not over, or the request not sent in full.
     Connecting,
     /// The head of the response is not complete.
     Head,
@@ -30,6 +31,8 @@ pub(crate) struct Stream {
     pub(crate) rest: Vec<u8>,
     /// Where the server compresses it.
     pub(crate) decoder: Option<Decoder>,
+    /// Where it is over TLS.
+    pub(crate) tls: Option<Box<Line>>,
     position: u64,
     sequence: u64,
     /// How many events it is due, counted apart from its lane's: those behind its cursor.
@@ -77,6 +80,7 @@ impl Stream {
             everything: false,
             rest: request,
             decoder: None,
+            tls: None,
             position: 0,
             sequence: 0,
             behind: 0,

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddrV4;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -51,6 +52,10 @@ pub struct Target {
     /// Its address.
     #[arg(long)]
     pub address: SocketAddrV4,
+    /// The certificate of a server whose streams are over TLS; what is published is in the clear, at an address of
+    /// its own.
+    #[arg(long, requires = "publish_address")]
+    pub certificate: Option<PathBuf>,
     /// Where it takes what is published, where that is another address.
     #[arg(long)]
     pub publish_address: Option<SocketAddrV4>,

@@ -10,6 +10,10 @@ pub(crate) enum Measure {
     Own,
     /// Tidings' over another's, of the same round.
     Over(Kind),
+    /// Tidings' figure over TLS.
+    OwnOverTls,
+    /// Tidings' figure over TLS, over the same in the clear, of the same round.
+    TlsOverClear,
     /// How it grew from the scenario's first case, over how the floor's did.
     Growth,
 }
@@ -60,10 +64,10 @@ const fn budget(
 }
 
 use Limit::{AtLeast, AtMost};
-use Measure::{Growth, Over, Own};
+use Measure::{Growth, Over, Own, OwnOverTls, TlsOverClear};
 
 #[rustfmt::skip]
-pub(crate) const BUDGETS: [Budget; 25] = [
+pub(crate) const BUDGETS: [Budget; 27] = [
     budget("cpu-per-delivery", "", "CPU per delivery ÷ floor", "delivery_cpu_us", Over(Kind::Floor), AtMost(1.15)),
     budget("latency", "", "latency p50 ÷ floor", "delivery_p50_ms", Over(Kind::Floor), AtMost(1.2)),
     budget("latency", "", "latency p99 ÷ floor", "delivery_p99_ms", Over(Kind::Floor), AtMost(1.2)),
@@ -80,6 +84,8 @@ pub(crate) const BUDGETS: [Budget; 25] = [
     budget("stalled", "", "p99 of the others, with ÷ without", "p99_with_over_without", Own, AtMost(1.25)),
     budget("tenants", "", "growth of CPU per delivery ÷ floor's", "delivery_cpu_us", Growth, AtMost(1.2)),
     budget("fleet", "", "growth of CPU per delivery ÷ floor's", "delivery_cpu_us", Growth, AtMost(1.2)),
+    budget("tls", "", "CPU per delivery, TLS ÷ clear", "delivery_cpu_us", TlsOverClear, AtMost(1.3)),
+    budget("tls", "", "bytes a stream over TLS, 1,000 to 5,000", "growth_1000_to_5000_bytes_per_stream", OwnOverTls, AtMost(9216.0)),
     budget("publish", "64 ", "events/s", "events_per_s", Own, AtLeast(15_000.0)),
     budget("publish", "1 publisher", "events/s ÷ bare append and sync", "events_per_s", Over(Kind::Append), AtLeast(0.7)),
     budget("publish", "8 ", "events/s ÷ bare append and sync", "events_per_s", Over(Kind::Append), AtLeast(0.7)),
@@ -103,6 +109,8 @@ impl Budget {
                 let values = match self.measure {
                     Own => case.values(Kind::Tidings, self.metric),
                     Over(kind) => case.ratios(Kind::Tidings, self.metric, kind),
+                    OwnOverTls => case.values(Kind::TidingsTls, self.metric),
+                    TlsOverClear => case.ratios(Kind::TidingsTls, self.metric, Kind::Tidings),
                     Growth => {
                         let first = results
                             .cases

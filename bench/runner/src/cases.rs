@@ -106,6 +106,11 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
         cases: compression,
     },
     Scenario {
+        name: "tls",
+        about: "What TLS costs: the steady load at 25,000 deliveries/s, and the memory of idle streams, in the clear and over TLS 1.3 (AES-256-GCM). What is published is in the clear in both.",
+        cases: tls,
+    },
+    Scenario {
         name: "idle",
         about: "Memory of streams that get nothing (PSS; kernel: slab and socket buffers of both ends of all connections), and heartbeats once a second. Memory is read ten seconds after the last stream was opened, when the allocator has given back what opening took.",
         cases: idle,
@@ -297,6 +302,26 @@ fn idle(wish: &Wish) -> Vec<Case> {
     let mut idle = case(format!("up to {most} streams"), &ALL, &load);
     idle.setup.heartbeat = Some(Duration::from_secs(1));
     vec![idle]
+}
+
+/// At half the usual rate: the load generator must decrypt on its one core.
+fn tls(wish: &Wish) -> Vec<Case> {
+    const BOTH: [Kind; 2] = [Kind::Tidings, Kind::TidingsTls];
+    let seconds = wish.seconds(5.0);
+    let one = |streams: usize| {
+        let rate = rate(streams * 2);
+        let load = format!("steady --streams {streams} --rate {rate} --seconds {seconds}");
+        let name = format!("{streams} streams, {rate:.1} events/s");
+        case(name, &BOTH, &words(&load))
+    };
+    let mut cases: Vec<Case> = wish.streams(&[1_000]).into_iter().map(one).collect();
+    let (few, many) = (wish.scaled(1_000), wish.scaled(5_000));
+    let rest = if wish.quick { 1 } else { 10 };
+    let load = format!("idle --steps {few},{many} --seconds {seconds} --rest {rest}");
+    let mut idle = case(format!("up to {many} idle streams"), &BOTH, &words(&load));
+    idle.setup.heartbeat = Some(Duration::from_secs(1));
+    cases.push(idle);
+    cases
 }
 
 fn open(wish: &Wish) -> Vec<Case> {

@@ -169,7 +169,9 @@ fn kinds(arguments: &Arguments) -> Result<Vec<Kind>> {
 fn programs(arguments: &Arguments, kinds: &[Kind], skipped: &mut Vec<String>) -> Result<Programs> {
     let tidings = match &arguments.server {
         Some(server) => server.clone(),
-        None if kinds.contains(&Kind::Tidings) => build(&arguments.bench)?,
+        None if kinds.contains(&Kind::Tidings) || kinds.contains(&Kind::TidingsTls) => {
+            build(&arguments.bench)?
+        }
         None => PathBuf::new(),
     };
     let peers = Peers::find(kinds, &arguments.bench, !arguments.no_install, skipped);

@@ -112,7 +112,7 @@ impl Peers {
             Kind::Nchan => self.nchan.is_some(),
             Kind::Pushpin => self.pushpin.is_some(),
             Kind::Raw => self.nats.is_some(),
-            Kind::Floor | Kind::Tidings | Kind::Append => true,
+            Kind::Floor | Kind::Tidings | Kind::TidingsTls | Kind::Append => true,
         }
     }
 

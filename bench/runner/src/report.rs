@@ -282,7 +282,7 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
 fn colours(kind: Kind) -> [&'static str; 2] {
     match kind {
         Kind::Floor | Kind::Append | Kind::Raw => ["#666666", "#a0a0a0"],
-        Kind::Tidings => ["#0b6e4f", "#5fb49c"],
+        Kind::Tidings | Kind::TidingsTls => ["#0b6e4f", "#5fb49c"],
         Kind::Nchan => ["#d1495b", "#edae49"],
         Kind::Pushpin => ["#30638e", "#8fb8de"],
     }

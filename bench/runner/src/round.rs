@@ -54,7 +54,7 @@ impl Bench {
         };
         let mut load = command(&self.programs.load);
         load.args(["--address", &server.address.to_string()])
-            .args(["--dialect", kind.name()])
+            .args(["--dialect", kind.dialect()])
             .args(["--process", &server.process().to_string()])
             .args(["--secret", SECRET]);
         if let Some(address) = server.publish_address {
@@ -63,6 +63,9 @@ impl Bench {
         if let Some(nats) = &server.nats {
             load.args(["--broker", &nats.process().to_string()])
                 .args(["--broker-monitor", &nats.monitor.to_string()]);
+        }
+        if let Some(certificate) = &server.certificate {
+            load.arg("--certificate").arg(certificate);
         }
         load.args(&case.load);
         let outcome = self.output(load, LOAD_CORE, case.limit);

@@ -32,6 +32,9 @@ pub(crate) const SECRET: &str = "bench-secret-bench-secret-bench-secret";
 pub(crate) enum Kind {
     Floor,
     Tidings,
+    /// Tidings with its streams over TLS; what is published is in the clear.
+    #[serde(rename = "tidings-tls")]
+    TidingsTls,
     Nchan,
     Pushpin,
     /// No server: a bare append and sync of what would be published.
@@ -44,6 +47,7 @@ impl Kind {
     pub(crate) const ALL: [Self; 6] = [
         Self::Floor,
         Self::Tidings,
+        Self::TidingsTls,
         Self::Nchan,
         Self::Pushpin,
         Self::Append,
@@ -54,10 +58,19 @@ impl Kind {
         match self {
             Self::Floor => "floor",
             Self::Tidings => "tidings",
+            Self::TidingsTls => "tidings-tls",
             Self::Nchan => "nchan",
             Self::Pushpin => "pushpin",
             Self::Append => "append",
             Self::Raw => "raw",
+        }
+    }
+
+    /// What the load generator calls it.
+    pub(crate) fn dialect(self) -> &'static str {
+        match self {
+            Self::TidingsTls => Self::Tidings.name(),
+            other => other.name(),
         }
     }
 }
@@ -97,6 +110,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddrV4,
     /// Where it takes what is published, where that is another address.
     pub(crate) publish_address: Option<SocketAddrV4>,
+    /// The certificate of one whose streams are over TLS.
+    pub(crate) certificate: Option<PathBuf>,
     /// What answers for the application behind it, where it needs one.
     pub(super) origin: Option<Origin>,
     /// Where its log is, if that is elsewhere.
@@ -139,6 +154,34 @@ pub(crate) fn free_address() -> Result<SocketAddrV4> {
     ))
 }
 
+/// A certificate for loopback, which vouches for itself.
+struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Tls {
+    fn make(directory: &Path) -> Result<Self> {
+        let (certificate, key) = (directory.join("tls.pem"), directory.join("tls.key"));
+        let arguments = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench \
+                         -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+        let made = Command::new("openssl")
+            .args(arguments.split_whitespace())
+            .arg("-out")
+            .arg(&certificate)
+            .arg("-keyout")
+            .arg(&key)
+            .output()
+            .context("openssl, which makes the certificate")?;
+        ensure!(
+            made.status.success(),
+            "openssl: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        Ok(Self { certificate, key })
+    }
+}
+
 impl Server {
     /// Starts a server that keeps what it stores in `directory`.
     pub(crate) fn start(
@@ -149,7 +192,11 @@ impl Server {
     ) -> Result<Self> {
         match kind {
             Kind::Floor => Self::start_floor(programs, setup, directory),
-            Kind::Tidings => Self::start_tidings(programs, setup, directory),
+            Kind::Tidings => Self::start_tidings(programs, setup, directory, None),
+            Kind::TidingsTls => {
+                let tls = Tls::make(directory)?;
+                Self::start_tidings(programs, setup, directory, Some(tls))
+            }
             Kind::Nchan => programs.peers.start_nchan(setup, directory),
             Kind::Pushpin => programs.peers.start_pushpin(setup, directory),
             Kind::Append | Kind::Raw => bail!("{} is no server", kind.name()),
@@ -181,7 +228,12 @@ impl Server {
         Ok(floor)
     }
 
-    fn start_tidings(programs: &Programs, setup: &Setup, directory: &Path) -> Result<Self> {
+    fn start_tidings(
+        programs: &Programs,
+        setup: &Setup,
+        directory: &Path,
+        tls: Option<Tls>,
+    ) -> Result<Self> {
         let (address, admin) = (free_address()?, free_address()?);
         let output = std::fs::File::create(directory.join("tidings.out"))?;
         let mut command = command(&programs.tidings);
@@ -230,11 +282,23 @@ impl Server {
         if setup.compression {
             command.env("TIDINGS_STREAM__COMPRESSION", r#"["zstd","gzip"]"#);
         }
+        let secure = free_address()?;
+        if let Some(tls) = &tls {
+            command
+                .env("TIDINGS_TLS__LISTEN", secure.to_string())
+                .env("TIDINGS_TLS__CERTIFICATE_FILE", &tls.certificate)
+                .env("TIDINGS_TLS__KEY_FILE", &tls.key);
+        }
         command.envs(programs.settings.iter().cloned());
         let start = Instant::now();
         let child = on_core(SERVER_CORE, || command.spawn())?.context("starting Tidings")?;
         let mut server = Self::new(child, address);
         server.nats = nats;
+        if let Some(tls) = tls {
+            server.address = secure;
+            server.publish_address = Some(address);
+            server.certificate = Some(tls.certificate);
+        }
         let says = || {
             let text = std::fs::read_to_string(directory.join("tidings.out")).unwrap_or_default();
             text.chars().take(2_000).collect::<String>()
@@ -247,6 +311,7 @@ impl Server {
             child,
             address,
             publish_address: None,
+            certificate: None,
             origin: None,
             nats: None,
             ready_after: Duration::ZERO,

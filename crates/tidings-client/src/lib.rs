@@ -27,6 +27,7 @@
 //! Plain `http://` only, so far.
 
 mod access;
+mod audit;
 mod backoff;
 mod client;
 mod error;
@@ -37,6 +38,7 @@ mod request;
 mod stream;
 
 pub use access::{AccessToken, BoxError};
+pub use audit::AuditOptions;
 pub use client::{Client, HistoryOptions, StateOptions};
 pub use error::ClientError;
 pub use event::NewEvent;

@@ -7,10 +7,11 @@
 //! - [`cursor`]: the text of an SSE `id:` field, a position in the log.
 //! - [`merged`]: cursors over several sources.
 //! - [`sse`]: the bytes on the wire, to them ([`sse::write_event`]) and from them ([`sse::Decoder`]).
-//! - [`api`], [`operate`], [`keys`]: the JSON bodies that servers and clients exchange.
+//! - [`api`], [`operate`], [`keys`], [`audit`]: the JSON bodies that servers and clients exchange.
 //! - [`problem`]: `application/problem+json` (RFC 9457).
 
 pub mod api;
+pub mod audit;
 pub mod cursor;
 pub mod event;
 pub mod keys;

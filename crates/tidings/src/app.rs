@@ -10,6 +10,7 @@ use tidings_protocol::{EventType, Position, TenantId};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::auth::{AccessTokenError, AccessTokens, Identity, PublisherKeys, StreamTokens};
 use crate::cluster::Cluster;
 use crate::config::Config;
@@ -70,6 +71,8 @@ pub struct App {
     pub operations: TaskTracker,
     /// Purges of tenants that are under way.
     pub purges: Purges,
+    /// Who did what.
+    pub audit: Audit,
     /// Counts and rates.
     pub limits: Limits,
     /// What is counted and measured.

@@ -15,12 +15,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request, header};
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
 
 use crate::app::App;
+use crate::config::TlsConfig;
 use crate::connection::HandOver;
+use crate::edge::Proxies;
 use crate::ingest::publish;
 use crate::routes;
 
@@ -29,6 +31,10 @@ use crate::routes;
 pub struct Front {
     router: Router,
     publishing: Option<Publishing>,
+    /// Whose word counts for whom a request comes from.
+    proxies: Option<Arc<Proxies>>,
+    /// For how long browsers are to come back over TLS only; never said in the clear (RFC 6797, section 7.2).
+    strict_transport: Option<HeaderValue>,
 }
 
 /// Where publishes go past the router.
@@ -46,6 +52,8 @@ impl Front {
         Self {
             router,
             publishing: None,
+            proxies: None,
+            strict_transport: None,
         }
     }
 
@@ -62,24 +70,57 @@ impl Front {
                 app: Arc::clone(app),
                 under: under.collect(),
             }),
+            proxies: Proxies::from_config(&app.config.proxies).map(Arc::new),
+            strict_transport: None,
+        }
+    }
+
+    /// The same for connections over TLS.
+    #[must_use]
+    pub fn over_tls(self, tls: &TlsConfig) -> Self {
+        let seconds = tls.hsts.as_secs();
+        let said = (seconds > 0).then(|| format!("max-age={seconds}"));
+        Self {
+            strict_transport: said.and_then(|said| said.try_into().ok()),
+            ..self
         }
     }
 
     /// Answers one request. Over HTTP/1 a handler can hand its stream over.
     pub async fn answer(
         self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        hand_over: Option<HandOver>,
+    ) -> Response {
+        let strict_transport = self.strict_transport.clone();
+        let mut response = self.answer_anywhere(request, peer, hand_over).await;
+        if let Some(said) = strict_transport {
+            response
+                .headers_mut()
+                .insert(header::STRICT_TRANSPORT_SECURITY, said);
+        }
+        response
+    }
+
+    async fn answer_anywhere(
+        self,
         mut request: Request<Incoming>,
         peer: SocketAddr,
         hand_over: Option<HandOver>,
     ) -> Response {
+        let client = match &self.proxies {
+            Some(proxies) => proxies.client(peer, request.headers()),
+            None => peer,
+        };
         if let Some(publishing) = &self.publishing
             && request.method() == Method::POST
             && let Some(tenant) = publishing.tenant(request.uri().path())
         {
             let tenant = tenant.to_owned();
-            return publishing.answer(&tenant, peer, request).await;
+            return publishing.answer(&tenant, client, request).await;
         }
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(client);
         if let Some(hand_over) = hand_over {
             request.extensions_mut().insert(hand_over);
         }

@@ -8,8 +8,9 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use http::HeaderMap;
 use serde_json::value::RawValue;
 use tidings_log::{EventRef, ReadEnd, ReadError, ReadLimit};
-use tidings_protocol::Position;
 use tidings_protocol::api::{GapReason, HistoryEvent, HistoryPage};
+use tidings_protocol::audit::AuditKind;
+use tidings_protocol::{Position, TenantId};
 
 use crate::app::App;
 use crate::auth::Identity;
@@ -80,10 +81,7 @@ pub async fn history(
         // From the oldest that is retained; that older events are gone is no gap here.
         (None, None) => StartRequest::Since(i64::MIN),
     };
-    let identity = authorise(&app, &headers, peer).await?;
-    if !identity.super_admin && identity.tenant != Some(tenant) {
-        return Err(Refusal::forbidden(WRONG_TENANT));
-    }
+    let identity = authorise(&app, &headers, peer, tenant).await?;
     // Before the rules are looked at: what a page shows was there while they stood.
     let tail = app.window.tail();
     let rules = app.rules(Arc::new(identity), Some(tenant), asked)?;
@@ -119,16 +117,33 @@ pub async fn history(
     }
 }
 
-/// Finds out who reads.
+/// Finds out who reads, and whether they may read of this tenant.
 ///
 /// # Errors
 ///
-/// 401 without a good access token, 429 after too many bad ones.
+/// 401 without a good access token, 403 with another tenant's, 429 after too many bad ones.
 pub async fn authorise(
     app: &App,
     headers: &HeaderMap,
     peer: SocketAddr,
+    tenant: TenantId,
 ) -> Result<Identity, Refusal> {
+    let refused = |refusal: &Refusal, who: Option<&Identity>| {
+        let what = AuditKind::ReadRefused;
+        app.audit
+            .refused(what, refusal, who, Some(tenant), peer.ip());
+    };
+    let identity = identify(app, headers, peer).await;
+    let identity = identity.inspect_err(|refusal| refused(refusal, None))?;
+    if identity.super_admin || identity.tenant == Some(tenant) {
+        return Ok(identity);
+    }
+    let refusal = Refusal::forbidden(WRONG_TENANT);
+    refused(&refusal, Some(&identity));
+    Err(refusal)
+}
+
+async fn identify(app: &App, headers: &HeaderMap, peer: SocketAddr) -> Result<Identity, Refusal> {
     app.limits.failures_exceeded(peer.ip())?;
     let token = bearer(headers).ok_or_else(|| {
         Refusal::unauthorized("reading needs Authorization: Bearer with an access token")

@@ -9,18 +9,20 @@
 //!
 //! How streams come to the engine, and what else is asked over HTTP:
 //!
-//! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection.
+//! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection;
+//!   [`edge`]: what stands in front of HTTP there, TLS and proxies.
 //! - [`front`]: what answers a request; [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
 //!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`cluster`]: what nodes tell each other; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
 //!
-//! To the side: [`config`], [`auth`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`].
+//! To the side: [`config`], [`auth`], [`audit`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`].
 
 pub mod admin;
 pub mod agent;
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod broker;
 pub mod cli;
@@ -31,6 +33,7 @@ pub mod cors;
 pub mod cursors;
 pub mod demo;
 pub mod descriptors;
+pub mod edge;
 pub mod engine;
 pub mod error;
 pub mod fanout;

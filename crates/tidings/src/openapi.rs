@@ -110,6 +110,25 @@ pub struct TenantListParameters {
     limit: Option<u32>,
 }
 
+/// Which part of the audit log.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "only described here; operate::audit reads them")]
+pub struct AuditParameters {
+    /// The page begins behind this entry.
+    #[param(minimum = 0)]
+    after: Option<u64>,
+    /// Begin with this time (RFC 3339).
+    since: Option<String>,
+    /// End before this time (RFC 3339).
+    until: Option<String>,
+    /// Only entries of this tenant.
+    tenant: Option<uuid::Uuid>,
+    /// At most so many entries.
+    #[param(minimum = 1, maximum = 10000, default = 1000)]
+    limit: Option<u32>,
+}
+
 /// Which page of an audience.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -77,5 +77,9 @@ fn file(media_type: &'static str, bytes: &'static [u8]) -> Response {
         header::REFERRER_POLICY,
         HeaderValue::from_static("no-referrer"),
     );
+    // Other sites' pages get no hold of a window with the console in it, and can't have its files as their own.
+    let same_origin = HeaderValue::from_static("same-origin");
+    headers.insert("cross-origin-opener-policy", same_origin.clone());
+    headers.insert("cross-origin-resource-policy", same_origin);
     response
 }

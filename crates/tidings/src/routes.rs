@@ -34,6 +34,7 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::keys::list, operate::keys::create))
         .routes(routes!(operate::keys::rotate))
         .routes(routes!(operate::keys::revoke))
+        .routes(routes!(operate::audit::audit))
         .routes(routes!(operate::tenants::list))
         .routes(routes!(operate::tenants::purge))
         .routes(routes!(state::read::state))

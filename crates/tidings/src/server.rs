@@ -13,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
+use crate::audit::Audit;
 use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
 use crate::broker::Broker;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::config::{Config, ConfigError, LogKind};
 use crate::cursors::Cursors;
+use crate::edge::{Edge, Tls};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
 use crate::front::Front;
@@ -63,6 +65,14 @@ pub enum StartError {
     /// The log's folder holds a copy.
     #[error("{0}")]
     Folder(#[from] mirror::MirrorError),
+    /// The audit log can't be had.
+    #[error("the audit log in {} can't be used: {source}", folder.display())]
+    Audit {
+        /// The log's folder.
+        folder: std::path::PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// A thread or epoll instance could not be had.
     #[error("the stream engine could not start: {0}")]
     Engine(io::Error),
@@ -70,8 +80,10 @@ pub enum StartError {
 
 /// The sockets that a server listens on, bound before anything else happens.
 pub struct Listeners {
-    /// For browsers, clients and publishers.
-    pub public: StdListener,
+    /// For browsers, clients and publishers, in the clear.
+    pub public: Option<StdListener>,
+    /// The same over TLS.
+    pub tls: Option<StdListener>,
     /// For health checks.
     pub admin: StdListener,
 }
@@ -84,10 +96,18 @@ impl Listeners {
     /// Names the address that can't be had.
     pub fn bind(config: &Config) -> Result<Self, StartError> {
         Ok(Self {
-            public: bind("listen", config.listen)?,
+            public: bind_if("listen", config.listen)?,
+            tls: bind_if("tls.listen", config.tls.listen)?,
             admin: bind("admin_listen", config.admin_listen)?,
         })
     }
+}
+
+fn bind_if(
+    key: &'static str,
+    address: Option<SocketAddr>,
+) -> Result<Option<StdListener>, StartError> {
+    address.map(|address| bind(key, address)).transpose()
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
@@ -112,11 +132,56 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartErro
     })
 }
 
+/// The listeners within the runtime, and where they are.
+struct Served {
+    public: Option<(TcpListener, SocketAddr)>,
+    tls: Option<(TcpListener, SocketAddr)>,
+    admin: (TcpListener, SocketAddr),
+}
+
+impl Served {
+    fn by(listeners: Listeners) -> Result<Self, StartError> {
+        let Listeners { public, tls, admin } = listeners;
+        let public = public.map(|listener| watched("listen", listener));
+        let tls = tls.map(|listener| watched("tls.listen", listener));
+        Ok(Self {
+            public: public.transpose()?,
+            tls: tls.transpose()?,
+            admin: watched("admin_listen", admin)?,
+        })
+    }
+
+    /// Where the API is, in the clear if it is.
+    fn address(&self) -> SocketAddr {
+        let any = self.public.as_ref().or(self.tls.as_ref());
+        any.unwrap_or(&self.admin).1
+    }
+}
+
+fn watched(
+    key: &'static str,
+    listener: StdListener,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let address = listener.local_addr();
+    let not_usable = |source| StartError::Listen {
+        key,
+        address: *address.as_ref().unwrap_or(&nowhere),
+        source,
+    };
+    let listener = TcpListener::from_std(listener).map_err(not_usable)?;
+    let address = listener.local_addr().map_err(not_usable)?;
+    Ok((listener, address))
+}
+
 /// A server that runs.
 pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
+    tls_address: Option<SocketAddr>,
     admin_address: SocketAddr,
+    /// The certificate that is served, which can be replaced.
+    tls: Option<Arc<Tls>>,
     /// Connections and accept loops; closed and waited for at the end.
     tasks: TaskTracker,
     /// Copies the sources, where the log is a copy.
@@ -146,23 +211,9 @@ impl Server {
             tracing::warn!("{warning}");
         }
         let (stream_tokens, redis) = StreamTokens::from_config(&config)?;
-        let not_usable = |key, address| {
-            move |source| StartError::Listen {
-                key,
-                address,
-                source,
-            }
-        };
-        let public =
-            TcpListener::from_std(listeners.public).map_err(not_usable("listen", config.listen))?;
-        let admin = TcpListener::from_std(listeners.admin)
-            .map_err(not_usable("admin_listen", config.admin_listen))?;
-        let address = public
-            .local_addr()
-            .map_err(not_usable("listen", config.listen))?;
-        let admin_address = admin
-            .local_addr()
-            .map_err(not_usable("admin_listen", config.admin_listen))?;
+        let tls = Tls::from_config(&config.tls)?.map(Arc::new);
+        let served = Served::by(listeners)?;
+        let address = served.address();
 
         let broker = match config.log.kind {
             LogKind::Embedded => None,
@@ -176,7 +227,9 @@ impl Server {
         tenants::watch_unfinished(&app);
         let server = Self {
             address,
-            admin_address,
+            tls_address: served.tls.as_ref().map(|(_, address)| *address),
+            admin_address: served.admin.1,
+            tls,
             tasks: TaskTracker::new(),
             mirror,
             refusing: CancellationToken::new(),
@@ -196,11 +249,11 @@ impl Server {
         if let Some(broker) = broker {
             broker.start(&server.app, &server.tasks, &server.refusing);
         }
-        server.accept_on(public, Front::public(&server.app));
-        server.accept_on(admin, Front::of(admin::router(&server.app)));
+        server.accept(served);
         tracing::info!(
             %address,
-            %admin_address,
+            tls_address = server.tls_address.map(tracing::field::display),
+            admin_address = %server.admin_address,
             log = %server.app.config.log.path.display(),
             epoch = %server.app.log.epoch(),
             events = server.app.log.tail(),
@@ -219,10 +272,22 @@ impl Server {
         self.tasks.spawn(state::ageing::run(shared, stopping));
     }
 
-    /// Where the API is.
+    /// Where the API is; where it is in the clear, if it is.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the API is over TLS.
+    #[must_use]
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls_address
+    }
+
+    /// The certificate that is served, where TLS is: [`Tls::reload`] reads it again.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
     }
 
     /// Where health checks are.
@@ -237,11 +302,30 @@ impl Server {
         &self.app
     }
 
-    fn accept_on(&self, listener: TcpListener, front: Front) {
+    /// Begins to accept.
+    fn accept(&self, served: Served) {
+        let (app, config) = (&self.app, &self.app.config);
+        let front = Front::public(app);
+        if let (Some((listener, _)), Some(tls)) = (served.tls, &self.tls) {
+            let front = front.clone().over_tls(&config.tls);
+            let edge = Edge::public(config, Some(Arc::clone(tls)));
+            self.accept_on(listener, front, edge);
+            let watching = Arc::clone(tls).watch(self.refusing.clone());
+            self.tasks.spawn(watching);
+        }
+        if let Some((listener, _)) = served.public {
+            self.accept_on(listener, front, Edge::public(config, None));
+        }
+        let front = Front::of(admin::router(app));
+        self.accept_on(served.admin.0, front, Edge::default());
+    }
+
+    fn accept_on(&self, listener: TcpListener, front: Front, edge: Edge) {
         let accepting = accept(
             Arc::clone(&self.app),
             listener,
             front,
+            edge,
             self.tasks.clone(),
             self.refusing.clone(),
             self.stopping.clone(),
@@ -296,6 +380,7 @@ impl Server {
         let app = Arc::clone(&self.app);
         let ended = tokio::task::spawn_blocking(move || {
             app.engines.stop(deadline);
+            app.audit.stop();
             app.log.clone().close();
         });
         if ended.await.is_err() {
@@ -369,6 +454,7 @@ fn assemble(
         stream_tokens,
         publisher_keys: PublisherKeys::from_config(&config.auth.publishers)
             .and_those_of(Arc::clone(&registry)),
+        audit: open_audit(&config)?,
         limits: Limits::new(&config),
         metrics,
         registry,
@@ -413,6 +499,18 @@ fn open_registry(config: &Config, is_copy: bool) -> Result<Arc<Registry>, Regist
     } else {
         registry
     }))
+}
+
+/// The audit log beside the log.
+fn open_audit(config: &Config) -> Result<Audit, StartError> {
+    if !config.audit.enabled {
+        return Ok(Audit::none());
+    }
+    let (folder, most) = (&config.log.path, config.audit.max_bytes as u64);
+    Audit::start(folder, most, &config.node_name()).map_err(|source| StartError::Audit {
+        folder: folder.clone(),
+        source,
+    })
 }
 
 /// This node among those that share the broker.
@@ -470,6 +568,7 @@ async fn accept(
     app: Arc<App>,
     listener: TcpListener,
     front: Front,
+    edge: Edge,
     tasks: TaskTracker,
     refusing: CancellationToken,
     stopping: CancellationToken,
@@ -496,6 +595,7 @@ async fn accept(
                     front.clone(),
                     socket,
                     peer,
+                    edge.clone(),
                     stopping.clone(),
                 ));
             }

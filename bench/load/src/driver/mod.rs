@@ -19,6 +19,7 @@ use crate::requester::{Answer, Requester};
 use crate::scan::Scanner;
 use crate::stream::{Phase, Stream, Tally};
 use crate::target::{Speaker, Target};
+use crate::tls::Terms;
 
 /// Epoll data from here on are requesters'.
 const REQUESTERS: u64 = 1 << 32;
@@ -62,6 +63,7 @@ pub struct Driver {
     pub metronome: Option<Metronome>,
     /// The first few complaints of servers, for people to read.
     pub complaints: Vec<String>,
+    tls: Option<Terms>,
     epoll: OwnedFd,
     sources: Sources,
     streams: Vec<Stream>,
@@ -76,7 +78,9 @@ pub struct Driver {
 impl Driver {
     /// A driver without any connection.
     pub fn new(target: Target) -> Result<Self> {
+        let tls = target.certificate.as_deref().map(Terms::trusting);
         Ok(Self {
+            tls: tls.transpose()?,
             speaker: Speaker::new(target),
             lanes: Vec::new(),
             tally: Tally::default(),

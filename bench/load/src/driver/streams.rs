@@ -1,8 +1,9 @@
 //! Streams: opened, read, ended.
 
+use std::io;
+
 use anyhow::{Result, ensure};
 use rustix::event::epoll;
-use rustix::io::Errno;
 use rustix::net::{self, RecvFlags};
 
 use super::{Driver, INPUT_BYTES, PATIENCE, STARTS_PER_TURN};
@@ -51,7 +52,15 @@ impl Driver {
         let socket = self
             .sources
             .connect(self.speaker.target.address, wish.deaf)?;
-        let mut stream = Stream::new(socket, request);
+        let mut stream = match &self.tls {
+            None => Stream::new(socket, request),
+            Some(terms) => {
+                let line = terms.begin(&request)?;
+                let mut stream = Stream::new(socket, Vec::new());
+                stream.tls = Some(Box::new(line));
+                stream
+            }
+        };
         stream.lane = wish.lane;
         stream.timed = wish.timed;
         stream.deaf = wish.deaf;
@@ -84,6 +93,22 @@ impl Driver {
         let Some(socket) = &stream.socket else {
             return Ok(());
         };
+        if let Some(tls) = &mut stream.tls
+            && stream.phase == Phase::Connecting
+        {
+            match tls.advance(socket) {
+                Ok(true) => {
+                    stream.phase = Phase::Head;
+                    self.watch_stream(index, epoll::EventFlags::IN)?;
+                }
+                Ok(false) if tls.wants_write() => {
+                    self.watch_stream(index, epoll::EventFlags::OUT)?;
+                }
+                Ok(false) => self.watch_stream(index, epoll::EventFlags::IN)?,
+                Err(error) => self.end(index, &format!("shaking hands: {error}")),
+            }
+            return Ok(());
+        }
         if stream.phase == Phase::Connecting {
             let sent = match network::send(socket, &stream.rest) {
                 Ok(sent) => sent,
@@ -116,10 +141,17 @@ impl Driver {
             self.input.resize(kept + INPUT_BYTES, 0);
         }
         self.input[..kept].copy_from_slice(&stream.rest[..kept]);
-        match net::recv(socket, &mut self.input[kept..], RecvFlags::empty()) {
-            Ok((0, _)) => self.end(index, "closed by the server"),
-            Ok((length, _)) => self.take(index, kept + length, length)?,
-            Err(Errno::AGAIN | Errno::INTR) => {}
+        let room = &mut self.input[kept..];
+        let received = match &mut stream.tls {
+            None => net::recv(socket, room, RecvFlags::empty())
+                .map(|(length, _)| length)
+                .map_err(io::Error::from),
+            Some(tls) => tls.receive(socket, room),
+        };
+        match received {
+            Ok(0) => self.end(index, "closed by the server"),
+            Ok(length) => self.take(index, kept + length, length)?,
+            Err(error) if is_passing(&error) => {}
             Err(error) => self.end(index, &error.to_string()),
         }
         Ok(())
@@ -217,4 +249,11 @@ impl Driver {
             Phase::Closed => {}
         }
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }

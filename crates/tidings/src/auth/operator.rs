@@ -1,11 +1,12 @@
 //! Operators: who may look at and end streams, keep device groups, and look after tenants.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
 use tidings_protocol::TenantId;
+use tidings_protocol::audit::AuditKind;
 
 use super::Identity;
 use crate::app::App;
@@ -99,11 +100,30 @@ impl FromRequestParts<Arc<App>> for Operator {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
         let peer = parts.extensions.get::<SocketAddr>();
         let address = peer.map_or([0, 0, 0, 0].into(), SocketAddr::ip);
+        let mut who = None;
+        let operator = Self::identify(parts, app, address, &mut who).await;
+        operator.inspect_err(|refusal| {
+            let what = AuditKind::OperationRefused;
+            app.audit
+                .refused(what, refusal, who.as_ref(), None, address);
+        })
+    }
+}
+
+impl Operator {
+    /// Who calls, if it is an operator; whoever it is is left in `who`.
+    async fn identify(
+        parts: &mut Parts,
+        app: &Arc<App>,
+        address: IpAddr,
+        who: &mut Option<Identity>,
+    ) -> Result<Self, Refusal> {
         app.limits.failures_exceeded(address)?;
         let token = bearer(&parts.headers).ok_or_else(|| {
             Refusal::unauthorized("operating needs Authorization: Bearer with an access token")
         })?;
         let identity = app.authenticate(token, address).await?;
+        *who = Some(identity.clone());
         let roles = &app.config.auth;
         let operator = Self::of(identity, &roles.operator_role).ok_or_else(|| {
             Refusal::forbidden(format!(

@@ -2,6 +2,7 @@
 
 mod agent;
 mod audience;
+mod audit;
 mod config;
 mod connect;
 mod demo;
@@ -68,6 +69,8 @@ enum Command {
     Revoke(revoke::RevokeCommand),
     /// Tell who was shown an event, and what kept it from the others
     Audience(audience::AudienceArgs),
+    /// Show who opened, was refused, published and changed what
+    Audit(audit::AuditArgs),
     /// List the tenants and what is retained of each, or purge one
     Tenants(tenants::TenantsCommand),
     /// Keep device groups, which access tokens can name
@@ -165,6 +168,7 @@ pub fn main() -> ExitCode {
         Command::Streams(command) => streams::run(command),
         Command::Revoke(command) => revoke::run(command),
         Command::Audience(args) => audience::run(&args),
+        Command::Audit(args) => audit::run(args),
         Command::Tenants(command) => tenants::run(command),
         Command::Groups(command) => groups::run(command),
         Command::Token(args) => token::run(args),
@@ -232,7 +236,7 @@ mod tests {
         let settings =
             crate::config::Settings::gather(&[], None, &[], &args.settings.flags()).unwrap();
         let loaded = crate::config::resolve(settings).unwrap();
-        assert_eq!(loaded.config.listen.port(), 2);
+        assert_eq!(loaded.config.listen.unwrap().port(), 2);
         assert!(loaded.config.auth.jwt.has_key());
     }
 }

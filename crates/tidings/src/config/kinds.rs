@@ -48,12 +48,20 @@ pub(super) const OPTIONAL_PATH: Kind<Option<PathBuf>> = Kind {
 pub(super) const ADDRESS: Kind<SocketAddr> = Kind {
     name: "address",
     class: Class::Text,
-    read: |value| {
-        text(value)?.parse().map_err(|_| {
-            "this is no IP address with a port; write for example 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080".into()
-        })
-    },
+    read: |value| Ok(address(text(value)?)?),
 };
+
+pub(super) const OPTIONAL_ADDRESS: Kind<Option<SocketAddr>> = Kind {
+    name: "address",
+    class: Class::Text,
+    read: |value| Ok(optional(value)?.map(address).transpose()?),
+};
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "this is no IP address with a port; write for example 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080".to_owned()
+    })
+}
 
 /// A duration of `MIN` to `MAX` milliseconds.
 pub(super) const fn duration<const MIN: u64, const MAX: u64>() -> Kind<Duration> {
@@ -410,7 +418,10 @@ fn origin(value: &Value) -> Result<String, String> {
     }
 }
 
-fn list<T>(value: &Value, read: impl Fn(&Value) -> Result<T, String>) -> Result<Vec<T>, Fault> {
+pub(super) fn list<T>(
+    value: &Value,
+    read: impl Fn(&Value) -> Result<T, String>,
+) -> Result<Vec<T>, Fault> {
     let items = value
         .as_array()
         .ok_or("this is a list, written in brackets: [\"…\", \"…\"]")?;

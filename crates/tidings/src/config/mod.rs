@@ -12,6 +12,7 @@
 //! Nothing here opens a port or reads a key file; [`crate::auth`] does the latter.
 
 mod access;
+mod edge;
 mod error;
 mod fleet;
 mod gather;
@@ -34,14 +35,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use access::{ClaimNames, JwksConfig, JwtConfig};
+pub use edge::{ProxiesConfig, TlsConfig};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use fleet::{FleetStream, FleetSubject, SubjectPart};
 pub use gather::{NOT_SETTINGS, Settings};
 pub use issuers::IssuerConfig;
 pub use key::Key;
 pub use model::{
-    AuthConfig, Config, CorsConfig, LimitsConfig, LogConfig, LoggingConfig, NodeConfig,
-    ShutdownConfig, StreamConfig,
+    AuditConfig, AuthConfig, Config, CorsConfig, LimitsConfig, LogConfig, LoggingConfig,
+    NodeConfig, ShutdownConfig, StreamConfig,
 };
 pub use nats::{NatsConfig, NatsTlsConfig};
 pub use redis::{RedisConfig, TokensConfig};

@@ -12,6 +12,7 @@ use tidings_protocol::event::BUILT_IN_TYPES;
 use tidings_protocol::{EventType, TenantId};
 
 use super::access::{JwksConfig, JwtConfig};
+use super::edge::{self, ProxiesConfig, TlsConfig};
 use super::error::ConfigError;
 use super::fleet;
 use super::key::section;
@@ -31,8 +32,8 @@ section! {
     /// Where the server listens and what it takes.
     Config in "" {
         /// The address and port of the API, for browsers, clients and publishers. Port 0 lets the system
-        /// choose.
-        listen: SocketAddr = kinds::ADDRESS, "127.0.0.1:8080";
+        /// choose. Empty (`""`) where TLS alone is served (`tls.listen`).
+        listen: Option<SocketAddr> = kinds::OPTIONAL_ADDRESS, "127.0.0.1:8080";
         /// The address and port of health checks and metrics. Keep it away from the public.
         admin_listen: SocketAddr = kinds::ADDRESS, "127.0.0.1:8081";
         /// The path prefixes under which the API answers, for example `["/", "/api"]`.
@@ -56,6 +57,10 @@ section! {
         subjects: Vec<SubjectConfig> = SUBJECTS, "{}";
     }
     sections {
+        /// TLS.
+        tls: TlsConfig;
+        /// Proxies in front.
+        proxies: ProxiesConfig;
         /// Who may do what.
         auth: AuthConfig;
         /// Which web pages may call.
@@ -74,6 +79,8 @@ section! {
         stream: StreamConfig;
         /// Limits; 0 means no limit where a key says nothing else.
         limits: LimitsConfig;
+        /// The audit log.
+        audit: AuditConfig;
         /// How the server stops.
         shutdown: ShutdownConfig;
         /// What the server writes about itself.
@@ -198,6 +205,8 @@ section! {
         publisher_keys: usize = kinds::count::<1, 100_000>(), "1000";
         /// The largest body of a publish.
         body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB";
+        /// How long the body of a request may take to arrive.
+        body_time: Duration = kinds::duration::<100, 3_600_000>(), "60s";
         /// The largest event, as it is published.
         event_bytes: usize = kinds::EVENT_BYTES, "1MiB";
         /// The most events in one body.
@@ -218,6 +227,17 @@ section! {
         /// What the node is called where operators meet several, and in the NATS servers' lists of connections.
         /// Without it the name of the machine. Nodes of one name are told apart by an id.
         name: Option<String> = kinds::OPTIONAL_TEXT, "";
+    }
+}
+
+section! {
+    /// The audit log: who opened, who was refused and why, who published, who changed what. It lies beside the log, in
+    /// the folder `audit`.
+    AuditConfig in "audit." {
+        /// Whether there is one.
+        enabled: bool = kinds::BOOL, "true";
+        /// How much disk it takes before its oldest entries go; a quarter is kept for changes.
+        max_bytes: usize = kinds::size::<1_048_576, 1_099_511_627_776>(), "64MiB";
     }
 }
 
@@ -296,16 +316,7 @@ impl Config {
 
     /// What is wrong between values that are each good by themselves.
     pub(super) fn contradictions(&self) -> Vec<ConfigError> {
-        let mut errors = Vec::new();
-        if self.listen == self.admin_listen && self.listen.port() != 0 {
-            errors.push(ConfigError::new(
-                "admin_listen",
-                format!(
-                    "{} is taken by listen; give it a port of its own",
-                    self.listen
-                ),
-            ));
-        }
+        let mut errors = edge::contradictions(self);
         if self.limits.event_bytes > self.limits.body_bytes {
             errors.push(ConfigError::new(
                 "limits.event_bytes",

@@ -72,7 +72,7 @@ fn flags<'text>(flags: &'text [(&'text str, &'text str)]) -> Given<'text> {
 #[test]
 fn the_defaults_are_those_that_are_promised() {
     let config = Given::default().config();
-    assert_eq!(config.listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(config.listen, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(config.admin_listen, "127.0.0.1:8081".parse().unwrap());
     assert_eq!(config.mount, ["/"]);
     assert_eq!(config.log.path, Path::new("./tidings-data"));
@@ -156,7 +156,7 @@ fn the_example_of_the_handbook_works() {
     .config();
     assert_eq!(
         config.listen,
-        "127.0.0.1:9090".parse::<SocketAddr>().unwrap()
+        Some("127.0.0.1:9090".parse::<SocketAddr>().unwrap())
     );
     assert_eq!(
         config.auth.jwt.secret.unwrap().expose_secret(),
@@ -422,7 +422,7 @@ fn a_file_is_read_and_its_path_is_told() {
         ..Sources::default()
     };
     let loaded = load(&sources).unwrap();
-    assert_eq!(loaded.config.listen.port(), 1);
+    assert_eq!(loaded.config.listen.unwrap().port(), 1);
     let source = loaded.settings.source("listen").unwrap().to_string();
     assert_eq!(source, format!("{}:1", path.display()));
 }
@@ -458,12 +458,32 @@ fn values_that_contradict_each_other_are_refused() {
             &[("auth.jwt.claims.user", "exp.at")],
             "auth.jwt.claims.expires",
         ),
+        (&[("listen", "")], "listen"),
+        (&[("tls.listen", "127.0.0.1:8443")], "tls.certificate_file"),
+        (
+            &[
+                ("tls.listen", "127.0.0.1:8443"),
+                ("tls.certificate_file", "a.pem"),
+            ],
+            "tls.key_file",
+        ),
+        (&[("tls.certificate_file", "a.pem")], "tls.listen"),
+        (
+            &[
+                ("tls.listen", "127.0.0.1:8080"),
+                ("tls.certificate_file", "a.pem"),
+                ("tls.key_file", "a.key"),
+            ],
+            "tls.listen",
+        ),
+        (&[("proxies.protocol", "true")], "proxies.protocol"),
+        (&[("proxies.trusted", "10.0.0.1/8")], "proxies.trusted[0]"),
     ] {
         let errors = flags(given).load().unwrap_err();
         assert_eq!(errors.errors()[0].key, key, "{errors}");
     }
     let any_port = flags(&[("listen", "127.0.0.1:0"), ("admin_listen", "127.0.0.1:0")]);
-    assert_eq!(any_port.config().listen.port(), 0);
+    assert_eq!(any_port.config().listen.unwrap().port(), 0);
 }
 
 #[test]

@@ -133,6 +133,9 @@ pub async fn run(loaded: Loaded, options: DemoOptions) -> Result<(), DemoError> 
             None | Some(Source::Default | Source::Command)
         )
     };
+    // Its own publishers speak plain HTTP.
+    let listen = config.listen;
+    config.listen = listen.or(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
     let listeners = bind(&mut config, movable)?;
     let mount = config.mount.first().cloned().unwrap_or_default();
     tracing::info!(folder = %config.log.path.display(), "the demo's events are kept here");
@@ -259,7 +262,15 @@ fn bind(config: &mut Config, movable: impl Fn(&str) -> bool) -> Result<Listeners
         }
         tracing::warn!(%address, setting = key, "this port is taken; another one is used");
         match *key {
-            "listen" => config.listen.set_port(0),
+            "listen" => config
+                .listen
+                .iter_mut()
+                .for_each(|listen| listen.set_port(0)),
+            "tls.listen" => config
+                .tls
+                .listen
+                .iter_mut()
+                .for_each(|listen| listen.set_port(0)),
             _ => config.admin_listen.set_port(0),
         }
     }
@@ -307,7 +318,7 @@ mod tests {
         let address = taken.local_addr().unwrap();
 
         let listeners = bind(&mut config(address), |_| true).unwrap();
-        let other = listeners.public.local_addr().unwrap();
+        let other = listeners.public.unwrap().local_addr().unwrap();
         assert_ne!(other.port(), address.port());
 
         let error = bind(&mut config(address), |key| key != "listen")

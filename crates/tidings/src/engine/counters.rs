@@ -37,7 +37,7 @@ impl Transport {
 
     pub(super) const fn of(sink: &Sink) -> Self {
         match sink {
-            Sink::Socket(_) => Self::Http1,
+            Sink::Socket(_) | Sink::Tls(_) => Self::Http1,
             Sink::Body(_) => Self::Http2,
         }
     }

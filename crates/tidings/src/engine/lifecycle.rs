@@ -1,6 +1,6 @@
 //! How streams open, idle and end.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::time::{Instant, SystemTime};
 
 use mio::{Interest, Token};
@@ -22,9 +22,6 @@ use crate::time::unix_microseconds;
 
 /// How long a closing stream waits for its peer to take the last bytes and hang up.
 const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
-
-/// A peer that sends this much to a stream, which takes nothing, is cut off.
-const MAX_DISCARDED: u32 = 64 * 1024;
 
 /// Why a stream is over, as the log has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,22 +143,23 @@ impl Thread {
 
     /// Sees to it that this thread hears of the stream's sink. None where it can't.
     fn attach(&mut self, sink: StreamSink, slot: usize, ticket: &Ticket) -> Option<Sink> {
-        match sink {
-            StreamSink::Socket(socket) => {
-                let mut socket = mio::net::TcpStream::from_std(socket);
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                let registry = self.poll.registry();
-                if let Err(error) = registry.register(&mut socket, Token(slot), interest) {
-                    tracing::error!(%error, connection_id = %ticket.connection, "a stream's socket can't be polled");
-                    return None;
-                }
-                Some(Sink::Socket(socket))
-            }
+        let mut sink = match sink {
+            StreamSink::Socket(socket) => Sink::Socket(mio::net::TcpStream::from_std(socket)),
+            StreamSink::Tls(tls) => Sink::Tls(Box::new(tls.into_sink())),
             StreamSink::Body(body) => {
                 body.attach(std::sync::Arc::clone(&self.mailbox), slot);
-                Some(Sink::Body(body))
+                Sink::Body(body)
+            }
+        };
+        if let Some(socket) = sink.socket() {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let registry = self.poll.registry();
+            if let Err(error) = registry.register(socket, Token(slot), interest) {
+                tracing::error!(%error, connection_id = %ticket.connection, "a stream's socket can't be polled");
+                return None;
             }
         }
+        Some(sink)
     }
 
     /// The position that a stream has been given its view up to.
@@ -169,50 +167,6 @@ impl Thread {
         match stream.stage {
             Stage::Live => self.position,
             Stage::Snapshot | Stage::Behind | Stage::Waiting | Stage::Closing(_) => stream.cursor,
-        }
-    }
-
-    /// The socket has something to read, or room again; or the body has.
-    pub(super) fn socket_ready(&mut self, slot: usize, readable: bool, writable: bool) {
-        let Some(stream) = self.streams.get_mut(slot) else {
-            return;
-        };
-        let gone = match &stream.sink {
-            Sink::Body(body) => body.is_gone().then_some(End::ClientLeft),
-            Sink::Socket(_) => readable.then(|| self.read_and_discard(slot)).flatten(),
-        };
-        let stream = &mut self.streams[slot];
-        match (gone, stream.stage) {
-            (Some(_), Stage::Closing(_)) => self.forget(slot),
-            (Some(end), _) => self.remove(slot, end),
-            (None, _) if writable && stream.blocked => {
-                stream.blocked = false;
-                self.queue_turn(slot);
-            }
-            (None, _) => {}
-        }
-    }
-
-    /// A stream takes nothing from its client; whatever comes is thrown away, up to a limit.
-    fn read_and_discard(&mut self, slot: usize) -> Option<End> {
-        let stream = &mut self.streams[slot];
-        let Sink::Socket(socket) = &mut stream.sink else {
-            return None;
-        };
-        loop {
-            match socket.read(&mut self.read_buffer) {
-                Ok(0) => return Some(End::ClientLeft),
-                Ok(count) => {
-                    let count = u32::try_from(count).expect("a small buffer");
-                    stream.discarded = stream.discarded.saturating_add(count);
-                    if stream.discarded > MAX_DISCARDED {
-                        return Some(End::ClientTalked);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Some(end_by(&error)),
-            }
         }
     }
 
@@ -252,7 +206,7 @@ impl Thread {
 
     /// A stream whose sink is full no longer follows the tail: what comes next must wait behind what
     /// is unsent.
-    fn leave_tail(&mut self, slot: usize) {
+    pub(super) fn leave_tail(&mut self, slot: usize) {
         let position = self.position;
         let stream = &mut self.streams[slot];
         if stream.stage == Stage::Live {
@@ -410,20 +364,25 @@ impl Thread {
     /// The last byte has gone to the sink: says so to the peer and waits a little for its end, since
     /// closing at once on unread input would reset the connection and lose the last bytes.
     fn finish(&mut self, slot: usize) {
-        match &self.streams[slot].sink {
-            Sink::Socket(socket) => {
-                if socket.shutdown(std::net::Shutdown::Write).is_err() {
-                    self.forget(slot);
-                }
-            }
+        let stream = &mut self.streams[slot];
+        let ended = match &mut stream.sink {
+            Sink::Socket(socket) => socket.shutdown(std::net::Shutdown::Write).map(|()| true),
+            Sink::Tls(tls) => tls.end(),
             // hyper sees to the end of the response.
-            Sink::Body(_) => self.forget(slot),
+            Sink::Body(_) => return self.forget(slot),
+        };
+        match ended {
+            Ok(true) => {}
+            // It is called again when the socket takes the rest.
+            Ok(false) => stream.blocked = true,
+            Err(_) => self.forget(slot),
         }
     }
 
-    fn reset(&self, slot: usize) {
-        if let Sink::Socket(socket) = &self.streams[slot].sink {
-            let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+    fn reset(&mut self, slot: usize) {
+        if let Some(socket) = self.streams[slot].sink.socket() {
+            let socket = socket2::SockRef::from(&*socket);
+            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
         }
     }
 
@@ -451,13 +410,13 @@ impl Thread {
     }
 
     /// Drops the record; its socket closes and its place is free again.
-    fn forget(&mut self, slot: usize) {
+    pub(super) fn forget(&mut self, slot: usize) {
         let mut stream = self.streams.remove(slot);
         let counters = &self.mailbox.counters;
         counters
             .open(Transport::of(&stream.sink), stream.coding)
             .decrease();
-        if let Sink::Socket(socket) = &mut stream.sink {
+        if let Some(socket) = stream.sink.socket() {
             let _ = self.poll.registry().deregister(socket);
         }
         if let Some(moved) = self.index.remove(stream.group, stream.place) {
@@ -499,7 +458,7 @@ impl Thread {
     }
 }
 
-fn end_by(error: &io::Error) -> End {
+pub(super) fn end_by(error: &io::Error) -> End {
     match error.kind() {
         // The kernel gave up on a peer that acknowledged nothing (TCP_USER_TIMEOUT).
         io::ErrorKind::TimedOut => End::Closed(ClosingReason::Stalled),

@@ -6,7 +6,7 @@
 //! - [`mailbox`]: how the rest of the process reaches an engine thread.
 //! - [`thread`]: the thread itself, its loop and its state.
 //! - [`index`]: which streams an event goes to.
-//! - [`stream`]: the record of one stream, [`sink`]: where its bytes go.
+//! - [`stream`]: the record of one stream, [`sink`]: where its bytes go, [`tls`]: the same, encrypted.
 //! - [`coding`]: compression, done once for all streams of a view.
 //! - [`deliver`]: what is written to streams that follow the tail, [`pull`]: to those behind it.
 //! - [`snapshot`]: what a stream begins with that asks how things are, [`select`]: what the others get.
@@ -14,7 +14,8 @@
 //! - [`census`]: listing and closing streams for operators, in slices.
 //! - [`ended`]: the streams that have ended lately.
 //! - [`counters`]: what a thread counts of its own work.
-//! - [`lifecycle`]: opening, heartbeats, the several ends; [`wheel`]: when they are due.
+//! - [`readiness`]: what their sockets tell; [`lifecycle`]: opening, heartbeats, the several ends;
+//!   [`wheel`]: when they are due.
 //!
 //! A stream that falls behind keeps a cursor, not a queue: when its sink takes bytes again, it
 //! reads on from the window or the log.
@@ -29,12 +30,14 @@ mod index;
 mod lifecycle;
 mod mailbox;
 mod pull;
+mod readiness;
 mod select;
 mod sink;
 mod snapshot;
 mod stream;
 mod thread;
 mod ticket;
+mod tls;
 mod wheel;
 
 use std::io;
@@ -53,6 +56,7 @@ pub use ended::{EndedStream, EndedStreams};
 pub use sink::{StreamBody, body};
 pub use snapshot::{SnapshotReading, shows};
 pub use ticket::{ConnectionId, InvalidConnectionId, OpenStream, Recheck, StreamSink, Ticket};
+pub use tls::TlsSocket;
 
 use crate::cursors::Cursors;
 use crate::fanout::{Follower, Stale, TypeTable, Window};

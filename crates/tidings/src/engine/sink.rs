@@ -1,4 +1,4 @@
-//! Where a stream's bytes go: a socket, or the body of a response that hyper writes.
+//! Where a stream's bytes go: a socket, one under TLS, or the body of a response that hyper writes.
 
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
@@ -10,6 +10,7 @@ use http_body::Frame;
 use parking_lot::Mutex;
 
 use super::mailbox::Mailbox;
+use super::tls::TlsSink;
 
 /// What a body takes at once. hyper holds it until the peer's flow control lets it go.
 const BODY_CHUNK: usize = 64 * 1024;
@@ -19,22 +20,53 @@ const BODY_CHUNK: usize = 64 * 1024;
 pub(super) enum Sink {
     /// A non-blocking socket that the engine polls.
     Socket(mio::net::TcpStream),
+    /// The same, and TLS over it. Boxed, so that it takes no room in the records of the others.
+    Tls(Box<TlsSink>),
     /// A body that tells the mailbox when it can take more.
     Body(BodySink),
 }
 
+/// What a sink took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// How many bytes.
+    pub(super) bytes: usize,
+    /// It takes no more until it says so.
+    pub(super) full: bool,
+}
+
 impl Sink {
     /// Writes as much as can be taken without waiting.
-    pub(super) fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn write(&mut self, parts: &[IoSlice<'_>]) -> io::Result<Taken> {
+        let bytes = match self {
+            Self::Socket(socket) => match parts {
+                [only] => socket.write(only)?,
+                _ => socket.write_vectored(parts)?,
+            },
+            Self::Body(body) => body.write(parts)?,
+            Self::Tls(tls) => return tls.write(parts),
+        };
+        let offered = parts.iter().map(|part| part.len()).sum();
+        Ok(Taken {
+            bytes,
+            full: bytes < offered,
+        })
+    }
+
+    /// Passes on what it has taken and still holds itself, and gives whether it takes more now.
+    pub(super) fn drain(&mut self) -> io::Result<bool> {
         match self {
-            Self::Socket(socket) => {
-                let mut socket = socket;
-                match parts {
-                    [only] => socket.write(only),
-                    _ => socket.write_vectored(parts),
-                }
-            }
-            Self::Body(body) => body.write(parts),
+            Self::Tls(tls) => tls.drain(),
+            Self::Socket(_) | Self::Body(_) => Ok(true),
+        }
+    }
+
+    /// The socket under it, where there is one of its own.
+    pub(super) fn socket(&mut self) -> Option<&mut mio::net::TcpStream> {
+        match self {
+            Self::Socket(socket) => Some(socket),
+            Self::Tls(tls) => Some(&mut tls.socket),
+            Self::Body(_) => None,
         }
     }
 }

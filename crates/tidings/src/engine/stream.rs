@@ -8,7 +8,7 @@ use tidings_protocol::Position;
 
 use super::coding::{self, Coder, Coding, RunningChecksum};
 use super::index::GroupId;
-use super::sink::Sink;
+use super::sink::{Sink, Taken};
 use super::snapshot::SnapshotReading;
 use super::ticket::Ticket;
 use super::wheel::Tick;
@@ -120,7 +120,7 @@ impl Unsent {
 pub(super) enum Written {
     /// The sink took this many bytes and may take more.
     All,
-    /// The sink took this many bytes, perhaps none, and will say when it takes more.
+    /// The sink took this many bytes, perhaps none or all, and will say when it takes more.
     Part(usize),
     /// The peer is gone.
     Failed(io::Error),
@@ -129,19 +129,18 @@ pub(super) enum Written {
 impl Stream {
     /// Gives bytes to the sink and notes the outcome in the record.
     pub(super) fn write(&mut self, parts: &[IoSlice<'_>], now: Tick) -> Written {
-        let offered: usize = parts.iter().map(|part| part.len()).sum();
         loop {
             return match self.sink.write(parts) {
-                Ok(taken) => {
-                    self.bytes_sent += taken as u64;
-                    if taken > 0 {
+                Ok(Taken { bytes, full }) => {
+                    self.bytes_sent += bytes as u64;
+                    if bytes > 0 {
                         self.last_write = now;
                     }
-                    if taken == offered {
-                        Written::All
-                    } else {
+                    if full {
                         self.blocked = true;
-                        Written::Part(taken)
+                        Written::Part(bytes)
+                    } else {
+                        Written::All
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

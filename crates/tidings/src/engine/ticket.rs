@@ -11,6 +11,7 @@ use tidings_protocol::{Position, TenantId};
 use super::coding::Coding;
 use super::sink::BodySink;
 use super::snapshot::SnapshotReading;
+use super::tls::TlsSocket;
 use crate::auth::Identity;
 use crate::fanout::{Conflation, Rules, View};
 use crate::limits::Place;
@@ -77,6 +78,8 @@ pub struct Ticket {
 pub enum StreamSink {
     /// A plain HTTP/1 connection, taken back from hyper.
     Socket(TcpStream),
+    /// The same over TLS.
+    Tls(Box<TlsSocket>),
     /// The body of a response that hyper writes (HTTP/2).
     Body(BodySink),
 }

@@ -21,12 +21,10 @@ use super::envelope::Terms;
 use super::publisher::Author;
 use super::store::{Stored, store};
 use crate::app::App;
+use crate::config::LimitsConfig;
 use crate::error::Refusal;
 use crate::metrics::StoredBody;
 use crate::stream::request::read_tenant;
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The header that makes a whole request safe to repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -120,7 +118,7 @@ async fn admit(
     let layout = Layout::of(&headers)?;
     let request_key = request_key(&headers)?;
     drop(headers);
-    let bytes = receive(body, app.config.limits.body_bytes).await?;
+    let bytes = receive(body, app.config.limits.body_bytes, &app.config.limits).await?;
     let received = Received {
         bytes: bytes.len() as u64,
         received: Instant::now(),
@@ -135,11 +133,13 @@ async fn admit(
     };
     let Body { events, lines } = body::read(layout, &bytes, &terms, &app.config.limits)?;
     drop(bytes);
-    author.check(&events, &lines)?;
+    let refused = |refusal: &Refusal| author.refused(app, tenant, refusal, peer.ip());
+    author.check(&events, &lines).inspect_err(refused)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
-    check_subjects(app, tenant, &events)?;
-    author.charge(app, count)?;
-    app.limits.publish_allowed(tenant, count)?;
+    check_subjects(app, tenant, &events).inspect_err(refused)?;
+    author.charge(app, count).inspect_err(refused)?;
+    let allowed = app.limits.publish_allowed(tenant, count);
+    allowed.map_err(Refusal::from).inspect_err(refused)?;
     let stored = store(app, tenant, events).await;
     let stored = stored.map_err(|error| match error.key_conflict() {
         Some(index) => {
@@ -148,6 +148,7 @@ async fn admit(
         }
         None => error.into(),
     })?;
+    author.published(app, tenant, count);
     Ok((tenant, stored, received))
 }
 
@@ -169,8 +170,13 @@ fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
 /// # Errors
 ///
 /// 400 where it breaks off, 408 where it takes too long, 413 where it is too large.
-pub(crate) async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Refusal> {
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
+pub(crate) async fn receive(
+    body: RequestBody,
+    limit: usize,
+    limits: &LimitsConfig,
+) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(body, limit).collect();
+    let collected = tokio::time::timeout(limits.body_time, collected).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
@@ -180,10 +186,7 @@ pub(crate) async fn receive(body: RequestBody, limit: usize) -> Result<Bytes, Re
         Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body broke off")),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
-            format!(
-                "the body did not arrive within {} s",
-                BODY_TIMEOUT.as_secs()
-            ),
+            format!("the body did not arrive within {:?}", limits.body_time),
         )),
     }
 }

@@ -6,13 +6,28 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use tidings_log::NewEvent;
+use tidings_protocol::audit::{AuditEntry, AuditKind};
 use tidings_protocol::{DeviceId, EventType, TenantId};
 
 use crate::app::App;
-use crate::auth::{Publisher, PublisherKeys};
+use crate::audit;
+use crate::auth::{Identity, Publisher, PublisherKeys};
 use crate::config::Bound;
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::stream::request::bearer;
+
+/// A refusal of whoever shows an API key. It is told to the tenant's operators where it is for one tenant alone.
+fn told_of_key(publisher: &Publisher) -> AuditEntry {
+    let tenant_id = match &publisher.tenants {
+        Bound::Only(tenants) if tenants.len() == 1 => tenants.first().copied(),
+        _ => None,
+    };
+    AuditEntry {
+        tenant_id,
+        key_id: Some(publisher.id.to_string()),
+        ..AuditEntry::new(AuditKind::PublishRefused)
+    }
+}
 
 /// One who may publish to the tenant at hand.
 #[derive(Debug)]
@@ -21,6 +36,7 @@ pub struct Author {
     pub name: String,
     /// Who shows an API key.
     key: Option<Arc<Publisher>>,
+    is_super_admin: bool,
     types: Option<HashSet<EventType>>,
     devices: Option<HashSet<DeviceId>>,
 }
@@ -38,6 +54,22 @@ impl Author {
         tenant: TenantId,
         address: IpAddr,
     ) -> Result<Self, Refusal> {
+        let mut who = AuditEntry {
+            tenant_id: Some(tenant),
+            ..AuditEntry::new(AuditKind::PublishRefused)
+        };
+        let author = Self::found(app, headers, tenant, address, &mut who).await;
+        author.inspect_err(|refusal| app.audit.refused_as(who, refusal, address))
+    }
+
+    /// Whoever it is is left in `who`, for the case that they are refused.
+    async fn found(
+        app: &App,
+        headers: &HeaderMap,
+        tenant: TenantId,
+        address: IpAddr,
+        who: &mut AuditEntry,
+    ) -> Result<Self, Refusal> {
         app.limits.failures_exceeded(address)?;
         let credential = bearer(headers).ok_or_else(|| {
             Refusal::unauthorized(
@@ -45,17 +77,20 @@ impl Author {
             )
         })?;
         if PublisherKeys::is_key(credential) {
-            Self::by_key(app, credential, tenant, address)
+            let publisher = app.publisher_keys.verify(credential).map_err(|error| {
+                app.limits.failure_recorded(address);
+                Refusal::unauthorized(error.to_string())
+            })?;
+            *who = told_of_key(&publisher);
+            Self::by_key(publisher, tenant)
         } else {
-            Self::by_access_token(app, credential, tenant, address).await
+            let identity = app.authenticate(credential, address).await?;
+            *who = audit::by_whom(AuditKind::PublishRefused, &identity);
+            Self::by_access_token(app, &identity, tenant)
         }
     }
 
-    fn by_key(app: &App, key: &str, tenant: TenantId, address: IpAddr) -> Result<Self, Refusal> {
-        let publisher = app.publisher_keys.verify(key).map_err(|error| {
-            app.limits.failure_recorded(address);
-            Refusal::unauthorized(error.to_string())
-        })?;
+    fn by_key(publisher: Arc<Publisher>, tenant: TenantId) -> Result<Self, Refusal> {
         if !publisher.tenants.allows(&tenant) {
             return Err(Refusal::forbidden(WRONG_TENANT));
         }
@@ -68,16 +103,11 @@ impl Author {
             types,
             devices: None,
             key: Some(publisher),
+            is_super_admin: false,
         })
     }
 
-    async fn by_access_token(
-        app: &App,
-        token: &str,
-        tenant: TenantId,
-        address: IpAddr,
-    ) -> Result<Self, Refusal> {
-        let identity = app.authenticate(token, address).await?;
+    fn by_access_token(app: &App, identity: &Identity, tenant: TenantId) -> Result<Self, Refusal> {
         if !identity.super_admin {
             if identity.tenant != Some(tenant) {
                 return Err(Refusal::forbidden(WRONG_TENANT));
@@ -91,10 +121,11 @@ impl Author {
                 )));
             }
         }
-        let group = app.group_of(&identity, Some(tenant));
+        let group = app.group_of(identity, Some(tenant));
         Ok(Self {
             name: format!("user:{}", identity.user),
             key: None,
+            is_super_admin: identity.super_admin,
             types: identity
                 .types
                 .as_ref()
@@ -103,6 +134,33 @@ impl Author {
                 .allowed_devices(group.as_deref().unwrap_or_default())
                 .map(|devices| devices.iter().cloned().collect()),
         })
+    }
+
+    /// Counts a body that was published.
+    pub fn published(&self, app: &App, tenant: TenantId, events: u32) {
+        let author = match &self.key {
+            Some(key) => audit::Author::Key(&key.id),
+            None => audit::Author::User(self.user(), self.is_super_admin),
+        };
+        app.audit.published(tenant, author, events.into());
+    }
+
+    /// Notes that they were refused what they wanted to publish.
+    pub fn refused(&self, app: &App, tenant: TenantId, refusal: &Refusal, address: IpAddr) {
+        let who = match &self.key {
+            Some(key) => told_of_key(key),
+            None => AuditEntry {
+                tenant_id: Some(tenant),
+                user_id: Some(self.user().to_owned()),
+                super_admin: self.is_super_admin,
+                ..AuditEntry::new(AuditKind::PublishRefused)
+            },
+        };
+        app.audit.refused_as(who, refusal, address);
+    }
+
+    fn user(&self) -> &str {
+        self.name.strip_prefix("user:").unwrap_or(&self.name)
     }
 
     /// Charges what is published to the API key, if it is one.

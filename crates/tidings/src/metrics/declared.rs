@@ -106,6 +106,21 @@ metrics! {
         BUILD_INFO = Gauge, "tidings_build_info", ["version"];
     }
 
+    /// Who may call: issuers of access tokens, and the audit log.
+    "Access" {
+        /// Issuers whose keys can't be relied on, since they could not be fetched for too long or never; their tokens
+        /// are answered `503`.
+        ISSUERS_AWAY = Gauge, "tidings_issuers_away", [];
+        /// Keys of issuers (JWKS) that are known.
+        ISSUER_KEYS = Gauge, "tidings_issuer_keys", [];
+        /// How often issuers' keys were fetched, with either end.
+        ISSUER_FETCHES = Counter, "tidings_issuer_key_fetches_total", [];
+        /// How often that failed.
+        ISSUER_FETCH_FAILURES = Counter, "tidings_issuer_key_fetch_failures_total", [];
+        /// Entries that the audit log has lost, since the disk did not keep up.
+        AUDIT_DROPPED = Counter, "tidings_audit_dropped_entries_total", [];
+    }
+
     /// Streams: who watches, how they come and go, and what they are given.
     "Streams" {
         /// Open streams, by how they are carried (`http1`, `http2`) and compressed.

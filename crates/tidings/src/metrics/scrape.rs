@@ -17,6 +17,7 @@ use super::process::Process;
 use super::{BrokerParts, Metrics};
 use crate::admin;
 use crate::app::App;
+use crate::auth::SourceStatus;
 use crate::engine::{Coding, EngineCounters, Transport};
 use crate::ingest::store::Store;
 
@@ -45,6 +46,7 @@ pub async fn scrape(app: &Arc<App>, format: Format) -> String {
     };
     let mut scrape = Exposition::new(format);
     server(app, &mut scrape);
+    access(app, &mut scrape);
     streams(app, &mut scrape);
     lag(app, &mut scrape);
     publishing(&app.metrics, &mut scrape);
@@ -66,6 +68,17 @@ fn server(app: &App, scrape: &mut Exposition) {
     scrape.one(&of::STALE, app.liveness.is_stale());
     let mut build = scrape.metric(&of::BUILD_INFO);
     build.sample(&[env!("CARGO_PKG_VERSION")], 1_u64);
+}
+
+fn access(app: &App, scrape: &mut Exposition) {
+    let issuers = app.access_tokens.sources();
+    let away = issuers.iter().filter(|issuer| issuer.away.is_some());
+    scrape.one(&of::ISSUERS_AWAY, away.count() as u64);
+    let sum = |count: fn(&SourceStatus) -> u64| issuers.iter().map(count).sum::<u64>();
+    scrape.one(&of::ISSUER_KEYS, sum(|issuer| issuer.keys as u64));
+    scrape.one(&of::ISSUER_FETCHES, sum(|issuer| issuer.fetches));
+    scrape.one(&of::ISSUER_FETCH_FAILURES, sum(|issuer| issuer.failures));
+    scrape.one(&of::AUDIT_DROPPED, app.audit.dropped());
 }
 
 fn streams(app: &App, scrape: &mut Exposition) {

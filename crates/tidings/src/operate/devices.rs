@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use http::StatusCode;
 use tidings_log::Scope;
 use tidings_protocol::DeviceId;
+use tidings_protocol::audit::AuditKind;
 
 use crate::app::App;
 use crate::auth::Operator;
@@ -76,6 +77,9 @@ pub async fn remove(
     if !is_in_state(&app, &stored).await {
         tracing::warn!(tenant_id = %tenant, "this node's state is late with a removed device");
     }
+    let what = AuditKind::DeviceRemoved;
+    app.audit
+        .changed(what, operator.identity(), Some(tenant), &device);
     tracing::info!(
         target: "tidings::operate",
         tenant_id = %tenant,

@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use http::{HeaderMap, StatusCode, header};
 use tidings_protocol::api::ClosingReason;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::operate::{DeviceGroup, DeviceGroupList, DeviceGroupSummary};
 use tidings_protocol::{DeviceId, TenantId};
 
@@ -231,7 +232,7 @@ pub async fn put(
             "Content-Type must be application/json",
         ));
     }
-    let body = receive(body, MAX_BODY).await?;
+    let body = receive(body, MAX_BODY, &app.config.limits).await?;
     let NewGroup { devices } = read_group(&body)?;
     let limit = app.config.limits.devices_per_group;
     if devices.len() > limit {
@@ -243,6 +244,9 @@ pub async fn put(
     }
     let count = devices.len();
     let closed = change(&app, tenant, &name, Some(devices)).await?;
+    let what = AuditKind::GroupPut;
+    app.audit
+        .changed(what, operator.identity(), Some(tenant), &name);
     tracing::info!(
         target: "tidings::operate",
         tenant_id = %tenant,
@@ -373,6 +377,9 @@ pub async fn remove(
 ) -> Result<StatusCode, Refusal> {
     let tenant = read_path(&operator, &tenant, &name)?;
     let closed = change(&app, tenant, &name, None).await?;
+    let what = AuditKind::GroupRemoved;
+    app.audit
+        .changed(what, operator.identity(), Some(tenant), &name);
     tracing::info!(
         target: "tidings::operate",
         tenant_id = %tenant,

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 use tidings_protocol::TenantId;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::keys::{IssuedKey, KeyInfo, KeyList, KeyRotation, NewKey};
 use tidings_protocol::operate::NodeAnswer;
 use tokio_util::sync::CancellationToken;
@@ -232,7 +233,7 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, Refusal> {
     operator.require_all_devices()?;
-    let asked: NewKey = read_body(&headers, body).await?;
+    let asked: NewKey = read_body(&app, &headers, body).await?;
     let now = unix_microseconds(SystemTime::now());
     let mut key = checked(&app, &operator, asked, now)?;
     let tenants = key.tenants.clone().unwrap_or_default();
@@ -247,6 +248,7 @@ pub async fn create(
     key.secrets.push(secret);
     let made = key.clone();
     change(&app, &id, move |_| Ok(Some(made.clone()))).await?;
+    audited(&app, &operator, AuditKind::KeyCreated, &id, &key);
     tracing::info!(
         target: "tidings::operate",
         key_id = id,
@@ -383,7 +385,7 @@ pub async fn rotate(
     body: Body,
 ) -> Result<Response, Refusal> {
     operator.require_all_devices()?;
-    let asked: KeyRotation = read_body(&headers, body).await?;
+    let asked: KeyRotation = read_body(&app, &headers, body).await?;
     let overlap = asked
         .overlap_seconds
         .map_or(OVERLAP, |seconds| Duration::from_secs(u64::from(seconds)));
@@ -414,6 +416,7 @@ pub async fn rotate(
         "key_rotated"
     );
     let (key, _) = app.registry.keys().get(&id).ok_or_else(unknown)?;
+    audited(&app, &operator, AuditKind::KeyRotated, &id, &key);
     let used = own_uses(&app).get(&id).copied().map(rfc3339);
     let info = describe(&id, &key, &operator, used, now);
     Ok(issued(StatusCode::OK, text, info))
@@ -451,6 +454,9 @@ pub async fn revoke(
         Ok(Some(key))
     })
     .await?;
+    if let Some((key, _)) = app.registry.keys().get(&id) {
+        audited(&app, &operator, AuditKind::KeyRevoked, &id, &key);
+    }
     tracing::info!(
         target: "tidings::operate",
         key_id = id,
@@ -458,6 +464,15 @@ pub async fn revoke(
         "key_revoked"
     );
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn audited(app: &App, operator: &Operator, what: AuditKind, id: &str, key: &ManagedKey) {
+    let tenant = match key.tenants.as_deref() {
+        Some([tenant]) => Some(*tenant),
+        _ => None,
+    };
+    let target = format!("key {id} ({})", key.name);
+    app.audit.changed(what, operator.identity(), tenant, target);
 }
 
 /// Refuses what the operator may not know of, which is answered like what is not there, and what stands in the
@@ -557,8 +572,12 @@ fn issued(status: StatusCode, key: String, info: KeyInfo) -> Response {
 }
 
 /// Reads a body of JSON; none at all is an empty object.
-async fn read_body<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Refusal> {
-    let body = receive(body, MAX_BODY).await?;
+async fn read_body<T: DeserializeOwned>(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Refusal> {
+    let body = receive(body, MAX_BODY, &app.config.limits).await?;
     if body.is_empty() {
         return serde_json::from_str("{}").map_err(|error| {
             Refusal::new(

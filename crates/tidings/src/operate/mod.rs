@@ -2,6 +2,7 @@
 //!
 //! - [`part`]: pages that several nodes fill.
 //! - [`audience`]: which streams were shown an event, and what kept it from the others.
+//! - [`audit`]: who did what.
 //! - [`devices`]: devices taken away.
 //! - [`streams`]: the open streams, listed and ended.
 //! - [`revoke`]: access tokens revoked, and their streams ended.
@@ -12,6 +13,7 @@
 //! Who may call is [`crate::auth::Operator`]'s to say.
 
 pub mod audience;
+pub mod audit;
 pub mod devices;
 pub mod groups;
 pub mod keys;

@@ -12,6 +12,7 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use tidings_protocol::TenantId;
 use tidings_protocol::api::ClosingReason;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::operate::{AccessRevoked, NodeAnswer};
 
 use super::blocking;
@@ -164,6 +165,7 @@ async fn revoke(
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let (closed, nodes) = done?;
+    audited(app, operator, &revocation.whose);
     let (user_id, token_id, tenant_id) = match &revocation.whose {
         Revoked::User(user) => (Some(user), None, None),
         Revoked::UserOf(tenant, user) => (Some(user), None, Some(tenant)),
@@ -185,6 +187,18 @@ async fn revoke(
         streams_closed: closed as u64,
         nodes,
     }))
+}
+
+fn audited(app: &App, operator: &Operator, whose: &Revoked) {
+    let (tenant, target) = match whose {
+        Revoked::User(user) => (None, format!("user {user}")),
+        Revoked::UserOf(tenant, user) => (Some(*tenant), format!("user {user}")),
+        Revoked::Tenant(tenant) => (Some(*tenant), format!("tenant {tenant}")),
+        Revoked::Token(token) => (None, format!("token {token}")),
+        Revoked::TokenOf(tenant, token) => (Some(*tenant), format!("token {token}")),
+    };
+    let what = AuditKind::AccessRevoked;
+    app.audit.changed(what, operator.identity(), tenant, target);
 }
 
 /// Makes a revocation hold, on all nodes where there are several: how many streams were closed, and which nodes have

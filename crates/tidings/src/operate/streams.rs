@@ -9,6 +9,7 @@ use http::StatusCode;
 use tidings_log::{ReadError, ReadLimit};
 use tidings_protocol::Position;
 use tidings_protocol::api::ClosingReason;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::operate::{StreamInfo, StreamList};
 
 use super::part::{Caller, Known, Part, merge, parts};
@@ -304,6 +305,9 @@ pub async fn disconnect(
             format!("there is no open stream {connection}"),
         ));
     }
+    let what = AuditKind::StreamDisconnected;
+    app.audit
+        .changed(what, operator.identity(), None, connection);
     tracing::info!(
         target: "tidings::operate",
         connection_id = %connection,

@@ -14,6 +14,7 @@ use axum::extract::{Path, RawQuery, State};
 use tidings_log::{Log, ReadError, TenantUsage};
 use tidings_protocol::TenantId;
 use tidings_protocol::api::ClosingReason;
+use tidings_protocol::audit::AuditKind;
 use tidings_protocol::operate::{
     TenantInfo, TenantList, TenantPurge, TenantPurged, TenantSettings,
 };
@@ -244,9 +245,13 @@ pub async fn purge(
         .purges
         .tasks
         .spawn(async move { begin(&shared, tenant, &by).await });
-    work.await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-        .map(Json)
+    let purged = work
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let what = AuditKind::TenantPurged;
+    app.audit
+        .changed(what, operator.identity(), Some(tenant), tenant);
+    Ok(Json(purged))
 }
 
 /// Everything up to that the tenant is hidden on every path, on all nodes where there are several.

@@ -19,7 +19,7 @@ use super::current;
 use crate::app::App;
 use crate::cursors::Cursors;
 use crate::engine::shows;
-use crate::error::{Refusal, WRONG_TENANT};
+use crate::error::Refusal;
 use crate::fanout::{TypeTable, View, snapshot};
 use crate::history::authorise;
 use crate::stream::request::{Query, read_tenant};
@@ -61,10 +61,7 @@ pub async fn state(
     let tenant = read_tenant(&tenant)?;
     let query = Query::parse(query.as_deref())?;
     let asked = query.view(&app.known_types)?;
-    let identity = authorise(&app, &headers, peer).await?;
-    if !identity.super_admin && identity.tenant != Some(tenant) {
-        return Err(Refusal::forbidden(WRONG_TENANT));
-    }
+    let identity = authorise(&app, &headers, peer, tenant).await?;
     let rules = app.rules(Arc::new(identity), Some(tenant), asked)?;
     let view = rules.view(&app.types);
     let snapshot = current(&app, view.scope()).await?;

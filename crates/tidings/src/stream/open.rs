@@ -1,7 +1,7 @@
 //! The checks that a stream passes, in the order of the protocol, and its handing over.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::{Path, Request, State};
@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tidings_log::StateSnapshot;
 use tidings_protocol::api::{Closing, ClosingReason};
+use tidings_protocol::audit::{AuditEntry, AuditKind};
 use tidings_protocol::sse;
 
 use super::passage::{self, Given};
@@ -17,6 +18,7 @@ use super::preamble;
 use super::request::{Credential, StartRequest, StreamRequest};
 use super::start::{self, Start};
 use crate::app::App;
+use crate::audit;
 use crate::auth::{Identity, Looked};
 use crate::connection::HandOver;
 use crate::cors;
@@ -83,6 +85,10 @@ async fn answer(app: Arc<App>, tenant: Option<String>, request: Request) -> Resp
         Ok(response) => response,
         Err(refusal) => {
             app.metrics.openings.refused(refusal.status());
+            let asked = tenant.as_deref().and_then(|tenant| tenant.parse().ok());
+            let (who, address) = (attempt.who.get().map(|who| &**who), attempt.address);
+            app.audit
+                .refused(AuditKind::StreamRefused, &refusal, who, asked, address);
             tracing::info!(
                 target: "tidings::stream",
                 address = %attempt.address,
@@ -102,6 +108,8 @@ struct Attempt<'a> {
     address: IpAddr,
     /// A `HEAD` request passes the same checks but takes nothing.
     head_only: bool,
+    /// Whose the credential is, once that is known.
+    who: OnceLock<Arc<Identity>>,
 }
 
 /// A credential that was looked at, and whom it stands for.
@@ -145,6 +153,7 @@ impl<'a> Attempt<'a> {
             began: Instant::now(),
             address: peer.map_or(IpAddr::from([0, 0, 0, 0]), SocketAddr::ip),
             head_only: request.method == Method::HEAD,
+            who: OnceLock::new(),
         }
     }
 
@@ -213,6 +222,7 @@ impl<'a> Attempt<'a> {
             place: Some(place),
         };
         let begin = Begin::of(&parameters.start, beginning.snapshot.is_some());
+        app.audit.note(opened(&ticket));
         let ends = beginning.start.passage.is_some();
         let granted = self.grant(&request.headers, view, beginning, ticket);
         if ends {
@@ -230,6 +240,7 @@ impl<'a> Attempt<'a> {
         let app = self.app;
         app.limits.failures_exceeded(self.address)?;
         let shown = self.look_up(&parameters.credential).await?;
+        let _ = self.who.set(Arc::clone(shown.identity()));
         let sees_all = self.check_tenant(parameters, &shown).await?;
         let identity = shown.identity();
         if let Some(tenant) = parameters.tenant {
@@ -414,6 +425,17 @@ impl Attempt<'_> {
             });
             changed.then_some(ClosingReason::ViewChanged)
         })
+    }
+}
+
+/// What is told of a stream that was opened.
+fn opened(ticket: &Ticket) -> AuditEntry {
+    let entry = audit::by_whom(AuditKind::StreamOpened, &ticket.identity);
+    AuditEntry {
+        tenant_id: entry.tenant_id.or(ticket.tenant),
+        address: Some(ticket.address.to_string()),
+        connection_id: Some(ticket.connection.to_string()),
+        ..entry
     }
 }
 

@@ -9,6 +9,7 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, header};
 use tidings_protocol::api::StreamTokenGrant;
+use tidings_protocol::audit::AuditKind;
 
 use super::request::bearer;
 use crate::app::App;
@@ -37,10 +38,14 @@ pub async fn mint(
     Extension(peer): Extension<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let minted = mint_for(&app, peer.ip(), &headers).await;
+    let address = peer.ip();
+    let minted = mint_for(&app, address, &headers).await;
     let status = minted.as_ref().map_or_else(Refusal::status, |_| 200);
     app.metrics.stream_tokens.note(status);
-    minted
+    minted.inspect_err(|refusal| {
+        app.audit
+            .refused(AuditKind::TokenRefused, refusal, None, None, address);
+    })
 }
 
 async fn mint_for(app: &App, address: IpAddr, headers: &HeaderMap) -> Result<Response, Refusal> {

@@ -1,31 +1,39 @@
-//! One accepted connection: which HTTP it speaks, and taking a stream's socket back from hyper.
+//! One accepted connection: what stands in front of HTTP, which HTTP it speaks, and taking a stream's socket back
+//! from hyper.
+
+mod http2;
+mod transport;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::engine::{OpenStream, StreamSink};
+use crate::edge::{Edge, Tls, proxy_protocol, tls};
+use crate::engine::{OpenStream, StreamSink, TlsSocket};
 use crate::front::Front;
+pub use transport::Rewound;
+use transport::Transport;
 
-/// How long a request's head may take.
+/// How long a request's head may take, and what comes before the first one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
+
+/// The most header lines of a request.
+const MAX_HEADERS: usize = 100;
 
 /// What an HTTP/2 client says first (RFC 9113, section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -66,53 +74,106 @@ impl HandOver {
 pub async fn serve(
     app: Arc<App>,
     front: Front,
-    mut socket: TcpStream,
+    socket: TcpStream,
     peer: SocketAddr,
+    edge: Edge,
     stopping: CancellationToken,
 ) {
-    let preface = tokio::select! {
-        preface = tokio::time::timeout(HEAD_TIMEOUT, read_preface(&mut socket)) => preface,
+    let entered = tokio::select! {
+        entered = enter(socket, peer, &edge) => entered,
         // Browsers open connections in advance; one that has said nothing holds up no stop.
         () = stopping.cancelled() => return,
     };
-    let Ok(Ok((prefix, http2))) = preface else {
+    let Some(entered) = entered else {
         return;
     };
-    let io = TokioIo::new(Rewound {
-        prefix,
-        read: 0,
-        socket,
-    });
-    if http2 {
-        serve_http2(front, io, peer, stopping).await;
+    let io = TokioIo::new(entered.transport);
+    let peer = entered.peer;
+    if entered.http2 {
+        http2::serve(front, io, peer, stopping).await;
     } else {
         serve_http1(app, front, io, peer, stopping).await;
     }
 }
 
-/// Reads until it is clear which HTTP the client speaks. What was read is served first afterwards:
-/// peeking instead would spin while a client has sent no more than a `P`.
-async fn read_preface(socket: &mut TcpStream) -> io::Result<(Vec<u8>, bool)> {
-    let mut prefix = vec![0; HTTP2_PREFACE.len()];
-    let mut length = 0;
+/// A connection up to where HTTP begins.
+struct Entered {
+    transport: Transport,
+    /// For whom the connection was made.
+    peer: SocketAddr,
+    http2: bool,
+}
+
+/// Reads what stands in front of HTTP. `None` where that is not what it must be, or takes too long.
+async fn enter(mut socket: TcpStream, mut peer: SocketAddr, edge: &Edge) -> Option<Entered> {
+    let mut ahead = Vec::new();
+    if edge.expects_head_from(peer.ip()) {
+        let head = tokio::time::timeout(HEAD_TIMEOUT, proxy_protocol::read(&mut socket)).await;
+        let head = head.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match head {
+            Ok((source, behind)) => {
+                peer = source.unwrap_or(peer);
+                ahead = behind;
+            }
+            // Only from those who are trusted, so that nobody else can fill the log.
+            Err(error) => {
+                tracing::warn!(%error, %peer, "a proxy's connection is refused (proxies.protocol)");
+                return None;
+            }
+        }
+    }
+    let (transport, http2) = if let Some(tls) = &edge.tls {
+        shake_hands(tls, Rewound::new(ahead, socket), peer).await?
+    } else {
+        let preface = read_preface(&mut socket, ahead);
+        let (ahead, http2) = tokio::time::timeout(HEAD_TIMEOUT, preface)
+            .await
+            .ok()?
+            .ok()?;
+        (Transport::Plain(Rewound::new(ahead, socket)), http2)
+    };
+    Some(Entered {
+        transport,
+        peer,
+        http2,
+    })
+}
+
+async fn shake_hands(tls: &Tls, socket: Rewound, peer: SocketAddr) -> Option<(Transport, bool)> {
+    match tls.accept(socket).await {
+        Ok(stream) => {
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+            Some((Transport::Tls(Box::new(stream)), http2))
+        }
+        Err(error) => {
+            tracing::debug!(%error, %peer, "no handshake");
+            None
+        }
+    }
+}
+
+/// Reads until it is clear which HTTP the client speaks; `ahead` was read already. What was read is served first
+/// afterwards: peeking instead would spin while a client has sent no more than a `P`.
+async fn read_preface(socket: &mut TcpStream, mut ahead: Vec<u8>) -> io::Result<(Vec<u8>, bool)> {
     loop {
-        let read = socket.read(&mut prefix[length..]).await?;
+        let length = ahead.len().min(HTTP2_PREFACE.len());
+        let matches = ahead[..length] == HTTP2_PREFACE[..length];
+        if !matches || length == HTTP2_PREFACE.len() {
+            return Ok((ahead, matches));
+        }
+        let mut chunk = [0; HTTP2_PREFACE.len()];
+        let read = socket.read(&mut chunk[length..]).await?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        length += read;
-        let matches = prefix[..length] == HTTP2_PREFACE[..length];
-        if !matches || length == HTTP2_PREFACE.len() {
-            prefix.truncate(length);
-            return Ok((prefix, matches));
-        }
+        ahead.extend_from_slice(&chunk[length..length + read]);
     }
 }
 
 async fn serve_http1(
     app: Arc<App>,
     front: Front,
-    io: TokioIo<Rewound>,
+    io: TokioIo<Transport>,
     peer: SocketAddr,
     stopping: CancellationToken,
 ) {
@@ -129,6 +190,7 @@ async fn serve_http1(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
         .serve_connection(io, service);
     let mut asked_to_stop = false;
     let stream = loop {
@@ -138,8 +200,8 @@ async fn serve_http1(
             stream = hand_over.taken() => break stream,
             ended = driver => {
                 if ended.is_ok() {
-                    let mut socket = connection.into_parts().io.into_inner().socket;
-                    let _ = socket.shutdown().await;
+                    let mut transport = connection.into_parts().io.into_inner();
+                    let _ = transport.shutdown().await;
                 }
                 return;
             }
@@ -150,16 +212,27 @@ async fn serve_http1(
         }
     };
     // What hyper has read ahead is dropped with its buffer: a stream's connection takes nothing more.
-    let socket = connection.into_parts().io.into_inner().socket;
-    if let Err(error) = open_on_socket(&app, socket, stream).await {
+    let transport = connection.into_parts().io.into_inner();
+    if let Err(error) = open_on(&app, transport, stream).await {
         tracing::debug!(%error, %peer, "a stream's connection broke before it began");
     }
 }
 
-async fn open_on_socket(app: &App, socket: TcpStream, mut stream: OpenStream) -> io::Result<()> {
-    let socket = socket.into_std()?;
-    bound_kernel_share(app, &socket, stream.conflation.is_some());
-    stream.sink = StreamSink::Socket(socket);
+async fn open_on(app: &App, transport: Transport, mut stream: OpenStream) -> io::Result<()> {
+    let conflates = stream.conflation.is_some();
+    stream.sink = match transport {
+        Transport::Plain(socket) => {
+            let socket = socket.into_socket().into_std()?;
+            bound_kernel_share(app, &socket, conflates);
+            StreamSink::Socket(socket)
+        }
+        Transport::Tls(tls) => {
+            let (socket, connection) = tls.into_inner();
+            let socket = socket.into_socket().into_std()?;
+            bound_kernel_share(app, &socket, conflates);
+            StreamSink::Tls(Box::new(TlsSocket::new(socket, connection)))
+        }
+    };
     app.engines.open(stream).await;
     Ok(())
 }
@@ -185,87 +258,5 @@ fn bound_kernel_share(app: &App, socket: &std::net::TcpStream, conflates: bool) 
         .and_then(|()| options.set_tcp_user_timeout(Some(stall)));
     if let Err(error) = bounded {
         tracing::warn!(%error, "a stream's socket keeps the kernel's defaults");
-    }
-}
-
-async fn serve_http2(
-    front: Front,
-    io: TokioIo<Rewound>,
-    peer: SocketAddr,
-    stopping: CancellationToken,
-) {
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = front.clone().answer(request, peer, None);
-        async { Ok::<_, Infallible>(answer.await) }
-    });
-    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Some(Duration::from_secs(20)))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .serve_connection(io, service);
-    let mut connection = pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stopping.cancelled() => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
-}
-
-/// A socket with the bytes in front that were read from it already.
-struct Rewound {
-    prefix: Vec<u8>,
-    read: usize,
-    socket: TcpStream,
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read < self.prefix.len() {
-            let rest = &self.prefix[self.read..];
-            let count = rest.len().min(buffer.remaining());
-            buffer.put_slice(&rest[..count]);
-            self.read += count;
-            if self.read == self.prefix.len() {
-                self.prefix = Vec::new();
-                self.read = 0;
-            }
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
     }
 }

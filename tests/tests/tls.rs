@@ -1,0 +1,422 @@
+//! TLS: what is received is what a plain client receives, the certificate changes under open streams, and who breaks
+//! the rules harms nobody.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tidings_tests::publish::{self, status};
+use tidings_tests::server::run_to_end;
+use tidings_tests::{Certificates, Request, Server, Setup, Stream, Tunnel, Watch, Way, new_tenant};
+
+/// A server with a certificate of its own authority.
+fn served(certificates: &Certificates) -> Setup {
+    Setup::new()
+        .over_tls(
+            &certificates.path("server.pem"),
+            &certificates.path("server.key"),
+        )
+        .set("TIDINGS_TLS__WATCH", "100ms")
+}
+
+/// A stream of this tenant through a tunnel, by access token.
+fn watch(server: &Server, tunnel: &Tunnel, tenant: &str) -> Watch {
+    Watch::at(tunnel.address, &format!("/tenants/{tenant}/events/stream"))
+        .bearer(&server.viewer(tenant))
+}
+
+/// The bytes of the events; what is before the first differs from stream to stream, and heartbeats come when they do.
+fn events_of(raw: &[u8], first: &str) -> String {
+    let text = String::from_utf8_lossy(raw).replace(": heartbeat\n", "");
+    let start = text
+        .find(&format!("id: {first}\n"))
+        .expect("the first event");
+    text[start..].to_owned()
+}
+
+fn read_to(stream: &mut Stream, cursor: &str) {
+    let mark = format!("id: {cursor}\n");
+    stream.read_until("the last event", |raw| {
+        let tail = String::from_utf8_lossy(&raw[raw.len().saturating_sub(70_000)..]);
+        tail.find(&mark)
+            .is_some_and(|at| tail[at..].contains("\n\n"))
+    });
+}
+
+fn openssl(server: &Server, arguments: &[&str]) -> String {
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_client", "-connect", &server.tls.to_string()])
+        .args(arguments)
+        .stdin(std::process::Stdio::null());
+    run_to_end(command).said
+}
+
+/// Large and small events, while nobody reads: records are cut anywhere, and streams come back from the log.
+#[test]
+fn a_stream_has_the_same_bytes_in_the_clear_and_over_either_version() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).start();
+    let way = Way::trusting(&certificates);
+    let tunnels = [
+        Tunnel::to(server.tls, &way),
+        Tunnel::to(server.tls, &way.clone().old()),
+        Tunnel::to(server.tls, &way.clone().protocol(None)),
+    ];
+    let tenant = new_tenant();
+    let mut streams = vec![server.watch(&tenant).open()];
+    for tunnel in &tunnels {
+        streams.push(watch(&server, tunnel, &tenant).open());
+    }
+    // Full sooner than the others.
+    streams.push(
+        watch(&server, &tunnels[0], &tenant)
+            .receive_buffer(4096)
+            .open(),
+    );
+    let first = server.publish(&tenant, &status("r1", 0)).first;
+    let mut last = first.clone();
+    for round in 0..40 {
+        let size = [100, 20_000, 300_000][round % 3];
+        let text: String = (0..size).map(|_| fastrand::alphanumeric()).collect();
+        let event = json!({"type": "device_status", "device_id": "r1", "data": {"status": text}});
+        let small: Vec<Value> = (0..50).map(|number| status("r2", number)).collect();
+        server.publish(&tenant, &event);
+        last = server.publish_all(&tenant, &small).last;
+    }
+    let mut received = Vec::new();
+    for stream in &mut streams {
+        read_to(stream, &last);
+        received.push(events_of(&stream.raw, &first));
+    }
+    for (index, bytes) in received.iter().enumerate() {
+        assert!(*bytes == received[0], "stream {index} has other bytes");
+    }
+}
+
+#[test]
+fn every_call_works_over_tls() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).start();
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    let answer = tidings_tests::http::exchange(
+        tunnel.address,
+        &Request::post("/auth/sse-token").bearer(&server.viewer(&tenant)),
+    );
+    let token = answer.expect(200)["token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    let path = format!("/tenants/{tenant}/events/stream");
+    let mut stream = Watch::at(tunnel.address, &path).token(&token).open();
+    // Several requests over one connection, and a stream behind them on the same.
+    let mut connection = tidings_tests::Connection::open(tunnel.address).expect("connects");
+    for number in 0..3 {
+        let request = publish::one(&tenant, &server.publisher(&tenant), &status("r1", number));
+        assert_eq!(
+            connection.exchange(&request).expect("an answer").status,
+            200
+        );
+    }
+    let request = watch(&server, &tunnel, &tenant)
+        .query("since", "2020-01-01T00:00:00Z")
+        .request();
+    connection.send(&request.bytes()).expect("sends");
+    let mut replayed = Stream::over(connection)
+        .expect("answers")
+        .expect("a stream");
+    assert_eq!(stream.events(3), replayed.events(3));
+}
+
+#[test]
+fn http_2_is_chosen_by_alpn() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).start();
+    assert!(openssl(&server, &["-alpn", "h2,http/1.1"]).contains("ALPN protocol: h2"));
+    assert!(openssl(&server, &["-alpn", "http/1.1"]).contains("ALPN protocol: http/1.1"));
+    assert!(openssl(&server, &["-tls1_2"]).contains("TLSv1.2"));
+    assert!(
+        !openssl(&server, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]).contains("Cipher is ECDHE")
+    );
+
+    let tunnel = Tunnel::to(
+        server.tls,
+        &Way::trusting(&certificates).protocol(Some("h2")),
+    );
+    let tenant = new_tenant();
+    let last = server.publish(&tenant, &status("r1", 1)).last;
+    let target = format!("/tenants/{tenant}/events?limit=1");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let access = server.viewer(&tenant);
+    let body = runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(tunnel.address)
+            .await
+            .expect("connects");
+        let (mut client, connection) = h2::client::handshake(socket).await.expect("speaks HTTP/2");
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("https://{}{target}", server.tls))
+            .header("authorization", format!("Bearer {access}"))
+            .body(())
+            .expect("a request");
+        let (answer, _) = client.send_request(request, true).expect("sends");
+        let answer = answer.await.expect("answers");
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.data().await {
+            bytes.extend_from_slice(&chunk.expect("no reset"));
+        }
+        String::from_utf8(bytes).expect("text")
+    });
+    assert!(body.contains(&last), "{body}");
+}
+
+#[test]
+fn a_certificate_is_replaced_while_streams_stay_open_and_a_bad_one_is_refused() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).start();
+    let tenant = new_tenant();
+    let old = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let mut streams: Vec<Stream> = (0..100)
+        .map(|_| watch(&server, &old, &tenant).open())
+        .collect();
+
+    std::fs::write(certificates.path("server.pem"), "no certificate").expect("a file of ours");
+    server.wait_for_log("the refusal", |line| {
+        line.contains("the old one stays") && line.contains("tls.certificate_file")
+    });
+    streams.push(watch(&server, &old, &tenant).open());
+
+    let others = Certificates::new();
+    std::fs::copy(others.path("server.pem"), certificates.path("server.pem")).expect("copied");
+    // The certificate without its key: between two files that are replaced one after the other.
+    server.wait_for_log("the mismatch", |line| {
+        line.contains("can't be used together")
+    });
+    streams.push(watch(&server, &old, &tenant).open());
+    std::fs::copy(others.path("server.key"), certificates.path("server.key")).expect("copied");
+    server.wait_for_log("the change", |line| {
+        line.contains("a new certificate is served")
+    });
+
+    let new = Tunnel::to(server.tls, &Way::trusting(&others));
+    let mut late = watch(&server, &new, &tenant).open();
+    assert!(
+        tidings_tests::http::try_exchange(old.address, &Request::get("/")).is_err(),
+        "the old certificate is served still"
+    );
+    let last = server.publish(&tenant, &status("r1", 1)).last;
+    for stream in streams.iter_mut().chain([&mut late]) {
+        assert_eq!(stream.next_event().cursor(), last);
+    }
+}
+
+#[test]
+fn a_stream_over_tls_resumes_after_a_kill() {
+    let certificates = Certificates::new();
+    let mut server = served(&certificates).start();
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    let mut stream = watch(&server, &tunnel, &tenant).open();
+    let seen = server.publish(&tenant, &status("r1", 0)).last;
+    assert_eq!(stream.next_event().cursor(), seen);
+    server.kill();
+    assert!(stream.next_but_cursors().is_none());
+    assert!(
+        stream.reset,
+        "a connection that is cut off does not look like one that has ended"
+    );
+    server.start_again();
+    let missed: Vec<String> = (1..4)
+        .map(|number| server.publish(&tenant, &status("r1", number)).last)
+        .collect();
+    let mut again = watch(&server, &tunnel, &tenant).after(&seen).open();
+    let cursors: Vec<_> = again
+        .events(3)
+        .iter()
+        .map(|event| event.cursor().to_owned())
+        .collect();
+    assert_eq!(cursors, missed);
+}
+
+/// The end is a `closing`, and a `close_notify` behind it: the tunnel would reset the connection otherwise.
+#[test]
+fn a_stream_that_is_told_why_it_ends_ends_cleanly() {
+    let certificates = Certificates::new();
+    let mut server = served(&certificates).start();
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    let mut disconnected = watch(&server, &tunnel, &tenant).open();
+    let mut drained = watch(&server, &tunnel, &tenant).open();
+    let id = disconnected.connection_id().to_owned();
+    let request = Request::new("DELETE", &format!("/streams/{id}")).bearer(&server.super_admin());
+    assert!(server.exchange(&request).status < 300);
+    let end = disconnected.next_named("closing");
+    assert_eq!(end.json()["reason"], "disconnected");
+    assert!(disconnected.rest().is_empty() && !disconnected.reset);
+
+    server.signal(Signal::TERM);
+    let end = drained.next_named("closing");
+    assert_eq!(end.json()["reason"], "draining");
+    assert!(drained.rest().is_empty() && !drained.reset);
+    assert!(server.wait().success());
+}
+
+/// What is encrypted and not sent must not reach who may not see it any more.
+#[test]
+fn a_stream_that_is_revoked_while_it_does_not_read_is_reset() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).start();
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    let mut stream = watch(&server, &tunnel, &tenant).receive_buffer(4096).open();
+    let text: String = (0..500_000).map(|_| fastrand::alphanumeric()).collect();
+    let event = json!({"type": "device_status", "device_id": "r1", "data": {"status": text}});
+    let mut last = String::new();
+    for _ in 0..30 {
+        last = server.publish(&tenant, &event).last;
+    }
+    let request = Request::new("DELETE", "/users/viewer-1/streams").bearer(&server.super_admin());
+    assert!(server.exchange(&request).status < 300);
+    server.wait_for_log("the end", |line| {
+        line.contains("stream_closed") && line.contains("revoked")
+    });
+    while stream.next_item().is_some() {}
+    assert!(stream.reset, "{}", stream.tail());
+    let all = String::from_utf8_lossy(&stream.raw);
+    assert!(!all.contains(&format!("id: {last}\n")), "it was not full");
+    assert!(!all.contains("closing"));
+}
+
+#[test]
+fn who_makes_no_handshake_is_cut_off_and_nobody_waits_for_it() {
+    let certificates = Certificates::new();
+    let server = served(&certificates)
+        .set("TIDINGS_TLS__HANDSHAKE_TIMEOUT", "5s")
+        .set("TIDINGS_TLS__HANDSHAKES", "2")
+        .start();
+    let connect = || TcpStream::connect(server.tls).expect("connects");
+    let silent: Vec<TcpStream> = (0..20).map(|_| connect()).collect();
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    let mut stream = watch(&server, &tunnel, &tenant).open();
+    // Half a handshake, more of them than are served at a time; and what is none.
+    let mut half = connect();
+    half.write_all(&[22, 3, 1, 1, 0, 1]).expect("sends");
+    let mut plain = connect();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+        .expect("sends");
+    for mut socket in silent.into_iter().chain([half]) {
+        socket
+            .set_read_timeout(Some(tidings_tests::GUARD))
+            .expect("set");
+        let mut rest = Vec::new();
+        let _ = socket.read_to_end(&mut rest);
+    }
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"));
+    let last = server.publish(&tenant, &status("r1", 1)).last;
+    assert_eq!(stream.next_event().cursor(), last);
+    watch(&server, &tunnel, &tenant).open();
+}
+
+#[test]
+fn with_authorities_for_clients_only_those_with_a_certificate_get_in() {
+    let certificates = Certificates::new();
+    let strangers = Certificates::new();
+    let server = served(&certificates)
+        .set("TIDINGS_TLS__CLIENT_CA_FILE", &certificates.path("ca.pem"))
+        .start();
+    let tenant = new_tenant();
+    let way = Way::trusting(&certificates);
+    let known = Tunnel::to(server.tls, &way.clone().with_own(&certificates));
+    watch(&server, &known, &tenant).open();
+    for way in [way.clone(), way.with_own(&strangers)] {
+        let tunnel = Tunnel::to(server.tls, &way);
+        assert!(watch(&server, &tunnel, &tenant).try_open().is_err());
+    }
+}
+
+#[test]
+fn a_certificate_that_can_not_be_served_is_named_and_the_server_does_not_start() {
+    let certificates = Certificates::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |certificate: &str, key: &str| {
+        let (certificate, key) = (certificates.path(certificate), certificates.path(key));
+        let environment = [
+            ("TIDINGS_LISTEN", ""),
+            ("TIDINGS_ADMIN_LISTEN", "127.0.0.1:0"),
+            ("TIDINGS_TLS__LISTEN", "127.0.0.1:0"),
+            ("TIDINGS_TLS__CERTIFICATE_FILE", &certificate),
+            ("TIDINGS_TLS__KEY_FILE", &key),
+            (
+                "TIDINGS_AUTH__JWT__SECRET",
+                "0123456789abcdef0123456789abcdef",
+            ),
+        ];
+        tidings_tests::server::run(&["serve"], &environment, folder.path())
+    };
+    for (certificate, key, setting, word) in [
+        (
+            "absent.pem",
+            "server.key",
+            "tls.certificate_file",
+            "can't be read",
+        ),
+        (
+            "server.key",
+            "server.key",
+            "tls.certificate_file",
+            "no certificate",
+        ),
+        ("server.pem", "server.pem", "tls.key_file", "no private key"),
+        (
+            "server.pem",
+            "client.key",
+            "tls.certificate_file",
+            "can't be used together",
+        ),
+    ] {
+        let ended = run(certificate, key);
+        assert!(!ended.status.success());
+        assert!(
+            ended.said.contains(setting) && ended.said.contains(word),
+            "{}",
+            ended.said
+        );
+    }
+}
+
+#[test]
+fn over_tls_browsers_are_told_to_stay_with_it_where_that_is_asked_for() {
+    let certificates = Certificates::new();
+    let server = served(&certificates)
+        .set("TIDINGS_TLS__HSTS", "365d")
+        .start();
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let over = tidings_tests::http::exchange(tunnel.address, &Request::get("/"));
+    assert_eq!(
+        over.header("strict-transport-security"),
+        Some("max-age=31536000")
+    );
+    let plain = server.exchange(&Request::get("/"));
+    assert_eq!(plain.header("strict-transport-security"), None);
+}
+
+#[test]
+fn tls_alone_is_served_where_the_plain_address_is_empty() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).set("TIDINGS_LISTEN", "").start();
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    watch(&server, &tunnel, &tenant).open();
+    assert!(TcpStream::connect(server.address).is_err());
+}
