@@ -57,6 +57,53 @@ export interface Witness {
   readonly outcome: Readonly<Record<string, unknown>> | string;
 }
 
+/** A publisher's API key, without its secret. */
+export interface PublisherKey {
+  readonly id: string;
+  readonly name: string | null;
+  /** It stands in the server's configuration and is changed there. */
+  readonly configured: boolean;
+  /** `null`: all tenants. */
+  readonly tenants: readonly string[] | null;
+  readonly types: readonly string[] | null;
+  readonly publish_rate: number | null;
+  readonly created_at: string | null;
+  readonly created_by: string | null;
+  readonly expires_at: string | null;
+  readonly old_secret_until: string | null;
+  readonly last_used_at: string | null;
+  readonly revoked_at: string | null;
+}
+
+/** What a new key may do. */
+export interface NewKey {
+  readonly name: string;
+  readonly tenants?: readonly string[];
+  readonly all_tenants?: boolean;
+  readonly types?: readonly string[];
+  readonly expires_at?: string;
+}
+
+/** A line of the audit log; of what is not known nothing is there. */
+export interface AuditEntry {
+  readonly id: number;
+  readonly time: string;
+  readonly what: string;
+  readonly tenant_id?: string;
+  readonly user_id?: string;
+  readonly role?: string;
+  readonly key_id?: string;
+  readonly address?: string;
+  readonly connection_id?: string;
+  readonly target?: string;
+  readonly status?: number;
+  readonly reason?: string;
+  readonly count?: number;
+  readonly events?: number;
+}
+
+const AUDIT_PAGE = 10_000;
+
 /** Where the API is: at the root or, beside an existing front end, below `/api`. */
 export async function findMount(login: Login): Promise<string> {
   for (const mount of ['', '/api']) {
@@ -109,13 +156,46 @@ export class Api {
     await this.#send('DELETE', `/streams/${encodeURIComponent(connection)}`);
   }
 
+  keys(): Promise<{ keys: PublisherKey[] }> {
+    return this.#get('/keys');
+  }
+
+  async makeKey(wanted: NewKey): Promise<{ key: string; info: PublisherKey }> {
+    return (await (await this.#send('POST', '/keys', wanted)).json()) as { key: string; info: PublisherKey };
+  }
+
+  async rotateKey(id: string): Promise<{ key: string; info: PublisherKey }> {
+    const answer = await this.#send('POST', `/keys/${encodeURIComponent(id)}/rotate`, {});
+    return (await answer.json()) as { key: string; info: PublisherKey };
+  }
+
+  async revokeKey(id: string): Promise<void> {
+    await this.#send('DELETE', `/keys/${encodeURIComponent(id)}`);
+  }
+
+  /** The audit log since a moment; `isCut` where there is more of it. */
+  async audit(since: Date): Promise<{ entries: AuditEntry[]; isCut: boolean }> {
+    const query = new URLSearchParams({ since: since.toISOString(), limit: String(AUDIT_PAGE) });
+    const text = await (await this.#send('GET', `/audit?${query.toString()}`)).text();
+    const lines = text.split('\n').filter(Boolean);
+    return {
+      entries: lines.map((line) => JSON.parse(line) as AuditEntry),
+      isCut: lines.length >= AUDIT_PAGE,
+    };
+  }
+
   async #get<Answer>(path: string): Promise<Answer> {
     return (await (await this.#send('GET', path)).json()) as Answer;
   }
 
-  async #send(method: string, path: string): Promise<Response> {
-    const headers = { authorization: `Bearer ${await this.access()}` };
-    const response = await fetch(this.mount + path, { method, headers, cache: 'no-store' });
+  async #send(method: string, path: string, body?: object): Promise<Response> {
+    const headers: Record<string, string> = { authorization: `Bearer ${await this.access()}` };
+    const request: RequestInit = { method, headers, cache: 'no-store' };
+    if (body !== undefined) {
+      headers['content-type'] = 'application/json';
+      request.body = JSON.stringify(body);
+    }
+    const response = await fetch(this.mount + path, request);
     if (response.ok) return response;
     const problem = (await response.json().catch(() => ({}))) as { detail?: string };
     throw new TidingsError(

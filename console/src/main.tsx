@@ -6,10 +6,12 @@ import 'uplot/dist/uPlot.min.css';
 import { findMount } from './api';
 import { forget, kept, type Login } from './login';
 import { AlertsPage } from './pages/alerts';
+import { AuditPage } from './pages/audit';
 import { DevicePage } from './pages/device';
 import { FeedPage, isOperator } from './pages/feed';
 import { FleetPage } from './pages/fleet';
 import { HandPage } from './pages/hand';
+import { KeysPage } from './pages/keys';
 import { StreamsPage, TenantsPage } from './pages/operate';
 import { PastPage } from './pages/past';
 import { RatesPage } from './pages/rates';
@@ -29,6 +31,8 @@ const PAGES: readonly { readonly name: string; readonly title: string; readonly 
   { name: 'rates', title: 'Rates' },
   { name: 'streams', title: 'Streams', forOperators: true },
   { name: 'tenants', title: 'Tenants', forOperators: true },
+  { name: 'keys', title: 'API keys', forOperators: true },
+  { name: 'audit', title: 'Audit', forOperators: true },
   { name: 'hand', title: 'By hand' },
 ];
 
@@ -157,6 +161,10 @@ function page(session: Session, route: ReturnType<typeof useRoute>) {
       return <StreamsPage session={session} />;
     case 'tenants':
       return <TenantsPage session={session} />;
+    case 'keys':
+      return <KeysPage session={session} />;
+    case 'audit':
+      return <AuditPage session={session} route={route} />;
     case 'hand':
       return <HandPage login={session.login} mount={session.mount} />;
     default:

@@ -79,7 +79,7 @@ function optionsOf(place: HTMLElement, unit: string, height: number): uPlot.Opti
           : { range: (_, low, high) => [Math.min(0, low), high > low ? high * 1.1 : low + 1] },
     },
     axes: [
-      { ...axis, space: 70 },
+      { ...axis, space: 80, size: 28, values: (_, at) => at.map((second) => clock(second * 1000)) },
       { ...axis, size: 44 },
     ],
     series: [

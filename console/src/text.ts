@@ -24,8 +24,11 @@ export const clock = (at: number): string => new Date(at).toLocaleTimeString(und
 export const moment = (at: number): string =>
   new Date(at).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
 
-/** A short form of a long id, that still tells two apart. */
-export const short = (id: string): string => (id.length > 20 ? `${id.slice(0, 8)}…${id.slice(-4)}` : id);
+/** A short form of a long id, that still tells two apart. Names that people gave are left as they are. */
+export function short(id: string): string {
+  const isForPeople = /[^0-9a-f-]/i.test(id) && id.length <= 48;
+  return isForPeople || id.length <= 20 ? id : `${id.slice(0, 8)}…${id.slice(-4)}`;
+}
 
 /** A text of a payload, whatever stands there. */
 export function words(value: unknown): string {

@@ -340,6 +340,63 @@ test.describe('the console', () => {
     await shows(page, 'tbody', '11111111');
   });
 
+  test('an operator makes an API key that publishes, gives it a new secret, and revokes it', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('tenant_operator'), '#/keys');
+    const publishes = async (key) => {
+      const answer = await fetch(`${server.origin}/tenants/${TENANT}/events`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', authorization: `Bearer ${key}` },
+        body: JSON.stringify({ type: 'device_status', data: status('edge-2', 'online') }),
+      });
+      return answer.status;
+    };
+    await page.fill('input[name=name]', 'poller');
+    await page.fill('input[name=types]', 'device_status');
+    await page.click('button:text-is("Make")');
+    const first = await page.textContent('.secret');
+    assert.equal(await publishes(first), 200);
+    await shows(page, 'tbody', 'poller');
+    await shows(page, 'tbody', 'device_status');
+    await page.click('button:text-is("Rotate")');
+    await page.waitForFunction((before) => document.querySelector('.secret')?.textContent !== before, first);
+    await page.waitForSelector('.secret');
+    assert.equal(await publishes(await page.textContent('.secret')), 200);
+    await page.click('button:text-is("Done")');
+    assert.equal(await page.locator('.secret').count(), 0);
+    await page.click('button:has-text("Revoke …")');
+    await page.click('button:text-is("Revoke for good")');
+    await shows(page, 'tbody', 'revoked');
+    assert.equal(await publishes(first), 401);
+    assert.ok(!(await page.content()).includes(first.split('_')[2]), 'the secret is not shown again');
+  });
+
+  test('an operator reads in the audit log who was refused and what was changed', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('tenant_operator'), '#/keys');
+    await page.fill('input[name=name]', 'poller');
+    await page.click('button:text-is("Make")');
+    await page.waitForSelector('.secret');
+    const elsewhere = `${server.origin}/tenants/22222222-2222-4222-8222-222222222222/events`;
+    const headers = { authorization: `Bearer ${server.token('viewer')}` };
+    assert.equal((await fetch(elsewhere, { headers })).status, 403);
+    // What is audited waits for no disk: it is there when it is there.
+    const tells = async (hash, text) => {
+      for (let turn = 0; turn < 600; turn++) {
+        await page.evaluate((to) => (location.hash = to), `${hash}&turn=${turn}`);
+        await page.waitForSelector('.audit, .empty');
+        if ((await page.textContent('#content')).includes(text)) return;
+        await page.evaluate(() => (location.hash = '#/hand'));
+        await page.waitForSelector('.command');
+      }
+      assert.fail(`${text} is not in the audit log`);
+    };
+    await tells('#/audit?what=read_refused', '403');
+    await tells('#/audit?what=key_created', 'key created');
+    await tells('#/audit?search=stream_opened', 'developer');
+    assert.equal(await page.locator('.audit tbody tr:has-text("read refused")').count(), 0);
+  });
+
   test('the fleet is shown as it was at a moment of the history', async () => {
     const alert = { device_id: 'edge-1', alert_event_id: 'a1', severity: 'critical', message: 'cpu is hot' };
     const push = { device_id: 'edge-1', push_operation_id: 'p1' };
@@ -526,6 +583,8 @@ test.describe('the console', () => {
         'rates',
         'streams',
         'tenants',
+        'keys',
+        'audit',
         'hand',
       ]) {
         await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
@@ -564,6 +623,8 @@ test.describe('the console', () => {
       'rates',
       'streams',
       'tenants',
+      'keys',
+      'audit',
       'hand',
     ]) {
       await page.evaluate((hash) => (location.hash = hash), `#/${name}`);

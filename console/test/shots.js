@@ -27,6 +27,8 @@ for (const [size, viewport] of Object.entries(sizes))
       'rates',
       'streams',
       'tenants',
+      'keys',
+      'audit',
       'hand',
     ]) {
       await page.evaluate((hash) => (location.hash = `#/${hash}`), name);

@@ -286,8 +286,10 @@ fn while_an_issuer_is_away_its_keys_stay_good_for_a_time_and_then_it_is_told() {
         server.ask_admin(&Request::get("/readyz")).status == 503
     });
     let told = server.ask_admin(&Request::get("/readyz")).expect(503);
-    let reason = told["reasons"][0].as_str().expect("a reason");
-    assert!(reason.contains("auth.jwt.jwks_url"), "{told}");
+    let reason = &told["reasons"][0];
+    assert_eq!(reason["reason"], "jwks_unavailable", "{told}");
+    let detail = reason["detail"].as_str().expect("a sentence");
+    assert!(detail.contains("auth.jwt.jwks_url"), "{told}");
     let refused = read(&server, &tenant, &access);
     refused.problem(503);
     assert!(refused.header("retry-after").is_some());

@@ -224,6 +224,7 @@ fn streams_are_told_when_nats_is_away_and_get_everything_when_it_is_back() {
     assert!(stale.json()["reason"].is_string(), "{stale:?}");
     let unready = server.ask_admin(&Request::get("/readyz"));
     assert_eq!(unready.status, 503, "{unready:?}");
+    assert!(unready.text().contains("\"broker_away\""), "{unready:?}");
     let request =
         tidings_tests::publish::one(&tenant, &server.publisher(&tenant), &status("r1", 2));
     let refused = server.exchange(&request);

@@ -515,6 +515,8 @@ fn a_full_disk_is_507_loses_nothing_and_is_over_when_there_is_room_again() {
         assert!(acknowledged < 100_000, "the disk is never full");
     };
     refused.problem(507);
+    let unready = server.ask_admin(&Request::get("/readyz")).expect(503);
+    assert_eq!(unready["reasons"][0]["reason"], "disk_full", "{unready}");
     // All that was acknowledged can be read, live and again, and nothing of the refused body.
     // `stale` says how the server is now, so it may overtake what the stream is still due.
     let (mut next, mut stale) = (0, false);

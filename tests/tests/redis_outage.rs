@@ -38,7 +38,7 @@ fn ready(node: &Server) -> Answer {
 fn wait_until_away(node: &Server) {
     wait_for("that readyz tells of Redis", || {
         let answer = ready(node);
-        answer.status == 503 && answer.text().contains("Redis")
+        answer.status == 503 && answer.json()["reasons"][0]["reason"] == "redis_away"
     });
 }
 

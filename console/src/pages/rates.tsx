@@ -48,7 +48,7 @@ function Parts(given: { session: Session; kind: Kind; title: string; now: number
       <h2>{title}</h2>
       <div class="plots">
         {parts.slice(0, MOST_PLOTS).map(({ name, at, values }) => (
-          <Plot key={name} title={short(name)} unit="/s" at={at} values={values} height={90} />
+          <Plot key={name} title={short(name)} unit="/s" at={at} values={values} height={100} />
         ))}
       </div>
       <div class="scroll">

@@ -285,6 +285,13 @@ impl Log {
         self.shared().view.read().health.clone()
     }
 
+    /// How often the writer has come for work. It is asked to come again, so that a later answer differs unless the
+    /// writer is stuck, in a write or sync that does not return, or has ended.
+    #[must_use]
+    pub fn pulse(&self) -> u64 {
+        self.shared().queue.pulse()
+    }
+
     /// What the log holds.
     #[must_use]
     pub fn usage(&self) -> Usage {

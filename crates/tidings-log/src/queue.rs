@@ -1,6 +1,7 @@
 //! The bounded queue from the handle to the writer.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ pub(crate) struct Queue {
     limit: u64,
     inner: Mutex<Inner>,
     signal: Condvar,
+    /// How often the writer has come for work.
+    turns: AtomicU64,
 }
 
 struct Inner {
@@ -99,6 +102,7 @@ impl Queue {
                 stopped: None,
             }),
             signal: Condvar::new(),
+            turns: AtomicU64::new(0),
         }
     }
 
@@ -128,6 +132,7 @@ impl Queue {
 
     /// Waits for something to do, for `patience` where there is one.
     pub(crate) fn next(&self, group_bytes: u64, patience: Option<Duration>) -> Work {
+        self.turns.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.inner.lock();
         loop {
             if let Some(purge) = inner.purges.pop_front() {
@@ -183,6 +188,13 @@ impl Queue {
                 return;
             }
         }
+    }
+
+    /// How often the writer has come for work. Nudges it, so that the next answer differs unless it is stuck.
+    pub(crate) fn pulse(&self) -> u64 {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.nudge();
+        turns
     }
 
     pub(crate) fn nudge(&self) {

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use tidings_log::{Health, Log};
 use tidings_protocol::{EventType, Position, TenantId};
 use tokio::sync::Semaphore;
@@ -15,6 +15,7 @@ use crate::auth::{AccessTokenError, AccessTokens, Identity, PublisherKeys, Strea
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::cursors::{CursorText, Cursors};
+use crate::descriptors::Descriptors;
 use crate::engine::Engines;
 use crate::error::Refusal;
 use crate::fanout::{Liveness, Rules, TypeTable, ViewRequest, Window};
@@ -25,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::operate::groups::GroupChanges;
 use crate::operate::tenants::Purges;
 use crate::registry::{DeviceGroup, Registry};
+use crate::shutdown::Life;
 use crate::time::unix_seconds;
 
 /// How many pages of the history are read at once.
@@ -35,8 +37,8 @@ pub const STATE_READERS: usize = 16;
 
 /// The server's parts, each of which looks after its own state.
 pub struct App {
-    /// The resolved configuration.
-    pub config: Config,
+    /// What [`App::config`] gives; another one after a reload.
+    pub(crate) running_config: ArcSwap<Config>,
     /// The event types that there are here.
     pub known_types: Vec<EventType>,
     /// What their events are the latest state of.
@@ -81,11 +83,22 @@ pub struct App {
     pub history_readers: Semaphore,
     /// Permits to wait for the state.
     pub state_readers: Semaphore,
-    /// Set once the server is on its way out.
-    pub draining: AtomicBool,
+    /// When the process came to this point of its start, in microseconds since the Unix epoch.
+    pub started_at: i64,
+    /// How far it is on its way out.
+    pub life: Life,
+    /// How many more connections there is room for.
+    pub descriptors: Descriptors,
 }
 
 impl App {
+    /// The resolved configuration as it is now. Whoever needs several of its values for one decision asks once: a
+    /// reload can come between two questions.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.running_config.load_full()
+    }
+
     /// The cursor of a position of the log.
     #[must_use]
     pub fn cursor(&self, position: Position) -> CursorText {
@@ -157,20 +170,20 @@ impl App {
         self.cluster.as_ref()?.unready()
     }
 
-    /// Why the server can't open streams now, if it can't.
+    /// Whether this node is still copying what its sources retained when it started.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        let sources = self.cursors.sources();
+        sources.is_some_and(|sources| !sources.is_complete())
+    }
+
+    /// Why the server can do nothing with the log now, if it can't.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Some("the server is stopping".to_owned());
-        }
         if let Some(reason) = self.uninformed() {
             return Some(reason.to_owned());
         }
-        if self
-            .cursors
-            .sources()
-            .is_some_and(|sources| !sources.is_complete())
-        {
+        if self.is_copying() {
             return Some("this node is still copying its sources".to_owned());
         }
         match self.log.health() {
@@ -181,6 +194,19 @@ impl App {
             // With a full disk streams are read as before; they are told that nothing new comes.
             Health::Healthy | Health::Full { .. } => None,
         }
+    }
+
+    /// Refuses streams where none opens any more, and all that [`check_serving`](Self::check_serving) refuses.
+    ///
+    /// # Errors
+    ///
+    /// 503.
+    pub fn check_opening(&self) -> Result<(), Refusal> {
+        if self.life.is_draining() {
+            let detail = "the server is stopping, and its streams go elsewhere";
+            return Err(Refusal::unavailable(detail, Duration::from_secs(2)));
+        }
+        self.check_serving()
     }
 
     /// Refuses what this server can't do now.

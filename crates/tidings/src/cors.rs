@@ -54,7 +54,8 @@ pub fn allow(config: &CorsConfig, request: &HeaderMap, response: &mut HeaderMap)
 
 /// Answers preflights and marks the other responses.
 pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let config = &app.config.cors;
+    let config = app.config();
+    let config = &config.cors;
     if config.origins.is_empty() {
         return next.run(request).await;
     }

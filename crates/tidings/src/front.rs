@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -23,6 +24,7 @@ use crate::app::App;
 use crate::config::TlsConfig;
 use crate::connection::HandOver;
 use crate::edge::Proxies;
+use crate::error::Refusal;
 use crate::ingest::publish;
 use crate::routes;
 
@@ -31,6 +33,8 @@ use crate::routes;
 pub struct Front {
     router: Router,
     publishing: Option<Publishing>,
+    /// Whose limit on requests at once holds here.
+    bounded: Option<Arc<App>>,
     /// Whose word counts for whom a request comes from.
     proxies: Option<Arc<Proxies>>,
     /// For how long browsers are to come back over TLS only; never said in the clear (RFC 6797, section 7.2).
@@ -52,6 +56,7 @@ impl Front {
         Self {
             router,
             publishing: None,
+            bounded: None,
             proxies: None,
             strict_transport: None,
         }
@@ -60,17 +65,17 @@ impl Front {
     /// The public API's.
     #[must_use]
     pub fn public(app: &Arc<App>) -> Self {
-        let prefixes = app.config.mount.iter();
+        let config = app.config();
+        let prefixes = config.mount.iter();
         let under = prefixes.map(|prefix| format!("{}/tenants/", prefix.trim_end_matches('/')));
-        // Where pages of other origins may call, each answer has headers that the router's layer knows.
-        let short = app.config.cors.origins.is_empty();
         Self {
             router: routes::public(app),
-            publishing: short.then(|| Publishing {
+            publishing: Some(Publishing {
                 app: Arc::clone(app),
                 under: under.collect(),
             }),
-            proxies: Proxies::from_config(&app.config.proxies).map(Arc::new),
+            bounded: Some(Arc::clone(app)),
+            proxies: Proxies::from_config(&config.proxies).map(Arc::new),
             strict_transport: None,
         }
     }
@@ -109,6 +114,14 @@ impl Front {
         peer: SocketAddr,
         hand_over: Option<HandOver>,
     ) -> Response {
+        // Until the answer begins: what a stream's body or a client that does not read takes is bounded elsewhere.
+        let _room = match &self.bounded {
+            None => None,
+            Some(app) => match app.limits.request() {
+                None => return overloaded(),
+                room => room,
+            },
+        };
         let client = match &self.proxies {
             Some(proxies) => proxies.client(peer, request.headers()),
             None => peer,
@@ -116,6 +129,8 @@ impl Front {
         if let Some(publishing) = &self.publishing
             && request.method() == Method::POST
             && let Some(tenant) = publishing.tenant(request.uri().path())
+            // Where pages of other origins may call, each answer has headers that the router's layer knows.
+            && publishing.app.config().cors.origins.is_empty()
         {
             let tenant = tenant.to_owned();
             return publishing.answer(&tenant, client, request).await;
@@ -152,6 +167,12 @@ impl Publishing {
         routes::forbid_sniffing(response.headers_mut());
         response
     }
+}
+
+/// Said at once, since whatever waited would make the next wait longer.
+fn overloaded() -> Response {
+    let detail = "the server is answering as many requests as it can (limits.requests)";
+    Refusal::unavailable(detail, Duration::from_secs(1)).into_response()
 }
 
 /// What a future gives, or the panic that it ends with.

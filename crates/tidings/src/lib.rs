@@ -12,12 +12,12 @@
 //! - [`server`]: the parts put together, listeners, the end; [`connection`]: one accepted connection;
 //!   [`edge`]: what stands in front of HTTP there, TLS and proxies.
 //! - [`front`]: what answers a request; [`routes`]: the paths; [`stream`]: opening streams; [`history`]: pages of what is retained;
-//!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`cluster`]: what nodes tell each other; [`pages`] and [`openapi`]: what people read; [`admin`]: health.
+//!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`cluster`]: what nodes tell each other; [`pages`] and [`openapi`]: what people read; [`admin`]: health, by a thread of its own, and [`readiness`].
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands.
 //!
-//! To the side: [`config`], [`auth`], [`audit`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`].
+//! To the side: [`config`], [`auth`], [`audit`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`], [`supervisor`], [`reload`].
 
 pub mod admin;
 pub mod agent;
@@ -49,10 +49,13 @@ pub mod nats;
 pub mod openapi;
 pub mod operate;
 pub mod pages;
+pub mod readiness;
 pub mod registry;
+pub mod reload;
 pub mod routes;
 pub mod server;
 pub mod shutdown;
 pub mod state;
 pub mod stream;
+pub mod supervisor;
 pub mod time;

@@ -65,7 +65,7 @@ pub fn public(app: &Arc<App>) -> Router {
             only_when_informed,
         ));
     let mut router = Router::new();
-    for prefix in &app.config.mount {
+    for prefix in &app.config().mount {
         router = match prefix.trim_end_matches('/') {
             "" => router.merge(api.clone()),
             prefix => router.nest(prefix, api.clone()),

@@ -1,24 +1,30 @@
 //! The server: its parts put together, its listeners, its end.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+pub(crate) mod accept;
+mod ending;
+mod listeners;
 
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
 use tidings_log::{Log, LogOptions, OpenError, TenantOptions};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::AdminListener;
 use crate::app::{App, HISTORY_READERS, STATE_READERS};
 use crate::audit::Audit;
-use crate::auth::{AccessTokens, PublisherKeys, StreamTokens};
+use crate::auth::{AccessTokens, LinkKeeper, PublisherKeys, StreamTokens};
 use crate::broker::Broker;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::config::{Config, ConfigError, LogKind};
 use crate::cursors::Cursors;
+use crate::descriptors::Descriptors;
 use crate::edge::{Edge, Tls};
 use crate::engine::{EngineOptions, Engines};
 use crate::fanout::{FanOut, Follower, Liveness, TypeTable, Window};
@@ -32,7 +38,12 @@ use crate::operate::groups::GroupChanges;
 use crate::operate::keys;
 use crate::operate::tenants::{self, Purges};
 use crate::registry::{Registry, RegistryError};
-use crate::{admin, connection, descriptors, state};
+use crate::shutdown::Life;
+use crate::state;
+use crate::time::unix_microseconds;
+use accept::Accepting;
+pub use listeners::Listeners;
+use listeners::Served;
 
 /// The server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +70,14 @@ pub enum StartError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// What the service manager passes on is no socket to listen on.
+    #[error("socket {number} of those that the service manager passes on can't be used: {source}")]
+    Inherited {
+        /// Its place among them, from 0.
+        number: usize,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// The log's folder can't hold a copy of what it is to hold.
     #[error("{0}")]
     Mirror(#[from] mirror::OpenError),
@@ -78,108 +97,13 @@ pub enum StartError {
     Engine(io::Error),
 }
 
-/// The sockets that a server listens on, bound before anything else happens.
-pub struct Listeners {
-    /// For browsers, clients and publishers, in the clear.
-    pub public: Option<StdListener>,
-    /// The same over TLS.
-    pub tls: Option<StdListener>,
-    /// For health checks.
-    pub admin: StdListener,
-}
-
-impl Listeners {
-    /// Binds the addresses of a configuration.
-    ///
-    /// # Errors
-    ///
-    /// Names the address that can't be had.
-    pub fn bind(config: &Config) -> Result<Self, StartError> {
-        Ok(Self {
-            public: bind_if("listen", config.listen)?,
-            tls: bind_if("tls.listen", config.tls.listen)?,
-            admin: bind("admin_listen", config.admin_listen)?,
-        })
-    }
-}
-
-fn bind_if(
-    key: &'static str,
-    address: Option<SocketAddr>,
-) -> Result<Option<StdListener>, StartError> {
-    address.map(|address| bind(key, address)).transpose()
-}
-
-fn bind(key: &'static str, address: SocketAddr) -> Result<StdListener, StartError> {
-    let listen = || -> io::Result<StdListener> {
-        use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        // A server that was killed starts again at once on the same port.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(4096)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    listen().map_err(|source| StartError::Listen {
-        key,
-        address,
-        source,
-    })
-}
-
-/// The listeners within the runtime, and where they are.
-struct Served {
-    public: Option<(TcpListener, SocketAddr)>,
-    tls: Option<(TcpListener, SocketAddr)>,
-    admin: (TcpListener, SocketAddr),
-}
-
-impl Served {
-    fn by(listeners: Listeners) -> Result<Self, StartError> {
-        let Listeners { public, tls, admin } = listeners;
-        let public = public.map(|listener| watched("listen", listener));
-        let tls = tls.map(|listener| watched("tls.listen", listener));
-        Ok(Self {
-            public: public.transpose()?,
-            tls: tls.transpose()?,
-            admin: watched("admin_listen", admin)?,
-        })
-    }
-
-    /// Where the API is, in the clear if it is.
-    fn address(&self) -> SocketAddr {
-        let any = self.public.as_ref().or(self.tls.as_ref());
-        any.unwrap_or(&self.admin).1
-    }
-}
-
-fn watched(
-    key: &'static str,
-    listener: StdListener,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let address = listener.local_addr();
-    let not_usable = |source| StartError::Listen {
-        key,
-        address: *address.as_ref().unwrap_or(&nowhere),
-        source,
-    };
-    let listener = TcpListener::from_std(listener).map_err(not_usable)?;
-    let address = listener.local_addr().map_err(not_usable)?;
-    Ok((listener, address))
-}
-
 /// A server that runs.
 pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
-    admin_address: SocketAddr,
+    /// Answers in a thread of its own, from the start to the very end.
+    admin: AdminListener,
     /// The certificate that is served, which can be replaced.
     tls: Option<Arc<Tls>>,
     /// Connections and accept loops; closed and waited for at the end.
@@ -205,30 +129,44 @@ impl Server {
     /// When a part can't start; what has started is stopped by dropping it.
     pub async fn start(config: Config, listeners: Listeners) -> Result<Self, StartError> {
         config.require_jwt_key()?;
-        descriptors::raise_limit();
+        let descriptors = Descriptors::raised();
         let access_tokens = AccessTokens::from_config(&config.auth)?;
         for warning in access_tokens.warnings() {
             tracing::warn!("{warning}");
         }
         let (stream_tokens, redis) = StreamTokens::from_config(&config)?;
         let tls = Tls::from_config(&config.tls)?.map(Arc::new);
-        let served = Served::by(listeners)?;
-        let address = served.address();
+        let served = Served::by(listeners.public, listeners.tls)?;
+        let admin_listen = config.admin_listen;
+        let address = served.address().unwrap_or(admin_listen);
 
         let broker = match config.log.kind {
             LogKind::Embedded => None,
             LogKind::JetStream => Some(Arc::new(Broker::connect(&config).await?)),
         };
         let broker_of = broker.as_deref();
-        let (app, copy) = assemble(config, access_tokens, stream_tokens, broker_of, address)?;
+        let (app, copy) = assemble(
+            config,
+            access_tokens,
+            stream_tokens,
+            broker_of,
+            descriptors,
+            address,
+        )?;
         let app = Arc::new(app);
         let mirror = copy.zip(broker_of);
         let mirror = mirror.map(|(copy, broker)| copy_sources(&app, copy, broker));
         tenants::watch_unfinished(&app);
+        let admin =
+            AdminListener::start(listeners.admin, &app).map_err(|source| StartError::Listen {
+                key: "admin_listen",
+                address: admin_listen,
+                source,
+            })?;
         let server = Self {
             address,
             tls_address: served.tls.as_ref().map(|(_, address)| *address),
-            admin_address: served.admin.1,
+            admin,
             tls,
             tasks: TaskTracker::new(),
             mirror,
@@ -238,28 +176,33 @@ impl Server {
             alone: CancellationToken::new(),
             app,
         };
-        if let Some(cluster) = &server.app.cluster {
-            cluster.start(&server.app, &server.cluster_tasks, &server.alone);
-        }
-        if let Some(redis) = redis {
-            // Until the very end: requests that are under way then may still need it.
-            server.tasks.spawn(redis.run(server.stopping.clone()));
-        }
-        server.start_upkeep();
-        if let Some(broker) = broker {
-            broker.start(&server.app, &server.tasks, &server.refusing);
-        }
-        server.accept(served);
+        server.begin(served, redis, broker);
         tracing::info!(
             %address,
             tls_address = server.tls_address.map(tracing::field::display),
-            admin_address = %server.admin_address,
-            log = %server.app.config.log.path.display(),
+            admin_address = %server.admin.address(),
+            log = %server.app.config().log.path.display(),
             epoch = %server.app.log.epoch(),
             events = server.app.log.tail(),
             "listening"
         );
         Ok(server)
+    }
+
+    /// Starts what goes on until the end, and accepts connections.
+    fn begin(&self, served: Served, redis: Option<LinkKeeper>, broker: Option<Arc<Broker>>) {
+        if let Some(cluster) = &self.app.cluster {
+            cluster.start(&self.app, &self.cluster_tasks, &self.alone);
+        }
+        if let Some(redis) = redis {
+            // Until the very end: requests that are under way then may still need it.
+            self.tasks.spawn(redis.run(self.stopping.clone()));
+        }
+        self.start_upkeep();
+        if let Some(broker) = broker {
+            broker.start(&self.app, &self.tasks, &self.refusing);
+        }
+        self.accept(served);
     }
 
     /// What goes on beside requests.
@@ -293,7 +236,7 @@ impl Server {
     /// Where health checks are.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin_address
+        self.admin.address()
     }
 
     /// What the handlers share.
@@ -304,89 +247,31 @@ impl Server {
 
     /// Begins to accept.
     fn accept(&self, served: Served) {
-        let (app, config) = (&self.app, &self.app.config);
+        let (app, config) = (&self.app, self.app.config());
         let front = Front::public(app);
         if let (Some((listener, _)), Some(tls)) = (served.tls, &self.tls) {
             let front = front.clone().over_tls(&config.tls);
-            let edge = Edge::public(config, Some(Arc::clone(tls)));
+            let edge = Edge::public(&config, Some(Arc::clone(tls)));
             self.accept_on(listener, front, edge);
             let watching = Arc::clone(tls).watch(self.refusing.clone());
             self.tasks.spawn(watching);
         }
         if let Some((listener, _)) = served.public {
-            self.accept_on(listener, front, Edge::public(config, None));
+            self.accept_on(listener, front, Edge::public(&config, None));
         }
-        let front = Front::of(admin::router(app));
-        self.accept_on(served.admin.0, front, Edge::default());
     }
 
     fn accept_on(&self, listener: TcpListener, front: Front, edge: Edge) {
-        let accepting = accept(
-            Arc::clone(&self.app),
-            listener,
+        let accepting = Accepting {
+            app: Arc::clone(&self.app),
             front,
             edge,
-            self.tasks.clone(),
-            self.refusing.clone(),
-            self.stopping.clone(),
-        );
-        self.tasks.spawn(accepting);
-    }
-
-    /// Ends the server: no new streams, a word to those that are open, the log closed. Takes at most
-    /// about `shutdown.drain`.
-    pub async fn stop(self) {
-        let drain = self.app.config.shutdown.drain;
-        let deadline = Instant::now() + drain;
-        tracing::info!(streams = self.app.engines.stream_count(), "stopping");
-        self.app
-            .draining
-            .store(true, std::sync::atomic::Ordering::Relaxed);
-        self.refusing.cancel();
-        self.app.engines.drain();
-        self.stopping.cancel();
-        self.tasks.close();
-        let left = deadline.saturating_duration_since(Instant::now());
-        if tokio::time::timeout(left, self.tasks.wait()).await.is_err() {
-            tracing::warn!(connections = self.tasks.len(), "connections were cut off");
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.app.operations.close();
-        if tokio::time::timeout(left, self.app.operations.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("an operator's change did not end in time");
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if tokio::time::timeout(left, self.app.purges.finish())
-            .await
-            .is_err()
-        {
-            tracing::warn!("a purge did not end in time; the next start goes on with it");
-        }
-        self.alone.cancel();
-        self.cluster_tasks.close();
-        let left = deadline.saturating_duration_since(Instant::now());
-        if tokio::time::timeout(left, self.cluster_tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("what goes on with the other nodes did not end in time");
-        }
-        if let Some(mirror) = self.mirror {
-            mirror.stop().await;
-        }
-        let app = Arc::clone(&self.app);
-        let ended = tokio::task::spawn_blocking(move || {
-            app.engines.stop(deadline);
-            app.audit.stop();
-            app.log.clone().close();
-        });
-        if ended.await.is_err() {
-            tracing::error!("the log's end has panicked");
-        }
-        tracing::info!("stopped");
+            tasks: self.tasks.clone(),
+            refusing: self.refusing.clone(),
+            stopping: self.stopping.clone(),
+            spares_descriptors: true,
+        };
+        self.tasks.spawn(accepting.run(listener));
     }
 }
 
@@ -397,6 +282,7 @@ fn assemble(
     access_tokens: AccessTokens,
     stream_tokens: StreamTokens,
     broker: Option<&Broker>,
+    descriptors: Descriptors,
     address: SocketAddr,
 ) -> Result<(App, Option<Copy>), StartError> {
     let types = Arc::new(TypeTable::default());
@@ -421,14 +307,10 @@ fn assemble(
     let access_tokens = access_tokens.obeying(Arc::clone(&registry));
     // Nothing is appended before these are set: publishes come in through listeners that are not
     // served yet.
-    let copy = match broker {
-        Some(broker) => Some(Copy::open(
-            &config.log.path,
-            &log,
-            &broker.streams(&config),
-        )?),
-        None => None,
-    };
+    let copied = broker.map(|broker| broker.streams(&config));
+    let copy = copied
+        .map(|streams| Copy::open(&config.log.path, &log, &streams))
+        .transpose()?;
     let cursors = Arc::new(match &copy {
         Some(copy) => Cursors::of_mirror(&log, copy.sources()),
         None => Cursors::of_log(&log),
@@ -464,8 +346,10 @@ fn assemble(
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
         state_readers: Semaphore::new(STATE_READERS),
-        draining: AtomicBool::new(false),
-        config,
+        started_at: unix_microseconds(SystemTime::now()),
+        life: Life::default(),
+        descriptors,
+        running_config: ArcSwap::from_pointee(config),
         log,
         store,
         liveness,
@@ -480,7 +364,7 @@ fn assemble(
 
 /// Goes on copying the sources, and lets whoever scrapes see how that goes.
 fn copy_sources(app: &App, copy: Copy, broker: &Broker) -> Mirror {
-    let (streams, reach) = (broker.streams(&app.config), broker.reach(&app.config));
+    let (streams, reach) = (broker.streams(&app.config()), broker.reach(&app.config()));
     let mirror = Mirror::start(copy, streams, reach, &app.cursors, &app.liveness);
     let parts = BrokerParts {
         nats: broker.nats().clone(),
@@ -556,54 +440,5 @@ fn engine_options(config: &Config) -> EngineOptions {
         retry: config.stream.retry,
         send_buffer: config.stream.send_buffer,
         ended_streams: config.stream.ended_streams,
-    }
-}
-
-/// How many connections are accepted before the others have their turn. In a crowd, requests under
-/// way come before new ones, which wait in the kernel; otherwise a publish would wait for thousands.
-const ACCEPTS_IN_A_TURN: u32 = 16;
-
-/// Accepts connections and serves each in a task of its own.
-async fn accept(
-    app: Arc<App>,
-    listener: TcpListener,
-    front: Front,
-    edge: Edge,
-    tasks: TaskTracker,
-    refusing: CancellationToken,
-    stopping: CancellationToken,
-) {
-    let mut accepted_in_turn = 0;
-    loop {
-        if accepted_in_turn == ACCEPTS_IN_A_TURN {
-            accepted_in_turn = 0;
-            tokio::task::yield_now().await;
-        }
-        accepted_in_turn += 1;
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = refusing.cancelled() => return,
-        };
-        match accepted {
-            Ok((socket, peer)) => {
-                if let Err(error) = socket.set_nodelay(true) {
-                    tracing::debug!(%error, %peer, "a connection broke at once");
-                    continue;
-                }
-                tasks.spawn(connection::serve(
-                    Arc::clone(&app),
-                    front.clone(),
-                    socket,
-                    peer,
-                    edge.clone(),
-                    stopping.clone(),
-                ));
-            }
-            Err(error) => {
-                // Out of descriptors, most likely; the kernel keeps the connection waiting.
-                tracing::warn!(%error, "a connection can't be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
     }
 }

@@ -1,5 +1,10 @@
-//! The admin listener: is the server alive, is it ready, how is it doing. On an address of its own, so that it
-//! answers while the public one is busy and is never exposed with it.
+//! The admin listener: is the server alive, is it ready, how is it doing.
+//!
+//! - [`listener`]: its own thread, so that it answers while the public one is busy.
+//!
+//! It is on an address of its own, so that it is never exposed with the public one.
+
+mod listener;
 
 use std::sync::Arc;
 
@@ -9,12 +14,13 @@ use axum::routing::get;
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
-use tidings_log::Health;
 
 use crate::app::App;
 use crate::error::Refusal;
 use crate::metrics::exposition::Format;
 use crate::metrics::scrape::scrape;
+use crate::readiness;
+pub use listener::AdminListener;
 
 /// What the admin listener answers.
 pub fn router(app: &Arc<App>) -> Router {
@@ -32,33 +38,15 @@ pub fn router(app: &Arc<App>) -> Router {
         .with_state(Arc::clone(app))
 }
 
-/// Why streams can't be opened or events published, if they can't.
-pub(crate) fn not_ready(app: &App) -> Vec<String> {
-    let mut reasons: Vec<String> = app.unready().into_iter().collect();
-    if matches!(app.log.health(), Health::Full { .. }) {
-        reasons.push("the disk under the log is full".to_owned());
-    }
-    reasons.extend(app.stream_tokens.away());
-    reasons.extend(app.access_tokens.away());
-    // Streams are read as before, and told that nothing new comes.
-    if let Some(stale) = app.liveness.sources() {
-        let since = crate::time::rfc3339(stale.since);
-        reasons.push(format!(
-            "the sources are not followed since {since}: {}",
-            stale.reason
-        ));
-    }
-    reasons
-}
-
 /// 200 where streams can be opened and events published, 503 with the reasons otherwise.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    let reasons = not_ready(&app);
+    let reasons = readiness::reasons(&app);
+    let streams = app.engines.stream_count();
     if reasons.is_empty() {
-        Json(json!({ "status": "ready", "streams": app.engines.stream_count() })).into_response()
+        Json(json!({ "status": "ready", "streams": streams })).into_response()
     } else {
-        let body = Json(json!({ "status": "not_ready", "reasons": reasons }));
-        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        let body = json!({ "status": "not_ready", "streams": streams, "reasons": reasons });
+        (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
     }
 }
 

@@ -20,6 +20,7 @@ use super::claims::Claims;
 use super::identity::Identity;
 use super::issuer::{Issuer, Roles};
 use super::jwks::{JwksSource, SourceOptions, SourceStatus};
+use super::stream_token::Outage;
 use super::verified::{Digest, VerifiedTokens};
 use super::verifying_key::{KeySettings, VerifyingKeys};
 use crate::config::{AuthConfig, Bound, ConfigError, IssuerConfig};
@@ -211,7 +212,7 @@ impl AccessTokens {
 
     /// Why no access token at all can be verified, if none can: a sentence for each issuer.
     #[must_use]
-    pub fn away(&self) -> Vec<String> {
+    pub fn away(&self) -> Vec<Outage> {
         let issuers = self.issuers();
         let all = issuers.own.iter().chain(&issuers.further);
         let mut away = Vec::new();

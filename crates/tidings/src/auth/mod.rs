@@ -35,7 +35,7 @@ pub use managed_key::{KeySecret, ManagedKey};
 pub use mint::{MintError, NewAccessToken};
 pub use operator::Operator;
 pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeyError, PublisherKeys};
-pub use stream_token::{LinkKeeper, Looked, StreamTokens, Unavailable};
+pub use stream_token::{LinkKeeper, Looked, Outage, StreamTokens, Unavailable};
 
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;

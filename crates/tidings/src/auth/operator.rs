@@ -124,7 +124,8 @@ impl Operator {
         })?;
         let identity = app.authenticate(token, address).await?;
         *who = Some(identity.clone());
-        let roles = &app.config.auth;
+        let config = app.config();
+        let roles = &config.auth;
         let operator = Self::of(identity, &roles.operator_role).ok_or_else(|| {
             Refusal::forbidden(format!(
                 "this is for operators: the roles {} and {}",

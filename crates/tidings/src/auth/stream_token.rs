@@ -40,6 +40,15 @@ pub enum Unavailable {
     Refused,
 }
 
+/// The store can't be asked for some time already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Since when, in microseconds since the Unix epoch.
+    pub since: i64,
+    /// Why, for people.
+    pub reason: String,
+}
+
 /// Hands out stream tokens and takes them back, each once.
 pub struct StreamTokens {
     store: Store,
@@ -141,7 +150,7 @@ impl StreamTokens {
 
     /// Why tokens can't be handed out or taken now, if they can't.
     #[must_use]
-    pub fn away(&self) -> Option<String> {
+    pub fn away(&self) -> Option<Outage> {
         match &self.store {
             Store::Memory(_) => None,
             Store::Redis(store) => store.away(),

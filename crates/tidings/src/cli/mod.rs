@@ -130,9 +130,12 @@ impl SettingsArgs {
         self.set.iter().cloned().chain(own).collect()
     }
 
+    fn sources(&self) -> crate::config::Sources {
+        crate::config::Sources::of_process(self.config.clone(), self.flags())
+    }
+
     fn load(&self) -> Result<crate::config::Loaded, Failure> {
-        let sources = crate::config::Sources::of_process(self.config.clone(), self.flags());
-        crate::config::load(&sources).map_err(Failure::new)
+        crate::config::load(&self.sources()).map_err(Failure::new)
     }
 }
 

@@ -1,11 +1,19 @@
 //! `tidings serve`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Outcome, SettingsArgs, block_on};
+use super::{Failure, Outcome, SettingsArgs, block_on};
+use crate::config;
+use crate::reload::Reloading;
 use crate::server::{Listeners, Server};
+use crate::shutdown::Orders;
+use crate::supervisor::Supervisor;
+use crate::supervisor::watchdog::{Pulse, Watchdog};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -21,15 +29,28 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) fn run(args: &ServeArgs) -> Outcome {
-    let loaded = args.settings.load()?;
+    let sources = args.settings.sources();
+    let loaded = config::load(&sources).map_err(Failure::new)?;
     loaded.config.require_jwt_key()?;
     crate::logging::start(&loaded.config.logging);
-    let listeners = Listeners::bind(&loaded.config)?;
+    let listeners = Listeners::take(&loaded.config)?;
+    let supervisor = Arc::new(Supervisor::of_process());
     block_on(async {
-        let stop = crate::shutdown::requested()?;
+        let mut orders = Orders::watch()?;
+        let mut hangups = signal(SignalKind::hangup())?;
         let server = Server::start(loaded.config, listeners).await?;
-        stop.await;
-        server.stop().await;
+        let pulse = Pulse::of(server.app(), Handle::current());
+        let _watchdog = Watchdog::start(&supervisor, pulse);
+        supervisor.ready(&format!("serving on {}", server.address()));
+        let mut reloading = Reloading::new(&server, sources, loaded.settings);
+        loop {
+            tokio::select! {
+                () = orders.next() => break,
+                _ = hangups.recv() => reloading.obey(&supervisor),
+            }
+        }
+        supervisor.stopping(server.stop_takes());
+        server.stop(&mut orders).await;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -21,38 +21,38 @@ section! {
         /// `PS384`, `PS512`, `ES256`, `ES384` and `EdDSA`. Empty: the usual one for each key, `HS256` for a secret
         /// and `RS256`, `ES256`, `ES384` or `EdDSA` for a public key of that kind; for a key of a JWKS the one that
         /// it names itself.
-        algorithms: Vec<Algorithm> = kinds::ALGORITHMS, "[]";
+        algorithms: Vec<Algorithm> = kinds::ALGORITHMS, "[]", live;
         /// The secret that signs access tokens with an HS algorithm. It should have at least 32 bytes; a
         /// shorter one works and draws a warning.
-        secret: Option<SecretString> = kinds::SECRET, "";
+        secret: Option<SecretString> = kinds::SECRET, "", live;
         /// A file that holds that secret instead; one line end behind it does not count.
-        secret_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
+        secret_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "", live;
         /// A PEM file with one or more public keys (`PUBLIC KEY` or `RSA PUBLIC KEY`) for the RS, PS, ES and
         /// `EdDSA` algorithms. Several keys allow one to follow another without an interruption.
-        public_key_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
+        public_key_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "", live;
         /// A file with a JWKS (RFC 7517): public keys for the RS, PS, ES and `EdDSA` algorithms, each with its
         /// `kid`. It is read again as `auth.jwks.refresh` says.
-        jwks_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
+        jwks_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "", live;
         /// Where the issuer publishes its JWKS, such as `https://login.example.com/.well-known/jwks.json`. The keys
         /// are fetched in the background; see `auth.jwks`.
-        jwks_url: Option<Uri> = kinds::OPTIONAL_HTTP_URL, "";
+        jwks_url: Option<Uri> = kinds::OPTIONAL_HTTP_URL, "", live;
         /// What `iss` must be. Without it `iss` is not looked at.
-        issuer: Option<String> = kinds::OPTIONAL_TEXT, "";
+        issuer: Option<String> = kinds::OPTIONAL_TEXT, "", live;
         /// What `aud` must be or contain. Without it `aud` is not looked at.
-        audience: Option<String> = kinds::OPTIONAL_TEXT, "";
+        audience: Option<String> = kinds::OPTIONAL_TEXT, "", live;
         /// How far the clocks of those who issue tokens may be ahead: leeway for `nbf` and `iat`, never for `exp`.
-        leeway: Duration = kinds::duration::<0, 600_000>(), "60s";
+        leeway: Duration = kinds::duration::<0, 600_000>(), "60s", live;
         /// What the issuer's roles are called here, as in `{ Admin = "super_admin", Ops = "tenant_operator" }`. A
         /// role that is not named counts for nothing, unless `"*"` names what all others are; where nothing is left
         /// the token is refused. Empty: roles are taken as they are.
-        roles: BTreeMap<String, String> = kinds::ROLES, "{}";
+        roles: BTreeMap<String, String> = kinds::ROLES, "{}", live;
         /// Further issuers, a table for each: `issuer` (exactly what `iss` says, by which a token's issuer is told),
         /// `audience`, `algorithms` and the keys as above (`secret_file`, `public_key_file`, `jwks_file`, `jwks_url`),
         /// and where they differ from those above `claims` (names as in `auth.jwt.claims`) and `roles`.
         /// `tenants` lists the tenants that the issuer may speak for; such an issuer has no super admins. With one
         /// tenant in the list a token needs no claim that names it. `tenants = "*"` is for an issuer that is trusted
         /// with all.
-        issuers: Vec<IssuerConfig> = ISSUERS, "[]";
+        issuers: Vec<IssuerConfig> = ISSUERS, "[]", live;
     }
     sections {
         /// The names of the claims.
@@ -65,28 +65,28 @@ section! {
     /// into objects, as in `realm_access.roles`.
     ClaimNames in "auth.jwt.claims." {
         /// The user's id: text, or a whole number, which is read as its digits.
-        user: String = kinds::CLAIM, "sub";
+        user: String = kinds::CLAIM, "sub", live;
         /// The tenant's id: a UUID, or null for a super admin.
-        tenant: String = kinds::CLAIM, "tenant_id";
+        tenant: String = kinds::CLAIM, "tenant_id", live;
         /// The role, or a list of roles, of which the one that may most counts: super admin, operator, publisher,
         /// then the first.
-        role: String = kinds::CLAIM, "role";
+        role: String = kinds::CLAIM, "role", live;
         /// When the token ends.
-        expires: String = kinds::CLAIM, "exp";
+        expires: String = kinds::CLAIM, "exp", live;
         /// When the token was issued.
-        issued_at: String = kinds::CLAIM, "iat";
+        issued_at: String = kinds::CLAIM, "iat", live;
         /// Before when the token is not valid.
-        not_before: String = kinds::CLAIM, "nbf";
+        not_before: String = kinds::CLAIM, "nbf", live;
         /// The token's id.
-        token_id: String = kinds::CLAIM, "jti";
+        token_id: String = kinds::CLAIM, "jti", live;
         /// What kind of token it is: `access` where the claim is present.
-        kind: String = kinds::CLAIM, "type";
+        kind: String = kinds::CLAIM, "type", live;
         /// The event types that the user may see, a list.
-        types: String = kinds::CLAIM, "types";
+        types: String = kinds::CLAIM, "types", live;
         /// The devices that the user may see, a list.
-        devices: String = kinds::CLAIM, "devices";
+        devices: String = kinds::CLAIM, "devices", live;
         /// The device group that the user may see.
-        device_group: String = kinds::CLAIM, "device_group";
+        device_group: String = kinds::CLAIM, "device_group", live;
     }
 }
 
@@ -94,19 +94,19 @@ section! {
     /// How issuers' keys (JWKS) are kept up to date.
     JwksConfig in "auth.jwks." {
         /// How often they are fetched, or read from their file.
-        refresh: Duration = kinds::duration::<1_000, 86_400_000>(), "5m";
+        refresh: Duration = kinds::duration::<1_000, 86_400_000>(), "5m", live;
         /// A token that names a key which is not known has the keys fetched at once, but at most once in this time.
-        unknown_key_interval: Duration = kinds::duration::<100, 3_600_000>(), "10s";
+        unknown_key_interval: Duration = kinds::duration::<100, 3_600_000>(), "10s", live;
         /// How long keys that can't be fetched anew stay good. After that, tokens of their issuer are answered 503.
-        keep: Duration = kinds::duration::<1_000, 2_592_000_000>(), "24h";
+        keep: Duration = kinds::duration::<1_000, 2_592_000_000>(), "24h", live;
         /// How long fetching them may take.
-        timeout: Duration = kinds::duration::<100, 60_000>(), "5s";
+        timeout: Duration = kinds::duration::<100, 60_000>(), "5s", live;
         /// A PEM file with the certificates of the authorities that may vouch for issuers. Without it, those that
         /// the system trusts.
-        ca_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
+        ca_file: Option<PathBuf> = kinds::OPTIONAL_PATH, "", live;
         /// Whether keys may be fetched by plain `http` from another machine. Who can change what comes over such a
         /// line can mint access tokens.
-        allow_http: bool = kinds::BOOL, "false";
+        allow_http: bool = kinds::BOOL, "false", live;
     }
 }
 

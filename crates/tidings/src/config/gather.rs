@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -32,6 +33,9 @@ pub(super) static KEYS: LazyLock<Vec<&'static Key>> = LazyLock::new(|| {
     keys
 });
 
+/// Marks values that are forgotten. Its keys are drawn anew by each process, so that a mark says nothing of a value.
+static MARKING: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 /// An effective value, not yet validated.
 #[derive(Clone)]
 pub(super) struct Setting {
@@ -47,6 +51,8 @@ pub struct Settings {
     values: BTreeMap<&'static str, Setting>,
     /// Lines of the file by path, also of what lies within a value, such as `auth.publishers[1].tenants`.
     lines: BTreeMap<String, usize>,
+    /// Of values that are forgotten, by which they are told from others.
+    marks: BTreeMap<&'static str, u64>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -87,6 +93,7 @@ impl Settings {
             settings: Self {
                 values: defaults.collect(),
                 lines: BTreeMap::new(),
+                marks: BTreeMap::new(),
             },
             errors: Vec::new(),
         };
@@ -123,6 +130,11 @@ impl Settings {
     /// Puts a mask in the place of each secret. What remains is for showing only, and a server holds it as
     /// long as it runs.
     pub(super) fn forget_secrets(&mut self) {
+        let hidden = |key: &&&Key| key.secret() || key.class == Class::Url;
+        for key in KEYS.iter().filter(hidden) {
+            let mark = MARKING.hash_one(self.get(key.name).value.to_string());
+            self.marks.insert(key.name, mark);
+        }
         for key in KEYS.iter().filter(|key| key.secret()) {
             if let Some(setting) = self.values.get_mut(key.name)
                 && setting.value.as_str() != Some("")
@@ -135,6 +147,16 @@ impl Settings {
                 setting.value = super::show::without_credentials(&setting.value);
             }
         }
+    }
+
+    /// The keys that have another value in `other`, secrets among them.
+    #[must_use]
+    pub fn changed(&self, other: &Self) -> Vec<&'static Key> {
+        let is_changed = |key: &&'static Key| {
+            self.get(key.name).value != other.get(key.name).value
+                || self.marks.get(key.name) != other.marks.get(key.name)
+        };
+        KEYS.iter().copied().filter(is_changed).collect()
     }
 
     /// Adds to an error what is known about where its key was set, to the line.

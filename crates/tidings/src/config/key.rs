@@ -61,6 +61,8 @@ pub struct Key {
     pub kind: &'static str,
     /// The text of its default, as a variable would hold it; empty for none.
     pub default: &'static str,
+    /// Whether a reload applies it; otherwise it holds for the life of the process.
+    pub live: bool,
     /// What it is for: the lines of its doc comment, each with the space that follows `///`.
     pub(super) doc: &'static [&'static str],
     /// What its section is about, likewise.
@@ -142,14 +144,17 @@ impl<'settings> Reader<'settings> {
 
 /// Declares a section of the configuration: the struct, its keys and how they are read, from one text.
 ///
-/// A field is `name: Type = KIND, "default"`; fields after `sections` are sections themselves.
+/// A field is `name: Type = KIND, "default"`; with `, live` behind it a reload applies it. Fields after `sections` are
+/// sections themselves.
 macro_rules! section {
+    (@is_live) => { false };
+    (@is_live live) => { true };
     (
         $(#[doc = $section_doc:literal])+
         $name:ident in $prefix:literal {
             $(
                 $(#[doc = $doc:literal])+
-                $field:ident : $type:ty = $kind:expr, $default:literal;
+                $field:ident : $type:ty = $kind:expr, $default:literal $(, $live:ident)?;
             )*
         }
         $(sections {
@@ -180,6 +185,7 @@ macro_rules! section {
                     name: concat!($prefix, stringify!($field)),
                     kind: $kind.name,
                     default: $default,
+                    live: $crate::config::key::section!(@is_live $($live)?),
                     doc: &[$($doc),+],
                     section_doc: Self::DOC,
                     class: $kind.class,
@@ -190,6 +196,16 @@ macro_rules! section {
             pub(in $crate::config) fn keys(all: &mut Vec<&'static $crate::config::Key>) {
                 all.extend(Self::KEYS);
                 $($(<$section_type>::keys(all);)*)?
+            }
+
+            /// Takes over from what runs the values that hold for the life of the process.
+            pub(in $crate::config) fn keep_fixed_keys(&mut self, running: &Self) {
+                $(
+                    if !$crate::config::key::section!(@is_live $($live)?) {
+                        self.$field.clone_from(&running.$field);
+                    }
+                )*
+                $($(self.$section.keep_fixed_keys(&running.$section);)*)?
             }
 
             /// Reads every key before it gives up, so that all errors are told at once.

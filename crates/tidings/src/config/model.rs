@@ -13,7 +13,7 @@ use tidings_protocol::{EventType, TenantId};
 
 use super::access::{JwksConfig, JwtConfig};
 use super::edge::{self, ProxiesConfig, TlsConfig};
-use super::error::ConfigError;
+use super::error::{ConfigError, ConfigErrors};
 use super::fleet;
 use super::key::section;
 use super::kinds;
@@ -47,7 +47,7 @@ section! {
         /// (a size instead of `log.tenant_max_bytes`), `publish_rate` (a number instead of `limits.publish_rate`),
         /// `streams` (a number instead of `limits.streams_per_tenant`), `event_bytes` (a size instead of
         /// `limits.event_bytes`).
-        tenants: BTreeMap<TenantId, TenantConfig> = TENANTS, "{}";
+        tenants: BTreeMap<TenantId, TenantConfig> = TENANTS, "{}", live;
         /// What events are the latest state of, by event type: `[subjects.door_state]` with `fields`, the fields
         /// of the payload that name the subject together (`["site", "door_id"]`; of `"door_id|device_id"` the
         /// first that is there; `[]` for no subject). `kind` is the type under which the state keeps the subject,
@@ -94,20 +94,20 @@ section! {
     /// Who may do what.
     AuthConfig in "auth." {
         /// The roles whose access tokens may publish to their own tenant.
-        publisher_roles: Vec<String> = kinds::NAMES, r#"["publisher"]"#;
+        publisher_roles: Vec<String> = kinds::NAMES, r#"["publisher"]"#, live;
         /// The role that sees and may operate all tenants; its access tokens need no tenant.
         super_admin_role: String = kinds::TEXT, "super_admin";
         /// The role that may operate its own tenant.
-        operator_role: String = kinds::TEXT, "tenant_operator";
+        operator_role: String = kinds::TEXT, "tenant_operator", live;
         /// The cookie that may carry the access token when a stream token is asked for.
-        cookie: String = kinds::COOKIE, "access_token";
+        cookie: String = kinds::COOKIE, "access_token", live;
         /// For how long it is remembered whose access tokens were revoked; 0 is for ever. It must be longer than any
         /// access token lives: one that outlives this is good again.
         revocations_kept: Duration = kinds::RETENTION, "30d";
         /// Publishers that show an API key instead of an access token. Each is a table with `id`,
         /// `secret_sha256` (64 hexadecimal digits: SHA-256 of the part of the key behind `tdk_<id>_`),
         /// `tenants` (a list of tenant ids, or `"*"`) and `types` (a list of event types; without it all).
-        publishers: Vec<PublisherConfig> = PUBLISHERS, "[]";
+        publishers: Vec<PublisherConfig> = PUBLISHERS, "[]", live;
     }
     sections {
         /// How access tokens are verified.
@@ -122,7 +122,7 @@ section! {
     CorsConfig in "cors." {
         /// The origins whose pages may call the API, exactly as browsers send them, such as
         /// `https://console.example.com`; with credentials too. `*` allows every origin, but without credentials.
-        origins: Vec<String> = kinds::ORIGINS, "[]";
+        origins: Vec<String> = kinds::ORIGINS, "[]", live;
     }
 }
 
@@ -166,10 +166,10 @@ section! {
         send_buffer: usize = kinds::size::<4_096, 67_108_864>(), "64KiB";
         /// How streams may be compressed, best first, of `zstd` and `gzip`; each gets the one that its
         /// `Accept-Encoding` likes best. Empty: not at all. It saves bandwidth for processor time.
-        compression: Vec<Coding> = kinds::CODINGS, "[]";
+        compression: Vec<Coding> = kinds::CODINGS, "[]", live;
         /// The types of which a stream that asks for `conflate=default` gets the latest of each subject only, while
         /// it lags.
-        conflate: Vec<EventType> = kinds::EVENT_TYPES, r#"["metric_update"]"#;
+        conflate: Vec<EventType> = kinds::EVENT_TYPES, r#"["metric_update"]"#, live;
         /// How many streams that have ended are remembered, at most for a day, so that the audience of an
         /// event can be told.
         ended_streams: usize = kinds::count::<0, 1_000_000>(), "10000";
@@ -185,39 +185,45 @@ section! {
     /// resources.
     LimitsConfig in "limits." {
         /// Open streams in all; 0 means no limit.
-        streams: u64 = kinds::COUNT, "0";
+        streams: u64 = kinds::COUNT, "0", live;
         /// Open streams of one tenant; 0 means no limit.
-        streams_per_tenant: u64 = kinds::COUNT, "0";
+        streams_per_tenant: u64 = kinds::COUNT, "0", live;
         /// Open streams of one user; 0 means no limit.
-        streams_per_user: u64 = kinds::COUNT, "0";
+        streams_per_user: u64 = kinds::COUNT, "0", live;
         /// Open streams from one address (of IPv6, from one /64 network); 0 means no limit.
-        streams_per_address: u64 = kinds::COUNT, "0";
+        streams_per_address: u64 = kinds::COUNT, "0", live;
         /// Stream tokens handed out to one address, a minute; 0 means no limit.
-        mints_per_address: u64 = kinds::COUNT, "0";
+        mints_per_address: u64 = kinds::COUNT, "0", live;
         /// Refused credentials from one address, a minute; 0 means no limit.
-        failures_per_address: u64 = kinds::COUNT, "0";
+        failures_per_address: u64 = kinds::COUNT, "0", live;
         /// Events published for one tenant, a second; 0 means no limit. A body passes whole as soon as the
         /// tenant has any credit, and what it takes beyond that is paid off before the next one passes.
-        publish_rate: u64 = kinds::COUNT, "0";
+        publish_rate: u64 = kinds::COUNT, "0", live;
         /// Events published with one API key, a second, unless the key has a limit of its own; 0 means no limit.
-        publish_rate_per_key: u64 = kinds::COUNT, "0";
+        publish_rate_per_key: u64 = kinds::COUNT, "0", live;
         /// The most API keys of one tenant, those that were revoked and are still remembered among them.
-        publisher_keys: usize = kinds::count::<1, 100_000>(), "1000";
+        publisher_keys: usize = kinds::count::<1, 100_000>(), "1000", live;
+        /// Requests that are being answered at once, streams that are being opened among them and open ones not; 0
+        /// means no limit. What comes beyond is answered 503 at once rather than kept waiting.
+        requests: u64 = kinds::COUNT, "8192", live;
+        /// How much memory the bodies may take together that are being received and checked; 0 means no limit. A
+        /// publish beyond it is answered 503. It must have room for one body of `limits.body_bytes`.
+        bodies_in_memory: u64 = kinds::SIZE, "256MiB", live;
         /// The largest body of a publish.
-        body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB";
+        body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB", live;
         /// How long the body of a request may take to arrive.
-        body_time: Duration = kinds::duration::<100, 3_600_000>(), "60s";
+        body_time: Duration = kinds::duration::<100, 3_600_000>(), "60s", live;
         /// The largest event, as it is published.
-        event_bytes: usize = kinds::EVENT_BYTES, "1MiB";
+        event_bytes: usize = kinds::EVENT_BYTES, "1MiB", live;
         /// The most events in one body.
-        body_lines: usize = kinds::count::<1, 10_000_000>(), "100000";
+        body_lines: usize = kinds::count::<1, 10_000_000>(), "100000", live;
         /// The subjects of one event type that a tenant may have at a time: devices, metrics, open alerts. An event
         /// of a further one is refused.
         subjects_per_type: usize = kinds::count::<1, 100_000_000>(), "100000";
         /// The most device groups of one tenant.
-        device_groups: usize = kinds::count::<1, 100_000>(), "1000";
+        device_groups: usize = kinds::count::<1, 100_000>(), "1000", live;
         /// The most devices in one device group.
-        devices_per_group: usize = kinds::count::<1, 100_000>(), "10000";
+        devices_per_group: usize = kinds::count::<1, 100_000>(), "10000", live;
     }
 }
 
@@ -244,8 +250,14 @@ section! {
 section! {
     /// How the server stops.
     ShutdownConfig in "shutdown." {
-        /// How long open streams and requests have to end after SIGTERM or SIGINT before they are cut off.
-        drain: Duration = kinds::duration::<0, 3_600_000>(), "8s";
+        /// How long after SIGTERM or SIGINT everything goes on as before while `/readyz` is 503 already, so that load
+        /// balancers notice and send nobody here any more.
+        delay: Duration = kinds::duration::<0, 3_600_000>(), "0", live;
+        /// Over which time the open streams are then led elsewhere, evenly. Few streams take less. The other nodes
+        /// meet about streams / `drain` new ones a second: for 50,000 streams a minute is not too much.
+        drain: Duration = kinds::duration::<0, 3_600_000>(), "5s", live;
+        /// How long requests under way have to end after that before they are cut off.
+        grace: Duration = kinds::duration::<0, 3_600_000>(), "3s", live;
     }
 }
 
@@ -253,7 +265,7 @@ section! {
     /// What the server writes about itself, to standard error.
     LoggingConfig in "logging." {
         /// `error`, `warn`, `info`, `debug`, `trace` or `off`, also by module: `info,tidings::auth=debug`.
-        level: String = kinds::LOG_LEVEL, "info";
+        level: String = kinds::LOG_LEVEL, "info", live;
         /// `pretty`, `json`, or `auto`: pretty on a terminal, JSON otherwise.
         format: LogFormat = kinds::LOG_FORMAT, "auto";
     }
@@ -314,6 +326,25 @@ impl Config {
         self.auth.jwt.require_key()
     }
 
+    /// Takes over from what runs the values that hold for the life of the process: those whose declarations lack
+    /// `live`.
+    pub fn keep_fixed(&mut self, running: &Self) {
+        self.keep_fixed_keys(running);
+    }
+
+    /// Whether the values agree with each other, as they do after they were read.
+    ///
+    /// # Errors
+    /// Every contradiction.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let errors = self.contradictions();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigErrors::new(errors))
+        }
+    }
+
     /// What is wrong between values that are each good by themselves.
     pub(super) fn contradictions(&self) -> Vec<ConfigError> {
         let mut errors = edge::contradictions(self);
@@ -321,6 +352,14 @@ impl Config {
             errors.push(ConfigError::new(
                 "limits.event_bytes",
                 "an event can't be larger than limits.body_bytes; lower this or raise that",
+            ));
+        }
+        if self.limits.bodies_in_memory != 0
+            && self.limits.bodies_in_memory < self.limits.body_bytes as u64
+        {
+            errors.push(ConfigError::new(
+                "limits.bodies_in_memory",
+                "this has no room for one body of limits.body_bytes; raise this or lower that",
             ));
         }
         for (tenant, own) in &self.tenants {

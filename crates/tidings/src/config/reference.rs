@@ -25,6 +25,8 @@ pub fn configuration_reference() -> String {
          can also be written with commas.\n\n\
          A key that does not exist and a value that won't do are errors before a port opens. `tidings config check` \
          tells them all; `tidings config show` tells what is in effect and where each value came from.\n\n\
+         A server that gets SIGHUP reads all of it again. Keys below that say so are applied then, the others at the next \
+         start; with anything wrong nothing is applied.\n\n\
          {NOTATION}\n\n\
          `serve` needs a key to verify access tokens with, one of `auth.jwt.secret`, `auth.jwt.secret_file` and \
          `auth.jwt.public_key_file`; there is no default.\n"
@@ -45,11 +47,16 @@ pub fn configuration_reference() -> String {
         };
         let _ = write!(
             text,
-            "\n### `{}`\n\n{}\n\n{}, default {default}, variable `{}`\n",
+            "\n### `{}`\n\n{}\n\n{}, default {default}, variable `{}`{}\n",
             key.name,
             key.documentation(),
             capitalised(key.kind),
             key.variable(),
+            if key.live {
+                "; a reload applies it"
+            } else {
+                ""
+            },
         );
     }
     text

@@ -87,7 +87,7 @@ fn the_defaults_are_those_that_are_promised() {
     assert_eq!(config.stream.window_bytes, 64 << 20);
     assert_eq!(config.limits.body_bytes, 16 << 20);
     assert_eq!(config.limits.event_bytes, 1 << 20);
-    assert_eq!(config.shutdown.drain, Duration::from_secs(8));
+    assert_eq!(config.shutdown.drain, Duration::from_secs(5));
     assert_eq!(config.auth.publisher_roles, ["publisher"]);
     assert_eq!(config.auth.cookie, "access_token");
     assert_eq!(config.auth.jwt.leeway, Duration::from_mins(1));

@@ -29,6 +29,9 @@ use transport::Transport;
 /// How long a request's head may take, and what comes before the first one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a stop leaves a new connection to say something.
+const FRESH: Duration = Duration::from_millis(500);
+
 /// The largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -82,7 +85,7 @@ pub async fn serve(
     let entered = tokio::select! {
         entered = enter(socket, peer, &edge) => entered,
         // Browsers open connections in advance; one that has said nothing holds up no stop.
-        () = stopping.cancelled() => return,
+        () = unspoken(&stopping) => return,
     };
     let Some(entered) = entered else {
         return;
@@ -94,6 +97,14 @@ pub async fn serve(
     } else {
         serve_http1(app, front, io, peer, stopping).await;
     }
+}
+
+/// When a stop no longer waits for a connection that begins now to say something. Who has just connected is about to
+/// speak, and a restart is to leave no request without an answer.
+async fn unspoken(stopping: &CancellationToken) {
+    let fresh = tokio::time::sleep(FRESH);
+    stopping.cancelled().await;
+    fresh.await;
 }
 
 /// A connection up to where HTTP begins.
@@ -246,8 +257,9 @@ const CONFLATING_SEND_BUFFER: usize = 16 * 1024;
 fn bound_kernel_share(app: &App, socket: &std::net::TcpStream, conflates: bool) {
     let options = SockRef::from(socket);
     // The kernel's own watch over a peer that acknowledges nothing, a little after the engine's.
-    let stall = app.config.stream.stall_timeout + Duration::from_secs(5);
-    let configured = app.config.stream.send_buffer;
+    let config = app.config();
+    let stall = config.stream.stall_timeout + Duration::from_secs(5);
+    let configured = config.stream.send_buffer;
     let send_buffer = if conflates {
         configured.min(CONFLATING_SEND_BUFFER)
     } else {

@@ -28,6 +28,7 @@ use crate::agent;
 use crate::auth::{AccessTokens, MintError, NewAccessToken};
 use crate::config::{self, Config, ConfigError, ConfigErrors, Loaded, Source, Sources};
 use crate::server::{Listeners, Server, StartError};
+use crate::shutdown::Orders;
 use crate::time::unix_seconds;
 use fleet::{Fleet, FleetOptions};
 
@@ -139,14 +140,14 @@ pub async fn run(loaded: Loaded, options: DemoOptions) -> Result<(), DemoError> 
     let listeners = bind(&mut config, movable)?;
     let mount = config.mount.first().cloned().unwrap_or_default();
     tracing::info!(folder = %config.log.path.display(), "the demo's events are kept here");
-    let stop = crate::shutdown::requested()?;
+    let mut orders = Orders::watch()?;
     let server = Server::start(config, listeners).await?;
     let origin = format!("http://{}", reachable(server.address()));
     announce(&format!("Tidings demo: {origin}/#token={url_token}"));
 
     let base_url = format!("{origin}{}", mount.trim_end_matches('/'));
-    let played = play(&base_url, &minter, options, stop).await;
-    server.stop().await;
+    let played = play(&base_url, &minter, options, orders.next()).await;
+    server.stop(&mut orders).await;
     played
 }
 

@@ -343,9 +343,13 @@ impl Thread {
             self.remove(slot, End::Closed(reason));
             return;
         }
+        let retry = match reason {
+            ClosingReason::Draining => self.retry_elsewhere(),
+            _ => preamble::jittered(self.options.retry),
+        };
         let closing = Closing {
             reason,
-            retry: preamble::jittered(self.options.retry),
+            retry,
             conflated: self.streams[slot].conflated,
         };
         let data = serde_json::to_vec(&closing).expect("a plain struct");

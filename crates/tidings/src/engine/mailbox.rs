@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use mio::{Poll, Token, Waker};
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use tidings_protocol::api::ClosingReason;
 use super::catch_up::Caught;
 use super::census::Inquiry;
 use super::counters::EngineCounters;
+use super::drain::Underway;
 use super::ticket::OpenStream;
 use crate::fanout::Stale;
 
@@ -33,6 +34,8 @@ const OPENS_IN_A_SLICE: usize = 64;
 pub(super) enum Command {
     /// Close every stream for this reason.
     CloseAll(ClosingReason),
+    /// Close the streams evenly over this time.
+    Drain { over: Duration, underway: Underway },
     /// What is shown may be old, or is live again.
     Liveness(Option<Stale>),
     /// Close what is left by the deadline and end the thread.
@@ -66,6 +69,8 @@ pub(super) struct Mailbox {
     /// comes. A server that is only published to is not woken for each commit.
     dormant: AtomicBool,
     streams: AtomicUsize,
+    /// How often the thread has woken.
+    turns: AtomicU64,
     /// Written by the thread alone.
     pub(super) counters: EngineCounters,
     /// The thread has ended. Set and looked at under the lock of `mail`.
@@ -83,6 +88,7 @@ impl Mailbox {
             waker,
             dormant: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
+            turns: AtomicU64::new(0),
             counters: EngineCounters::default(),
             ended: AtomicBool::new(false),
         });
@@ -119,6 +125,7 @@ impl Mailbox {
 
     /// Called by the engine thread when it has slept, before it looks at the tail.
     pub(super) fn has_woken(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
         self.dormant.store(false, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
@@ -160,6 +167,13 @@ impl Mailbox {
         let mut mail = self.mail.lock();
         self.ended.store(true, Ordering::Relaxed);
         mail.inquiries.clear();
+    }
+
+    /// How often the thread has woken. Wakes it once more, so that the next answer differs unless it is stuck.
+    pub(super) fn pulse(&self) -> u64 {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.wake();
+        turns
     }
 
     fn wake(&self) {

@@ -15,7 +15,7 @@
 //! - [`ended`]: the streams that have ended lately.
 //! - [`counters`]: what a thread counts of its own work.
 //! - [`readiness`]: what their sockets tell; [`lifecycle`]: opening, heartbeats, the several ends;
-//!   [`wheel`]: when they are due.
+//!   [`wheel`]: when they are due; [`drain`]: all streams leave, evenly.
 //!
 //! A stream that falls behind keeps a cursor, not a queue: when its sink takes bytes again, it
 //! reads on from the window or the log.
@@ -25,6 +25,7 @@ mod census;
 pub mod coding;
 mod counters;
 mod deliver;
+mod drain;
 mod ended;
 mod index;
 mod lifecycle;
@@ -52,6 +53,7 @@ pub use catch_up::CatchUpPool;
 pub use census::{StreamFilter, StreamRecord};
 pub use coding::Coding;
 pub use counters::{EngineCounters, Transport};
+pub use drain::Draining;
 pub use ended::{EndedStream, EndedStreams};
 pub use sink::{StreamBody, body};
 pub use snapshot::{SnapshotReading, shows};
@@ -62,7 +64,7 @@ use crate::cursors::Cursors;
 use crate::fanout::{Follower, Stale, TypeTable, Window};
 use census::Inquiry;
 use mailbox::{Command, Mailbox};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// How many listings the engines work at together; others wait for their turn.
 const LISTINGS: usize = 4;
@@ -213,8 +215,19 @@ impl Engines {
         closed
     }
 
-    /// Tells every stream to go elsewhere and closes it.
-    pub fn drain(&self) {
+    /// Begins to tell the streams to go elsewhere and to close them, evenly over this time.
+    #[must_use]
+    pub fn drain(&self, over: Duration) -> Draining {
+        let (underway, ended) = mpsc::channel(1);
+        self.command(|| Command::Drain {
+            over,
+            underway: underway.clone(),
+        });
+        Draining(ended)
+    }
+
+    /// Tells every stream that is left to go elsewhere, and closes it at once.
+    pub fn close_all(&self) {
         self.command(|| Command::CloseAll(ClosingReason::Draining));
     }
 
@@ -229,6 +242,13 @@ impl Engines {
                 tracing::error!("an engine thread had panicked");
             }
         }
+    }
+
+    /// How often each thread has woken. Wakes them, so that the next answers differ unless one is stuck.
+    #[must_use]
+    pub fn pulse(&self) -> Vec<u64> {
+        let threads = self.threads.iter();
+        threads.map(|thread| thread.mailbox.pulse()).collect()
     }
 
     /// How many streams are open.

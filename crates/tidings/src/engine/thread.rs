@@ -17,6 +17,7 @@ use super::census::Inquiries;
 use super::coding::Coder;
 use super::counters::{Survey, Tally};
 use super::deliver::Scratch;
+use super::drain::{Drain, Evenly};
 use super::ended::EndedStreams;
 use super::index::{GroupId, Index};
 use super::lifecycle::End;
@@ -57,6 +58,11 @@ pub(super) struct Thread {
     pub(super) stale: Option<String>,
     /// Every stream is to end for this reason.
     pub(super) closing: Option<ClosingReason>,
+    /// The streams leave, a few in each tick.
+    pub(super) drain: Option<Drain>,
+    /// What streams that leave are told beyond the usual time to come back.
+    pub(super) retry_spread: Duration,
+    pub(super) retries: Evenly,
     pub(super) now: Tick,
     /// The mailbox held more than was taken.
     more_mail: bool,
@@ -100,6 +106,9 @@ impl Thread {
             inquiries: Inquiries::new(),
             stale: None,
             closing: None,
+            drain: None,
+            retry_spread: Duration::ZERO,
+            retries: Evenly::random(),
             now: START,
             started: Instant::now(),
             stop: None,
@@ -144,6 +153,7 @@ impl Thread {
             self.follow();
             self.take_turns();
             self.work_off_inquiries();
+            self.drain_on();
             self.work_off_wheel();
             self.mailbox.set_stream_count(self.streams.len());
             self.publish_counts();
@@ -155,7 +165,10 @@ impl Thread {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self) -> Option<Duration> {
-        let busy = self.more_mail || !self.turns.is_empty() || !self.inquiries.is_empty();
+        let busy = self.more_mail
+            || !self.turns.is_empty()
+            || !self.inquiries.is_empty()
+            || self.drain.as_ref().is_some_and(|drain| drain.is_behind);
         if busy || self.position < self.window.tail() {
             Some(Duration::ZERO)
         } else if self.streams.is_empty() && self.stop.is_none() {
@@ -187,7 +200,11 @@ impl Thread {
         self.inquiries.extend(mail.inquiries);
         for command in mail.commands {
             match command {
-                Command::CloseAll(reason) => self.close_all(reason),
+                Command::CloseAll(reason) => {
+                    self.cut_drain_short();
+                    self.close_all(reason);
+                }
+                Command::Drain { over, underway } => self.begin_drain(over, underway),
                 Command::Liveness(stale) => self.liveness_changed(stale.as_ref()),
                 Command::Stop { deadline } => self.stop = Some(deadline),
             }
@@ -253,7 +270,7 @@ mod tests {
     use crate::engine::census::Inquiry;
     use crate::engine::deliver::Due;
     use crate::engine::select::pieces_of;
-    use crate::engine::stream::Unsent;
+    use crate::engine::stream::{Stage, Unsent};
     use crate::engine::{
         Coding, ConnectionId, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink, Ticket,
     };
@@ -389,11 +406,6 @@ mod tests {
         thread.follow();
         let gone = Recheck::new(|| Some(ClosingReason::ViewChanged));
         let stands = Recheck::new(|| None);
-        let received = |mut client: TcpStream| {
-            let mut text = String::new();
-            client.read_to_string(&mut text).unwrap();
-            text
-        };
         let open_from_the_start = |thread: &mut Thread, recheck| {
             let (mut stream, client) = authorised(thread, &limits);
             stream.after = 0;
@@ -556,6 +568,79 @@ mod tests {
             client.read_exact(&mut received).unwrap();
             assert!(received == expected);
         }
+    }
+
+    /// Everything that came over a stream that has ended.
+    fn received(mut client: TcpStream) -> String {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// When a stream was told to come back, in milliseconds.
+    fn retry_in(text: &str) -> u64 {
+        let (_, rest) = text.split_once("\"retry\":").expect("a closing event");
+        rest[..rest.find(',').unwrap()].parse().unwrap()
+    }
+
+    #[test]
+    fn a_drain_closes_as_many_in_each_tick_and_serves_the_others_on() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let types = TypeTable::default();
+        let clients = crowd(&mut thread, &limits, 300);
+        let (underway, ended) = tokio::sync::mpsc::channel(1);
+        thread.begin_drain(Duration::from_secs(3), underway);
+        let open = |thread: &Thread| {
+            let streams = thread.streams.iter();
+            streams
+                .filter(|(_, stream)| !matches!(stream.stage, Stage::Closing(_)))
+                .count()
+        };
+        for tick in 1..=30 {
+            thread.drain_on();
+            thread.drain_on();
+            assert_eq!(open(&thread), 300 - 10 * tick, "after {tick} ticks");
+            if tick == 15 {
+                let due = block(&thread, 1, &types);
+                thread.window.push(due);
+                thread.follow();
+            }
+            thread.now += 1;
+        }
+        assert!(!ended.is_closed(), "another could still be on its way");
+        thread.drain_on();
+        assert!(ended.is_closed());
+        let texts: Vec<String> = clients.into_iter().map(received).collect();
+        let given = texts.iter().filter(|text| text.contains("device_status"));
+        assert_eq!(given.count(), 150);
+        let retries: std::collections::BTreeSet<u64> =
+            texts.iter().map(|text| retry_in(text)).collect();
+        assert!(retries.len() > 250, "{} different times", retries.len());
+        assert!(retries.iter().all(|retry| (1_500..=2_500).contains(retry)));
+    }
+
+    #[test]
+    fn what_is_left_of_a_drain_that_is_cut_short_is_waited_for_by_the_clients() {
+        let (mut thread, _folder) = engine();
+        let limits = no_limits();
+        let clients = crowd(&mut thread, &limits, 200);
+        let (underway, ended) = tokio::sync::mpsc::channel(1);
+        thread.begin_drain(Duration::from_secs(20), underway);
+        let command = Command::CloseAll(ClosingReason::Draining);
+        thread.mailbox.command(command);
+        thread.read_mail();
+        assert!(ended.is_closed());
+        let retries: Vec<u64> = clients
+            .into_iter()
+            .map(|client| retry_in(&received(client)))
+            .collect();
+        assert!(retries.iter().all(|retry| (1_500..=22_500).contains(retry)));
+        let late = retries.iter().filter(|&&retry| retry > 12_000).count();
+        assert!(
+            (80..=120).contains(&late),
+            "{late} of 200 in the later half"
+        );
     }
 
     fn ask_list(

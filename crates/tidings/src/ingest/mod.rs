@@ -1,7 +1,8 @@
 //! Publishing: `POST /tenants/{tenant_id}/events`.
 //!
 //! - [`publisher`]: who publishes, and what they may.
-//! - [`body`]: the body's lines.
+//! - `receive`: the body's bytes, into memory.
+//! - [`body`]: its lines.
 //! - [`envelope`]: one event of it, checked field by field.
 //! - [`json_text`]: its strings.
 //! - `members`: what an object holds, once its text was checked.
@@ -17,5 +18,6 @@ mod members;
 pub mod payload;
 pub mod publish;
 pub mod publisher;
+pub(crate) mod receive;
 pub mod store;
 pub mod subject;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::body::{Body as RequestBody, Bytes};
+use axum::body::Body as RequestBody;
 use axum::extract::{Extension, Path, Request, State};
 use axum::response::Response;
+use http::HeaderMap;
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use smallvec::SmallVec;
 use tidings_log::{NewEvent, NewSubject, Subject};
 use tidings_protocol::TenantId;
@@ -19,9 +18,9 @@ use tidings_protocol::api::PublishReceipt;
 use super::body::{self, Body, Layout};
 use super::envelope::Terms;
 use super::publisher::Author;
+use super::receive::receive;
 use super::store::{Stored, store};
 use crate::app::App;
-use crate::config::LimitsConfig;
 use crate::error::Refusal;
 use crate::metrics::StoredBody;
 use crate::stream::request::read_tenant;
@@ -118,7 +117,8 @@ async fn admit(
     let layout = Layout::of(&headers)?;
     let request_key = request_key(&headers)?;
     drop(headers);
-    let bytes = receive(body, app.config.limits.body_bytes, &app.config.limits).await?;
+    let config = app.config();
+    let (bytes, room) = receive(app, body, config.limits.body_bytes).await?;
     let received = Received {
         bytes: bytes.len() as u64,
         received: Instant::now(),
@@ -126,13 +126,14 @@ async fn admit(
     let terms = Terms {
         tenant,
         known_types: &app.known_types,
-        event_bytes: app.config.tenant(tenant).event_bytes,
+        event_bytes: config.tenant(tenant).event_bytes,
         subjects: &app.subjects,
         publisher: &author.name,
         request_key: request_key.as_deref(),
     };
-    let Body { events, lines } = body::read(layout, &bytes, &terms, &app.config.limits)?;
-    drop(bytes);
+    let Body { events, lines } = body::read(layout, &bytes, &terms, &config.limits)?;
+    // What is kept of it from here on waits in the log's queue, which has a bound of its own.
+    drop((bytes, room));
     let refused = |refusal: &Refusal| author.refused(app, tenant, refusal, peer.ip());
     author.check(&events, &lines).inspect_err(refused)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
@@ -165,32 +166,6 @@ fn request_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// Reads the body into memory, up to the limit.
-///
-/// # Errors
-///
-/// 400 where it breaks off, 408 where it takes too long, 413 where it is too large.
-pub(crate) async fn receive(
-    body: RequestBody,
-    limit: usize,
-    limits: &LimitsConfig,
-) -> Result<Bytes, Refusal> {
-    let collected = Limited::new(body, limit).collect();
-    let collected = tokio::time::timeout(limits.body_time, collected).await;
-    match collected {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a body is at most {limit} bytes; send it in smaller bodies"),
-        )),
-        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body broke off")),
-        Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body did not arrive within {:?}", limits.body_time),
-        )),
-    }
-}
-
 /// Refuses a body that would bring the tenant over its subjects of a type.
 fn check_subjects(app: &App, tenant: TenantId, events: &[NewEvent]) -> Result<(), Refusal> {
     let subjects: SmallVec<[Subject<'_>; 8]> = events
@@ -202,7 +177,7 @@ fn check_subjects(app: &App, tenant: TenantId, events: &[NewEvent]) -> Result<()
         Some(kind) => Err(Refusal::too_many(
             format!(
                 "the tenant has its {} subjects of {kind} (limits.subjects_per_type); remove a device or end some",
-                app.config.limits.subjects_per_type
+                app.config().limits.subjects_per_type
             ),
             Duration::from_mins(1),
         )),

@@ -112,7 +112,8 @@ impl Author {
             if identity.tenant != Some(tenant) {
                 return Err(Refusal::forbidden(WRONG_TENANT));
             }
-            let roles = &app.config.auth.publisher_roles;
+            let config = app.config();
+            let roles = &config.auth.publisher_roles;
             if !roles.iter().any(|role| **role == *identity.role) {
                 return Err(Refusal::forbidden(format!(
                     "the role {:?} may not publish; {} may",

@@ -3,6 +3,7 @@
 //! [`Limits`] is asked before something is given; [`Place`] is what an open stream holds. A limit of 0 does
 //! not limit. Of IPv6 the /64 network counts as one address, since that is what one client gets.
 
+mod budget;
 mod rate;
 mod streams;
 
@@ -15,6 +16,8 @@ use std::time::Duration;
 use tidings_protocol::TenantId;
 
 use crate::config::Config;
+use budget::Budget;
+pub use budget::Share;
 use rate::Rates;
 pub use streams::{Place, StreamCounts};
 
@@ -81,6 +84,8 @@ pub struct Limits {
     mints: Rates<IpAddr>,
     failures: Rates<IpAddr>,
     publishes: Rates<TenantId>,
+    requests: Arc<Budget>,
+    bodies: Arc<Budget>,
     key_publishes: Rates<Arc<str>>,
 }
 
@@ -88,9 +93,7 @@ impl Limits {
     /// Limits as configured, with nothing taken.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let publish_rates = config.tenants.iter();
-        let publish_rates =
-            publish_rates.filter_map(|(tenant, own)| Some((*tenant, own.publish_rate?)));
+        let own_publish_rates = publish_rates(config);
         let streams = streams::Streams::new(config);
         let config = &config.limits;
         Self {
@@ -98,9 +101,24 @@ impl Limits {
             mints: Rates::new(MINTS_PER_ADDRESS, config.mints_per_address, MINUTE),
             failures: Rates::new(FAILURES_PER_ADDRESS, config.failures_per_address, MINUTE),
             publishes: Rates::new(PUBLISH_RATE, config.publish_rate, SECOND)
-                .with_own(publish_rates.collect()),
+                .with_own(own_publish_rates),
             key_publishes: Rates::new(PUBLISH_RATE_PER_KEY, config.publish_rate_per_key, SECOND),
+            requests: Budget::new(config.requests),
+            bodies: Budget::new(config.bodies_in_memory),
         }
+    }
+
+    /// Takes over other limits. What is taken stays taken: who has more streams than are allowed now keeps them.
+    pub fn set(&self, config: &Config) {
+        self.streams.set(config);
+        let limits = &config.limits;
+        self.mints.set(limits.mints_per_address, HashMap::new());
+        self.failures
+            .set(limits.failures_per_address, HashMap::new());
+        self.publishes
+            .set(limits.publish_rate, publish_rates(config));
+        self.requests.set(limits.requests);
+        self.bodies.set(limits.bodies_in_memory);
     }
 
     /// Reserves a place for a stream of `user` in `tenant` (`None` for a super admin without one) from
@@ -112,6 +130,19 @@ impl Limits {
         address: IpAddr,
     ) -> Result<Place, LimitReached> {
         self.streams.reserve(tenant, user, counted_address(address))
+    }
+
+    /// Room for one more request; `None` where the server has its hands full. It is over when the share is
+    /// dropped.
+    #[must_use]
+    pub fn request(&self) -> Option<Share> {
+        self.requests.take(1)
+    }
+
+    /// Room in memory for a body that begins to come: none yet, it is to [grow](Share::grow) with the body.
+    #[must_use]
+    pub fn body(&self) -> Share {
+        self.bodies.none()
     }
 
     /// How many streams each tenant's users have open, of those who have any.
@@ -166,6 +197,14 @@ impl Limits {
             None => self.key_publishes.take(Arc::clone(id), events),
         }
     }
+}
+
+/// The tenants with a rate of their own.
+fn publish_rates(config: &Config) -> HashMap<TenantId, u64> {
+    let tenants = config.tenants.iter();
+    tenants
+        .filter_map(|(tenant, own)| Some((*tenant, own.publish_rate?)))
+        .collect()
 }
 
 /// The address that is counted: IPv4 also where it comes mapped into IPv6, and of IPv6 the /64 network.

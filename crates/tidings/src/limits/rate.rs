@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 
 use super::LimitReached;
@@ -24,12 +24,17 @@ const ONE: f64 = 1.0 - 1e-6;
 /// overdrawn by what passes last.
 pub(super) struct Rates<K> {
     which: &'static str,
+    terms: RwLock<Terms<K>>,
+    window: Duration,
+    buckets: Mutex<Buckets<K>>,
+}
+
+/// How much there is for whom.
+struct Terms<K> {
     /// The credit of a full bucket, 0 for no limit.
     limit: u64,
     /// The same for keys with a limit of their own.
     own: HashMap<K, u64>,
-    window: Duration,
-    buckets: Mutex<Buckets<K>>,
 }
 
 struct Buckets<K> {
@@ -51,7 +56,8 @@ struct Bucket {
 
 impl<K> fmt::Debug for Rates<K> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Rates({} in {:?})", self.limit, self.window)
+        let limit = self.terms.read().limit;
+        write!(formatter, "Rates({limit} in {:?})", self.window)
     }
 }
 
@@ -59,8 +65,10 @@ impl<K: Hash + Eq> Rates<K> {
     pub(super) fn new(which: &'static str, limit: u64, window: Duration) -> Self {
         Self {
             which,
-            limit,
-            own: HashMap::new(),
+            terms: RwLock::new(Terms {
+                limit,
+                own: HashMap::new(),
+            }),
             window,
             buckets: Mutex::new(Buckets {
                 by_key: HashMap::new(),
@@ -72,11 +80,18 @@ impl<K: Hash + Eq> Rates<K> {
 
     /// Keys with a limit of their own.
     pub(super) fn with_own(self, own: HashMap<K, u64>) -> Self {
-        Self { own, ..self }
+        self.terms.write().own = own;
+        self
     }
 
-    fn limit_of(&self, key: &K) -> u64 {
-        self.own.get(key).copied().unwrap_or(self.limit)
+    /// Takes over other limits. Credit that is left stays, as far as the new limit goes.
+    pub(super) fn set(&self, limit: u64, own: HashMap<K, u64>) {
+        *self.terms.write() = Terms { limit, own };
+    }
+
+    pub(super) fn limit_of(&self, key: &K) -> u64 {
+        let terms = self.terms.read();
+        terms.own.get(key).copied().unwrap_or(terms.limit)
     }
 
     /// Charges `cost` where there is credit for one, and otherwise says when there will be.

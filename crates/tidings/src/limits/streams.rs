@@ -35,14 +35,34 @@ pub(super) struct Streams {
 }
 
 struct Shared {
+    /// One lock for all counts, since a reservation takes all of them or none.
+    counts: Mutex<Counts>,
+}
+
+/// How many there may be.
+#[derive(Default)]
+struct Terms {
     streams: u64,
     per_tenant: u64,
     /// Of tenants with a limit of their own.
     own: HashMap<TenantId, u64>,
     per_user: u64,
     per_address: u64,
-    /// One lock for all counts, since a reservation takes all of them or none.
-    counts: Mutex<Counts>,
+}
+
+impl Terms {
+    fn of(config: &Config) -> Self {
+        let own = config.tenants.iter();
+        let own = own.filter_map(|(tenant, own)| Some((*tenant, own.streams?)));
+        let limits = &config.limits;
+        Self {
+            streams: limits.streams,
+            per_tenant: limits.streams_per_tenant,
+            own: own.collect(),
+            per_user: limits.streams_per_user,
+            per_address: limits.streams_per_address,
+        }
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -54,6 +74,7 @@ impl fmt::Debug for Shared {
 /// Entries exist while they count something.
 #[derive(Default)]
 struct Counts {
+    terms: Terms,
     streams: u64,
     tenants: HashMap<Option<TenantId>, Tenant>,
     addresses: HashMap<IpAddr, u64>,
@@ -89,20 +110,20 @@ const _: () = assert!(size_of::<Place>() <= 64);
 
 impl Streams {
     pub(super) fn new(config: &Config) -> Self {
-        let own = config.tenants.iter();
-        let own = own.filter_map(|(tenant, own)| Some((*tenant, own.streams?)));
-        let own = own.collect();
-        let config = &config.limits;
+        let counts = Counts {
+            terms: Terms::of(config),
+            ..Counts::default()
+        };
         Self {
             shared: Arc::new(Shared {
-                streams: config.streams,
-                per_tenant: config.streams_per_tenant,
-                own,
-                per_user: config.streams_per_user,
-                per_address: config.streams_per_address,
-                counts: Mutex::default(),
+                counts: Mutex::new(counts),
             }),
         }
+    }
+
+    /// Takes over other limits.
+    pub(super) fn set(&self, config: &Config) {
+        self.shared.counts.lock().terms = Terms::of(config);
     }
 
     pub(super) fn reserve(
@@ -112,7 +133,7 @@ impl Streams {
         address: IpAddr,
     ) -> Result<Place, LimitReached> {
         let mut counts = self.shared.counts.lock();
-        self.shared.check(&counts, tenant, user, address)?;
+        counts.check(tenant, user, address)?;
         counts.streams += 1;
         *counts.addresses.entry(address).or_default() += 1;
         let of_tenant = counts.tenants.entry(tenant).or_default();
@@ -149,22 +170,25 @@ impl Streams {
     }
 }
 
-impl Shared {
+impl Counts {
     fn check(
         &self,
-        counts: &Counts,
         tenant: Option<TenantId>,
         user: &str,
         address: IpAddr,
     ) -> Result<(), LimitReached> {
-        let of_tenant = counts.tenants.get(&tenant);
+        let of_tenant = self.tenants.get(&tenant);
         let of_user = of_tenant.and_then(|of_tenant| of_tenant.users.get(user));
         // Super admins without a tenant do not share one.
         let per_tenant = tenant.map_or(0, |tenant| {
-            self.own.get(&tenant).copied().unwrap_or(self.per_tenant)
+            self.terms
+                .own
+                .get(&tenant)
+                .copied()
+                .unwrap_or(self.terms.per_tenant)
         });
         let taken = [
-            (STREAMS, self.streams, counts.streams),
+            (STREAMS, self.terms.streams, self.streams),
             (
                 STREAMS_PER_TENANT,
                 per_tenant,
@@ -172,13 +196,13 @@ impl Shared {
             ),
             (
                 STREAMS_PER_USER,
-                self.per_user,
+                self.terms.per_user,
                 of_user.copied().unwrap_or(0),
             ),
             (
                 STREAMS_PER_ADDRESS,
-                self.per_address,
-                counts.addresses.get(&address).copied().unwrap_or(0),
+                self.terms.per_address,
+                self.addresses.get(&address).copied().unwrap_or(0),
             ),
         ];
         for (which, limit, taken) in taken {

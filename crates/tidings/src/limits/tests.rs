@@ -255,3 +255,31 @@ fn every_limit_has_a_sentence_of_its_own() {
         .collect();
     assert_eq!(sentences.len(), all.len());
 }
+
+#[test]
+fn other_limits_hold_at_once_and_what_is_taken_stays_taken() {
+    let first = limits(&[("streams_per_user", 3), ("publish_rate", 1)]);
+    let reserve = || first.reserve(Some(TENANT), "u", address(1));
+    let places = [reserve().unwrap(), reserve().unwrap()];
+    first.publish_allowed(TENANT, 1).unwrap();
+    assert!(first.publish_allowed(TENANT, 1).is_err());
+
+    let flags = [("limits.streams_per_user", "1"), ("limits.requests", "1")];
+    let own = format!("{{\"{TENANT}\" = {{streams = 5, publish_rate = 7}}}}");
+    let flags = flags
+        .into_iter()
+        .chain([("tenants", own.as_str())])
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let settings = Settings::gather(&[], None, &[], &flags.collect::<Vec<_>>()).unwrap();
+    first.set(&resolve(settings).unwrap().config);
+    assert_eq!(which(reserve()), "limits.streams_per_user");
+    drop(places);
+    let place = reserve().unwrap();
+    assert_eq!(which(reserve()), "limits.streams_per_user");
+    drop(place);
+    assert_eq!(first.publish_allowed(OTHER, 1_000), Ok(()), "no limit now");
+    assert_eq!(first.publishes.limit_of(&TENANT), 7);
+    let request = first.request().unwrap();
+    assert!(first.request().is_none());
+    drop(request);
+}

@@ -15,11 +15,11 @@ use super::exposition::{Exposition, Format};
 use super::outcome::Begin;
 use super::process::Process;
 use super::{BrokerParts, Metrics};
-use crate::admin;
 use crate::app::App;
 use crate::auth::SourceStatus;
 use crate::engine::{Coding, EngineCounters, Transport};
 use crate::ingest::store::Store;
+use crate::readiness;
 
 /// What all tenants without a name are called together.
 const OTHER_TENANTS: &str = "other";
@@ -58,13 +58,13 @@ pub async fn scrape(app: &Arc<App>, format: Format) -> String {
 }
 
 fn free_bytes(app: &App) -> Option<u64> {
-    let free = rustix::fs::statvfs(&app.config.log.path).ok()?;
+    let free = rustix::fs::statvfs(&app.config().log.path).ok()?;
     // What anybody may take, without what is kept for root.
     Some(free.f_bavail * free.f_frsize)
 }
 
 fn server(app: &App, scrape: &mut Exposition) {
-    scrape.one(&of::READY, admin::not_ready(app).is_empty());
+    scrape.one(&of::READY, readiness::reasons(app).is_empty());
     scrape.one(&of::STALE, app.liveness.is_stale());
     let mut build = scrape.metric(&of::BUILD_INFO);
     build.sample(&[env!("CARGO_PKG_VERSION")], 1_u64);
@@ -161,7 +161,7 @@ fn log(app: &App, disk: &Disk, scrape: &mut Exposition) {
     states.sample(&["full"], matches!(health, Health::Full { .. }));
     states.sample(&["failed"], matches!(health, Health::Failed { .. }));
     scrape.one(&of::LOG_BYTES, disk.usage.bytes);
-    scrape.one(&of::LOG_LIMIT, app.config.log.max_bytes);
+    scrape.one(&of::LOG_LIMIT, app.config().log.max_bytes);
     scrape.one_if_known(&of::LOG_DISK_FREE, disk.free);
     scrape.one(&of::LOG_SEGMENTS, disk.usage.segments);
     scrape.one(&of::LOG_EVENTS, disk.usage.events);

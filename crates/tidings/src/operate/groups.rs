@@ -24,7 +24,7 @@ use crate::auth::{Operator, is_bounded_text};
 use crate::cluster::BucketError;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
-use crate::ingest::publish::receive;
+use crate::ingest::receive::receive;
 use crate::registry::{self, Registry, RegistryError};
 use crate::stream::request::read_tenant;
 
@@ -144,7 +144,7 @@ fn check(app: &App, tenant: TenantId, name: &str, is_put: bool) -> Result<(), Fa
         return Err(Failure::Gone);
     }
     let groups = app.registry.groups();
-    let limit = app.config.limits.device_groups;
+    let limit = app.config().limits.device_groups;
     if is_put && groups.get(tenant, name).is_none() && groups.list(tenant).len() >= limit {
         return Err(Failure::TooMany(limit));
     }
@@ -232,9 +232,9 @@ pub async fn put(
             "Content-Type must be application/json",
         ));
     }
-    let body = receive(body, MAX_BODY, &app.config.limits).await?;
+    let (body, _room) = receive(&app, body, MAX_BODY).await?;
     let NewGroup { devices } = read_group(&body)?;
-    let limit = app.config.limits.devices_per_group;
+    let limit = app.config().limits.devices_per_group;
     if devices.len() > limit {
         return Err(Refusal::new(
             StatusCode::UNPROCESSABLE_ENTITY,

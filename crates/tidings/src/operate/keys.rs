@@ -26,7 +26,7 @@ use crate::auth::{KeySecret, ManagedKey, Operator, Publisher};
 use crate::cluster::{BucketError, Question};
 use crate::config::Bound;
 use crate::error::Refusal;
-use crate::ingest::publish::receive;
+use crate::ingest::receive::receive;
 use crate::registry::RegistryError;
 use crate::time::{parse_rfc3339, rfc3339, unix_microseconds};
 
@@ -237,7 +237,7 @@ pub async fn create(
     let now = unix_microseconds(SystemTime::now());
     let mut key = checked(&app, &operator, asked, now)?;
     let tenants = key.tenants.clone().unwrap_or_default();
-    let limit = app.config.limits.publisher_keys;
+    let limit = app.config().limits.publisher_keys;
     for tenant in &tenants {
         app.check_living(*tenant)?;
         make_room(&app, *tenant, limit).await?;
@@ -577,7 +577,7 @@ async fn read_body<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Refusal> {
-    let body = receive(body, MAX_BODY, &app.config.limits).await?;
+    let (body, _room) = receive(app, body, MAX_BODY).await?;
     if body.is_empty() {
         return serde_json::from_str("{}").map_err(|error| {
             Refusal::new(

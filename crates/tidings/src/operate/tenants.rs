@@ -25,6 +25,7 @@ use super::{blocking, log_unreadable, reading};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::cluster::Shared;
+use crate::config::Config;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
 use crate::registry::{Purge, Registry, RegistryError};
@@ -151,12 +152,13 @@ fn page(
         .into_iter()
         .map(|usage| (usage.tenant, usage))
         .collect();
+    let config = app.config();
     let mut known: BTreeSet<TenantId> = match only {
         Some(tenant) => BTreeSet::from([tenant]),
         None => usages
             .keys()
             .chain(streams.keys())
-            .chain(app.config.tenants.keys())
+            .chain(config.tenants.keys())
             .copied()
             .chain(app.registry.purged().list().into_iter().map(|(id, _)| id))
             .collect(),
@@ -173,13 +175,19 @@ fn page(
             break;
         }
         let open = streams.get(&tenant).copied().unwrap_or(0);
-        tenants.push(describe(app, tenant, usages.get(&tenant), open));
+        tenants.push(describe(app, &config, tenant, usages.get(&tenant), open));
     }
     Ok(TenantList { tenants, next })
 }
 
-fn describe(app: &App, tenant: TenantId, usage: Option<&TenantUsage>, streams: u64) -> TenantInfo {
-    let settings = app.config.tenant(tenant);
+fn describe(
+    app: &App,
+    config: &Config,
+    tenant: TenantId,
+    usage: Option<&TenantUsage>,
+    streams: u64,
+) -> TenantInfo {
+    let settings = config.tenant(tenant);
     let purged = app.registry.purged().get(tenant).map(|purge| TenantPurged {
         at: rfc3339(purge.at),
         by: purge.by,
@@ -308,7 +316,7 @@ async fn begin(app: &Arc<App>, tenant: TenantId, by: &Arc<str>) -> Result<Tenant
         tenant_id: tenant.to_string(),
         purged_at: rfc3339(purged.at),
         streams_closed: purged.closed as u64,
-        gone_within_seconds: app.config.log.purge_within.as_secs_f64(),
+        gone_within_seconds: app.config().log.purge_within.as_secs_f64(),
         nodes,
     })
 }
@@ -393,7 +401,7 @@ async fn finish(app: &Arc<App>, tenant: TenantId, mut hidden: bool) {
             );
             return;
         }
-        if !late && begun.elapsed() >= app.config.log.purge_within {
+        if !late && begun.elapsed() >= app.config().log.purge_within {
             late = true;
             tracing::error!(
                 tenant_id = %tenant,

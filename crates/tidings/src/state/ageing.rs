@@ -18,7 +18,8 @@ const BATCH: usize = 1000;
 
 /// Looks for overdue subjects from time to time, until told to stop.
 pub async fn run(app: Arc<App>, stopping: CancellationToken) {
-    let ages = app.config.subjects.iter().filter_map(|rule| rule.max_age);
+    let config = app.config();
+    let ages = config.subjects.iter().filter_map(|rule| rule.max_age);
     let (Some(shortest), false) = (ages.min(), app.store.is_read_only()) else {
         return;
     };

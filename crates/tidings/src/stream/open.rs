@@ -159,14 +159,15 @@ impl<'a> Attempt<'a> {
 
     async fn run(&self, tenant: Option<&str>, request: &Parts) -> Result<Response, Refusal> {
         let app = self.app;
+        let config = app.config();
         let parameters = StreamRequest::parse(
             tenant,
             request.uri.query(),
             &request.headers,
             &app.known_types,
-            &app.config.stream.conflate,
+            &config.stream.conflate,
         )?;
-        app.check_serving()?;
+        app.check_opening()?;
         if parameters.snapshot {
             state::check_ready(app)?;
         }
@@ -350,23 +351,24 @@ impl<'a> Attempt<'a> {
         ticket: Ticket,
     ) -> Granted {
         let app = self.app;
+        let config = app.config();
         let start = &beginning.start;
         let ends = start.passage.is_some();
         let mut headers = stream_headers(Some(ticket.connection));
         let offered: &[Coding] = if ends {
             &[]
         } else {
-            &app.config.stream.compression
+            &config.stream.compression
         };
         let coding = negotiate(offered, request, &mut headers);
-        cors::allow(&app.config.cors, request, &mut headers);
+        cors::allow(&config.cors, request, &mut headers);
         for gap in &start.gaps {
             app.metrics.openings.gap(gap.reason);
         }
         let mut preamble = Vec::new();
         preamble::write_opening(
             &mut preamble,
-            app.config.stream.retry,
+            config.stream.retry,
             ticket.connection,
             &start.gaps,
             &start.at,
@@ -470,7 +472,7 @@ fn short_stream(app: &App, granted: Granted) -> Response {
     };
     let closing = Closing {
         reason: ended.unwrap_or(ClosingReason::Disconnected),
-        retry: preamble::jittered(app.config.stream.retry),
+        retry: preamble::jittered(app.config().stream.retry),
         conflated: 0,
     };
     let data = serde_json::to_vec(&closing).expect("a plain struct");

@@ -62,7 +62,7 @@ async fn mint_for(app: &App, address: IpAddr, headers: &HeaderMap) -> Result<Res
             Duration::from_secs(2),
         )
     })?;
-    let expires_in = app.config.stream.token_ttl.as_secs();
+    let expires_in = app.config().stream.token_ttl.as_secs();
     let mut response = Json(StreamTokenGrant { token, expires_in }).into_response();
     response
         .headers_mut()
@@ -76,10 +76,11 @@ fn access_token(app: &App, headers: &HeaderMap) -> Result<String, Refusal> {
     if let Some(token) = bearer(headers) {
         return Ok(token.to_owned());
     }
-    let token = cookie(headers, &app.config.auth.cookie).ok_or_else(|| {
+    let config = app.config();
+    let name = &config.auth.cookie;
+    let token = cookie(headers, name).ok_or_else(|| {
         Refusal::unauthorized(format!(
-            "send the access token as Authorization: Bearer, or as the cookie {}",
-            app.config.auth.cookie
+            "send the access token as Authorization: Bearer, or as the cookie {name}"
         ))
     })?;
     check_origin(app, headers)?;
@@ -91,7 +92,7 @@ fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), Refusal> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let site = text("sec-fetch-site");
     let origin = text("origin");
-    let listed = origin.is_some_and(|origin| cors::is_listed(&app.config.cors, origin));
+    let listed = origin.is_some_and(|origin| cors::is_listed(&app.config().cors, origin));
     match (site, origin) {
         (None, None) | (Some("same-origin"), _) => Ok(()),
         _ if listed => Ok(()),

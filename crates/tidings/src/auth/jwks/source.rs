@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use jsonwebtoken::Algorithm;
@@ -23,7 +23,9 @@ use super::super::verified::VerifiedTokens;
 use super::super::verifying_key::VerifyingKey;
 use super::fetch::{Fetcher, MOST_BYTES};
 use super::set::{self, KeySet};
+use crate::auth::Outage;
 use crate::config::{ConfigError, JwksConfig};
+use crate::time::unix_microseconds;
 
 /// How long the first pause behind a failure is; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -92,7 +94,7 @@ pub struct SourceStatus {
     /// How many keys are known.
     pub keys: usize,
     /// Why they can't be used, where they can't.
-    pub away: Option<String>,
+    pub away: Option<Outage>,
     /// How often they were fetched, with whatever end.
     pub fetches: u64,
     /// How often that failed.
@@ -119,6 +121,8 @@ struct Kept {
     waiting: Semaphore,
     ending: CancellationToken,
     failures: AtomicU64,
+    /// When it began to be kept, in microseconds since the Unix epoch.
+    made_at: i64,
 }
 
 struct Known {
@@ -195,6 +199,7 @@ impl JwksSource {
                 waiting: Semaphore::new(MOST_WAITING),
                 ending: ending.clone(),
                 failures: AtomicU64::new(0),
+                made_at: unix_microseconds(SystemTime::now()),
             }),
             started: AtomicBool::new(false),
             _ends: ending.drop_guard(),
@@ -273,15 +278,24 @@ impl JwksSource {
     pub(in super::super) fn status(&self) -> SourceStatus {
         let keys = self.keys();
         let setting = self.kept.options.setting.clone();
-        let never = self.kept.known.lock().good_at.is_none();
-        let away = match (&keys, never) {
+        let good_at = self.kept.known.lock().good_at;
+        let away = match (&keys, good_at) {
             (Some(_), _) => None,
-            (None, true) => Some(format!(
-                "the keys of {setting} have not been fetched yet, so access tokens can't be verified"
-            )),
-            (None, false) => Some(format!(
-                "the keys of {setting} could not be fetched for longer than auth.jwks.keep"
-            )),
+            (None, None) => Some(Outage {
+                since: self.kept.made_at,
+                reason: format!(
+                    "the keys of {setting} have not been fetched yet, so access tokens can't be verified"
+                ),
+            }),
+            (None, Some(at)) => {
+                let over = at.elapsed().saturating_sub(self.kept.options.keep);
+                Some(Outage {
+                    since: unix_microseconds(SystemTime::now() - over),
+                    reason: format!(
+                        "the keys of {setting} could not be fetched for longer than auth.jwks.keep"
+                    ),
+                })
+            }
         };
         SourceStatus {
             keys: keys.map_or(0, |keys| keys.len()),

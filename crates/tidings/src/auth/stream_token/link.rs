@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use parking_lot::{Mutex, RwLock};
@@ -13,9 +13,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::Outage;
 use super::connect::{Connection, Connector, bounded};
 use super::record::{OWN_PREFIX, SHARED_PREFIX};
 use crate::config::{RedisServers, RedisUrl};
+use crate::time::unix_microseconds;
 
 /// How many commands may wait for their answers at once. A server that answers does thousands in the time in which
 /// these come together, so more of them mean that it does not.
@@ -72,6 +74,8 @@ enum State {
     },
     Away {
         reason: String,
+        /// In microseconds since the Unix epoch.
+        since: i64,
     },
 }
 
@@ -80,6 +84,7 @@ impl Link {
         Self {
             state: RwLock::new(State::Away {
                 reason: "not connected yet".to_owned(),
+                since: unix_microseconds(SystemTime::now()),
             }),
             waiting: Semaphore::new(WAITING),
             response_timeout,
@@ -93,10 +98,13 @@ impl Link {
     }
 
     /// Why Redis is away, if it is.
-    pub(super) fn away(&self) -> Option<String> {
+    pub(super) fn away(&self) -> Option<Outage> {
         match &*self.state.read() {
             State::There { .. } => None,
-            State::Away { reason } => Some(format!("Redis ({}) is away: {reason}", self.place)),
+            State::Away { reason, since } => Some(Outage {
+                since: *since,
+                reason: format!("Redis ({}) is away: {reason}", self.place),
+            }),
         }
     }
 
@@ -170,7 +178,10 @@ impl Link {
         }
         gone.cancel();
         tracing::warn!(redis = %self.place, reason, "redis_away");
-        *state = State::Away { reason };
+        *state = State::Away {
+            reason,
+            since: unix_microseconds(SystemTime::now()),
+        };
         drop(state);
         self.suspicion.notify_one();
     }
@@ -276,11 +287,17 @@ impl LinkKeeper {
     /// Says so once, and again when the reason is another.
     fn still_away(&self, reason: String) {
         let mut state = self.link.state.write();
-        if let State::Away { reason: last } = &*state
+        if let State::Away {
+            reason: last,
+            since,
+        } = &*state
             && *last != reason
         {
             tracing::warn!(redis = %self.link.place, reason, "redis_away");
-            *state = State::Away { reason };
+            *state = State::Away {
+                reason,
+                since: *since,
+            };
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use ::redis::{Cmd, Value};
 
 use super::link::{Failure, Link};
-use super::{Looked, Unavailable, record};
+use super::{Looked, Outage, Unavailable, record};
 use crate::auth::identity::Identity;
 use crate::auth::random_text;
 use crate::config::Config;
@@ -66,7 +66,7 @@ impl RedisStore {
         }
     }
 
-    pub(super) fn away(&self) -> Option<String> {
+    pub(super) fn away(&self) -> Option<Outage> {
         self.link.away()
     }
 

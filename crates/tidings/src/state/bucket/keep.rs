@@ -153,7 +153,7 @@ impl Keeper {
             return Ok(());
         }
         loop {
-            let info = ensure(&self.client, self.app.config.nats.replicas).await?;
+            let info = ensure(&self.client, self.app.config().nats.replicas).await?;
             let held = info.last_sequence;
             let (last, after) = match &self.owned {
                 Some(owned) if owned.last == held => (held, Some(owned.through)),

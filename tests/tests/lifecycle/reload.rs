@@ -1,0 +1,225 @@
+//! SIGHUP: a new configuration is obeyed whole, or refused whole.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use sha2::{Digest as _, Sha256};
+use tidings_tests::publish::{one, status};
+use tidings_tests::{AccessToken, Request, Server, Setup, new_tenant};
+
+/// A server with a configuration file.
+struct Configured {
+    server: Server,
+    file: PathBuf,
+    _folder: tempfile::TempDir,
+    /// How often it was told to read the file again.
+    reloads: usize,
+}
+
+impl Configured {
+    fn start(text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("tidings.toml");
+        std::fs::write(&file, text).expect("written");
+        let path = file.to_str().expect("plain");
+        Self {
+            server: Setup::new().set("TIDINGS_CONFIG", path).start(),
+            file,
+            _folder: folder,
+            reloads: 0,
+        }
+    }
+
+    /// Writes the file and has it read; gives what the server said of it.
+    fn reload(&mut self, text: &str) -> String {
+        std::fs::write(&self.file, text).expect("written");
+        let before = self.server.output.text().lines().count();
+        self.server.signal(Signal::HUP);
+        self.reloads += 1;
+        let is_outcome = |line: &str| {
+            line.contains("configuration_reloaded") || line.contains("configuration_refused")
+        };
+        let reloads = self.reloads;
+        loop {
+            self.server.wait_for_log("what has come of it", is_outcome);
+            let text = self.server.output.text();
+            if text.lines().filter(|line| is_outcome(line)).count() >= reloads {
+                return text.lines().skip(before).collect::<Vec<_>>().join("\n");
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn publisher(key: &str) -> String {
+    let secret = key.strip_prefix("tdk_feed_").expect("a key");
+    let digest = Sha256::digest(secret.as_bytes());
+    let digest = digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    format!("[[auth.publishers]]\nid = \"feed\"\nsecret_sha256 = \"{digest}\"\ntenants = \"*\"\n")
+}
+
+#[test]
+fn a_new_configuration_is_obeyed_without_dropping_a_stream() {
+    let mut configured = Configured::start("");
+    let tenant = new_tenant();
+    let key = format!("tdk_feed_{}", "s".repeat(43));
+    let with_key = one(&tenant, &key, &status("r1", 1));
+    let from_page = Request::get("/openapi.json").header("Origin", "https://console.example.com");
+    let allowed = |server: &Server| {
+        let answer = server.exchange(&from_page);
+        answer
+            .header("access-control-allow-origin")
+            .map(str::to_owned)
+    };
+    let mut stream = configured.server.watch(&tenant).open();
+    assert_eq!(configured.server.exchange(&with_key).status, 401);
+    assert_eq!(allowed(&configured.server), None);
+
+    let text = format!(
+        "[limits]\nstreams_per_user = 1\npublish_rate = 1000\n[cors]\norigins = [\"https://console.example.com\"]\n{}",
+        publisher(&key)
+    );
+    let said = configured.reload(&text);
+    for changed in [
+        "limits.streams_per_user",
+        "limits.publish_rate",
+        "cors.origins",
+        "auth.publishers",
+    ] {
+        assert!(said.contains(changed), "{changed}: {said}");
+    }
+    let server = &configured.server;
+    let receipt = server.exchange(&with_key).expect(200);
+    assert_eq!(
+        stream.next_event().cursor(),
+        receipt["last"].as_str().expect("a cursor")
+    );
+    assert_eq!(
+        server.watch(&tenant).refused().status,
+        429,
+        "the open stream counts"
+    );
+    assert_eq!(
+        allowed(server).as_deref(),
+        Some("https://console.example.com")
+    );
+
+    // How access tokens are verified, and a table of tenants.
+    let text = format!(
+        "[auth.jwt]\nissuer = \"https://id.example.com\"\n[tenants.\"{tenant}\"]\nname = \"First\"\nretention = \"1h\"\n"
+    );
+    let said = configured.reload(&text);
+    assert!(
+        said.contains(&format!("tenants.{tenant}.retention")),
+        "{said}"
+    );
+    let server = &configured.server;
+    assert_eq!(server.exchange(&with_key).status, 401, "the key is gone");
+    let of_nobody = server.viewer(&tenant);
+    let mint = |token: &str| {
+        server
+            .exchange(&Request::post("/auth/sse-token").bearer(token))
+            .status
+    };
+    assert_eq!(mint(&of_nobody), 401);
+    let of_issuer =
+        AccessToken::new("viewer-1", &tenant, "viewer").claim("iss", "https://id.example.com");
+    assert_eq!(mint(&server.sign(&of_issuer)), 200);
+    let operator = AccessToken::super_admin("root-1").claim("iss", "https://id.example.com");
+    let list = server
+        .exchange(&Request::get("/tenants").bearer(&server.sign(&operator)))
+        .expect(200);
+    assert_eq!(list["tenants"][0]["name"], "First", "{list}");
+    let default = 7.0 * 86_400.0;
+    assert_eq!(
+        list["tenants"][0]["settings"]["retention_seconds"], default,
+        "{list}"
+    );
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_whole_and_names_what_is_wrong() {
+    let mut configured = Configured::start("[limits]\nstreams_per_user = 1\n");
+    let tenant = new_tenant();
+    let first = configured.server.watch(&tenant).open();
+    let bad = [
+        (
+            "[limits]\nstreams_per_user = 5\nstreams = \"many\"\n",
+            "limits.streams",
+        ),
+        (
+            "[limits]\nstreams_per_user = 5\nstraems = 3\n",
+            "limits.straems",
+        ),
+        (
+            "[limits]\nstreams_per_user = 5\nevent_bytes = \"64MiB\"\n",
+            "limits.event_bytes",
+        ),
+        (
+            "[auth.jwt]\npublic_key_file = \"/nowhere.pem\"\n[limits]\nstreams_per_user = 5\n",
+            "/nowhere.pem",
+        ),
+        ("limits = \n", "TOML"),
+    ];
+    for (text, named) in bad {
+        let said = configured.reload(text);
+        assert!(
+            said.contains("configuration_refused") && said.contains(named),
+            "{text}: {said}"
+        );
+        assert_eq!(
+            configured.server.watch(&tenant).refused().status,
+            429,
+            "{text}"
+        );
+    }
+    std::fs::remove_file(&configured.file).expect("it is there");
+    configured.server.signal(Signal::HUP);
+    configured.reloads += 1;
+    configured
+        .server
+        .wait_for_log("that it is missing", |line| line.contains("can't be read"));
+    assert_eq!(configured.server.watch(&tenant).refused().status, 429);
+    let said = configured.reload("[limits]\nstreams_per_user = 2\n");
+    assert!(said.contains("configuration_reloaded"), "{said}");
+    drop((first, configured.server.watch(&tenant).open()));
+}
+
+#[test]
+fn what_holds_for_the_life_of_the_process_is_named() {
+    let mut configured = Configured::start("");
+    let said = configured.reload("[limits]\nstreams = 9\n[log]\nmax_bytes = \"1GiB\"\n[redis]\nurl = \"redis://u:secret@h:1\"\n");
+    let line = said
+        .lines()
+        .find(|line| line.contains("until a restart"))
+        .expect("a warning");
+    assert!(
+        line.contains("log.max_bytes") && line.contains("redis.url"),
+        "{line}"
+    );
+    assert!(!line.contains("limits.streams"), "{line}");
+    assert!(!said.contains("secret"), "{said}");
+    let said = configured.reload("");
+    assert!(!said.contains("until a restart"), "{said}");
+}
+
+#[test]
+fn the_level_of_the_log_changes() {
+    let mut configured = Configured::start("[logging]\nlevel = \"warn\"\n");
+    let tenant = new_tenant();
+    drop(configured.server.watch(&tenant).open());
+    configured.reload("[logging]\nlevel = \"info\"\n");
+    let stream = configured.server.watch(&tenant).open();
+    let id = stream.connection_id().to_owned();
+    let line = configured
+        .server
+        .wait_for_log("it", |line| line.contains("stream_requested"));
+    assert!(
+        line.contains(&id),
+        "only what came behind the reload: {line}"
+    );
+}
