@@ -34,6 +34,16 @@ pub(crate) fn lock(
     }
 }
 
+/// What the process that has, or last had, the log in this folder says of itself ([`LogOptions::owner`]). The text
+/// outlives the process; whether that lives, the caller finds out.
+///
+/// [`LogOptions::owner`]: crate::LogOptions::owner
+#[must_use]
+pub fn holder(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path.join(LOCK)).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
 /// The format of the folder; `None` where no log was made in it.
 pub(crate) fn format(storage: &dyn Storage, path: &Path) -> Result<Option<u32>, OpenError> {
     let file = match storage.open(FORMAT, OpenMode::Read) {

@@ -64,6 +64,7 @@ pub use event::{
     Appended, Commit, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject,
     ReadEnd, ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
+pub use folder::holder;
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};
 pub use state::{State, StateEntries, StateEntry, StateError, StateHealth, StateSnapshot};

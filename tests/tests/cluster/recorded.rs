@@ -145,7 +145,10 @@ fn a_node_cut_off_for_half_a_minute_keeps_its_streams_and_catches_up() {
     });
     let unready = cut_off.readiness();
     assert_eq!(unready.status, 503, "{unready:?}");
-    assert!(unready.text().contains("not followed since"), "{unready:?}");
+    assert!(
+        unready.text().contains("the sources are not followed"),
+        "{unready:?}"
+    );
     // What it has copied it still serves, to whoever comes.
     let tenant = recorder.tenant(0).to_owned();
     let ada = issued("ada", &tenant, "viewer", 0);
