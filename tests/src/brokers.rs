@@ -32,18 +32,18 @@ const POLL: Duration = Duration::from_millis(10);
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// How many sets of ports are tried: between choosing a port and binding it another process may take it.
-const ATTEMPTS: usize = 5;
+pub(crate) const ATTEMPTS: usize = 5;
 
 /// One broker's process over all its lives. Dropping it kills it, and shows what it wrote where the test failed.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     name: String,
-    output: Arc<Output>,
+    pub(crate) output: Arc<Output>,
     child: Option<Child>,
 }
 
 impl Process {
-    fn new(name: String) -> Self {
+    pub(crate) fn new(name: String) -> Self {
         Self {
             name,
             output: Arc::default(),
@@ -51,7 +51,7 @@ impl Process {
         }
     }
 
-    fn launch(&mut self, mut command: Command) {
+    pub(crate) fn launch(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let mut child = command
             .stdin(Stdio::null())
@@ -66,7 +66,11 @@ impl Process {
     }
 
     /// Waits until `is_ready`. Errors: what the process wrote, where it ended instead.
-    fn wait_until(&mut self, what: &str, is_ready: impl Fn() -> bool) -> Result<(), String> {
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        is_ready: impl Fn() -> bool,
+    ) -> Result<(), String> {
         let deadline = Instant::now() + GUARD;
         loop {
             let child = self.child.as_mut().expect("a running broker");
@@ -96,7 +100,7 @@ impl Process {
         Pid::from_child(child.unwrap_or_else(|| panic!("{} does not run", self.name)))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("a process of ours");
     }
 
@@ -113,7 +117,7 @@ impl Process {
     }
 
     /// Sends this and waits until the process is gone.
-    fn end(&mut self, signal: Signal) -> ExitStatus {
+    pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
         let mut child = self.child.take().expect("a running broker");
         child.wait().expect("a child of ours")
@@ -134,7 +138,7 @@ impl Drop for Process {
 }
 
 /// Whether a start failed for a port that somebody else took first.
-fn is_port_taken(said: &str) -> bool {
+pub(crate) fn is_port_taken(said: &str) -> bool {
     said.to_lowercase().contains("in use")
 }
 

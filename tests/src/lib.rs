@@ -9,6 +9,8 @@
 //! - [`issuer`]: who logs users in: keys of its own, published as a JWKS.
 //! - [`http`]: HTTP/1 as bytes in and bytes out.
 //! - [`publish`]: publishing, and what a receipt says.
+//! - [`proxies`]: nginx, `HAProxy` and Caddy with the samples of `deploy/`.
+//! - [`chunks`]: what a proxy frames a stream in.
 //! - [`scrape`]: what `/metrics` says.
 //! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
 //! - [`stream`]: one open stream and what has come over it.
@@ -30,8 +32,10 @@ use std::time::Duration;
 pub mod access;
 pub mod brokers;
 pub mod certificates;
+pub mod chunks;
 pub mod http;
 pub mod issuer;
+pub mod proxies;
 pub mod publish;
 pub mod resp;
 pub mod scrape;
@@ -45,6 +49,7 @@ pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServe
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
 pub use issuer::{KeyServer, SigningKey};
+pub use proxies::{Proxy, ProxyKind, ProxyOptions};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
 pub use scrape::Scrape;

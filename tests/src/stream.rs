@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use crate::GUARD;
+use crate::chunks::Chunks;
 use crate::http::{Answer, Connection, Request, encode, told_as_a_hang};
 use crate::sse::{Decoder, Event, Item};
 
@@ -139,6 +140,8 @@ pub struct Stream {
     /// Whether the connection was reset where it should have been closed.
     pub reset: bool,
     socket: TcpStream,
+    /// Of a body that a proxy has framed.
+    chunks: Option<Chunks>,
     decoder: Decoder,
     items: VecDeque<Item>,
     ended: bool,
@@ -165,11 +168,13 @@ impl Stream {
             }
             return Ok(Err(answer));
         }
+        let chunks = head.header("transfer-encoding").map(|_| Chunks::default());
         let mut stream = Self {
             head,
             raw: Vec::new(),
             reset: false,
             socket,
+            chunks,
             decoder: Decoder::default(),
             items: VecDeque::new(),
             ended: false,
@@ -299,6 +304,15 @@ impl Stream {
     }
 
     fn take(&mut self, bytes: &[u8]) {
+        let Some(chunks) = &mut self.chunks else {
+            return self.content(bytes);
+        };
+        let content = chunks.feed(bytes);
+        self.ended |= chunks.ended();
+        self.content(&content);
+    }
+
+    fn content(&mut self, bytes: &[u8]) {
         self.raw.extend_from_slice(bytes);
         self.items.extend(self.decoder.feed(bytes));
     }

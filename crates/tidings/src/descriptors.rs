@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::time::unix_microseconds;
 
 /// Below this many a server is likely to run out before anything else does.
-const COMFORTABLE: u64 = 65_536;
+pub(crate) const COMFORTABLE: u64 = 65_536;
 
 /// What the process keeps for itself at most.
 const RESERVED: u64 = 512;
@@ -70,6 +70,11 @@ impl Descriptors {
     /// What the process keeps for itself: a quarter where there are few.
     fn reserve(&self) -> u64 {
         RESERVED.min(self.limit / 4)
+    }
+
+    /// How many connections a limit leaves room for.
+    pub(crate) fn room(limit: u64) -> u64 {
+        Self::new(limit).for_connections()
     }
 
     /// Connections get descriptors below this number.

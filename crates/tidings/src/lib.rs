@@ -15,7 +15,7 @@
 //!   [`state`]: how things are, and what ages; [`operate`]: operators' calls; [`cluster`]: what nodes tell each other; [`pages`] and [`openapi`]: what people read; [`admin`]: health, by a thread of its own, and [`readiness`].
 //!
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
-//! [`cli`], the commands.
+//! [`cli`], the commands; [`doctor`], which looks for what would trouble a server.
 //!
 //! To the side: [`config`], [`auth`], [`audit`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`], [`supervisor`], [`reload`].
 
@@ -33,6 +33,7 @@ pub mod cors;
 pub mod cursors;
 pub mod demo;
 pub mod descriptors;
+pub mod doctor;
 pub mod edge;
 pub mod engine;
 pub mod error;

@@ -7,6 +7,7 @@
 //!   connection it writes over, which says at once when Redis is away, and [`connect`] how that is made.
 
 mod connect;
+pub mod examine;
 mod link;
 mod memory;
 mod record;

@@ -75,7 +75,7 @@ impl ConnectArgs {
 }
 
 /// The `tenant_id` of a JWT, unverified: a default for the user's convenience, which the server checks.
-fn tenant_of(token: &str) -> Option<TenantId> {
+pub(super) fn tenant_of(token: &str) -> Option<TenantId> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
     claims.get("tenant_id")?.as_str()?.parse().ok()

@@ -6,6 +6,7 @@ mod audit;
 mod config;
 mod connect;
 mod demo;
+mod doctor;
 mod generate;
 mod groups;
 mod key;
@@ -85,6 +86,10 @@ enum Command {
     Config(config::ConfigCommand),
     /// Look after a log's folder
     Log(log::LogCommand),
+    /// Look for what would trouble a server, here and on the way to it, and say what to do
+    Doctor(doctor::DoctorArgs),
+    /// Ask the server of this machine whether it is alive, or ready
+    Health(doctor::HealthArgs),
     /// Print the description of the API, `OpenAPI` 3.1
     Openapi,
     /// Describe every metric, as Markdown
@@ -179,6 +184,8 @@ pub fn main() -> ExitCode {
         Command::Key(args) => key::run(args),
         Command::Config(args) => config::run(args),
         Command::Log(args) => log::run(args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Health(args) => doctor::health(&args),
         Command::Openapi => print(&crate::openapi::document()),
         Command::Metrics => print(&crate::metrics::declared::reference()),
         Command::Completions(args) => generate::completions(&args),

@@ -219,7 +219,7 @@ fn is_outage(error: &RedisError) -> bool {
 }
 
 /// An error of a connection or a probe, neither of which has anything secret in it, for people.
-fn explained(error: &RedisError) -> String {
+pub(super) fn explained(error: &RedisError) -> String {
     if error.is_timeout() {
         "no answer in time".to_owned()
     } else {
@@ -302,7 +302,7 @@ impl LinkKeeper {
     }
 
     /// A connection over which everything that tokens need was tried.
-    async fn connect(&self) -> RedisResult<Connection> {
+    pub(super) async fn connect(&self) -> RedisResult<Connection> {
         let mut connection = self.connector.connect().await?;
         self.link.scripts.store(false, Ordering::Relaxed);
         let key = format!("{OWN_PREFIX}probe");
