@@ -1,5 +1,10 @@
 //! Traces by OTLP: what a collector is sent, over real HTTP, and what becomes of a server whose collector is not there.
 
+#![expect(
+    clippy::float_cmp,
+    reason = "counts are whole numbers, which floats hold exactly"
+)]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
