@@ -8,9 +8,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
+use tidings_tests::http::encode;
 use tidings_tests::publish::{self, status};
 use tidings_tests::{
-    AccessToken, Answer, Connection, Item, Request, Server, Setup, encode, new_tenant,
+    AccessToken, Answer, Connection, Item, Request, Server, Setup, new_tenant,
 };
 
 /// Whether the server still does its work: an event that is published reaches a stream.
