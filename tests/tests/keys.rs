@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tidings_tests::publish::{one, status};
 use tidings_tests::server::run;
-use tidings_tests::{AccessToken, Answer, GUARD, Request, Server, Setup, new_tenant};
+use tidings_tests::{AccessToken, Answer, Connection, GUARD, Request, Server, Setup, new_tenant};
 
 fn call(server: &Server, method: &str, target: &str, access: &str, body: Option<&Value>) -> Answer {
     let mut request = Request::new(method, target).bearer(access);
@@ -393,4 +393,46 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
         }
     }
     files
+}
+
+/// A body can take a minute to come in, and a key be revoked meanwhile.
+#[test]
+fn a_body_that_comes_in_after_its_credential_was_revoked_is_not_stored() {
+    let server = Server::start();
+    let tenant = new_tenant();
+    let root = server.super_admin();
+    let (key, id) = created(&server, &tenant, &json!({"name": "poller"}));
+    let user = server.sign(&AccessToken::new("ada", &tenant, "publisher"));
+    let event = status("r1", 1).to_string();
+    let (first, rest) = event.split_at(event.len() / 2);
+    for (credential, revoke) in [
+        (&key, format!("/keys/{id}")),
+        (&user, "/users/ada/streams".to_owned()),
+    ] {
+        let mut connection = Connection::open(server.address).expect("a connection");
+        // The server asks for the body once it knows who publishes.
+        let head = format!(
+            "POST /tenants/{tenant}/events HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {credential}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+            event.len()
+        );
+        connection.send(head.as_bytes()).expect("a head goes out");
+        assert_eq!(
+            connection.read_head().expect("a word of the server").status,
+            100
+        );
+        connection
+            .send(first.as_bytes())
+            .expect("half a body goes out");
+        let revoked = call(&server, "DELETE", &revoke, &root, None).status;
+        assert!(revoked == 204 || revoked == 200, "{revoked}");
+        connection.send(rest.as_bytes()).expect("the rest goes out");
+        connection.read_answer().expect("an answer").problem(401);
+    }
+    let events = server.history(&tenant, "");
+    assert_eq!(
+        events["events"].as_array().map(Vec::len),
+        Some(0),
+        "{events}"
+    );
 }

@@ -301,7 +301,8 @@ fn assemble(
     if broker.is_none() {
         mirror::refuse_mirror(&config.log.path)?;
     }
-    let log = Log::open(log_options(&config, address), Box::new(listener))?;
+    let owner = format!("pid {}, listening on {address}", std::process::id());
+    let log = Log::open(log_options(&config, owner), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
     let registry = open_registry(&config, broker.is_some())?;
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
@@ -405,7 +406,8 @@ fn join(broker: &Broker, config: &Config) -> Arc<Cluster> {
     Arc::new(Cluster::new(client, ClusterOptions::from_config(config)))
 }
 
-fn log_options(config: &Config, address: SocketAddr) -> LogOptions {
+/// How the log of a configuration is kept, by whom.
+pub(crate) fn log_options(config: &Config, owner: String) -> LogOptions {
     LogOptions {
         retention: config.log.retention,
         max_bytes: config.log.max_bytes,
@@ -427,7 +429,7 @@ fn log_options(config: &Config, address: SocketAddr) -> LogOptions {
             .iter()
             .filter_map(|rule| Some((rule.kind.to_string(), rule.max_age?)))
             .collect(),
-        owner: format!("pid {}, listening on {address}", std::process::id()),
+        owner,
         ..LogOptions::new(&config.log.path)
     }
 }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{Epoch, Position, TenantId};
 
 use super::batch::Batch;
 use super::control::{Standing, Task};
 use super::entry::{Names, StateEntry};
-use super::store::{Changes, LoadError, Store, StoreKey, store_key};
+use super::store::{Changes, LoadError, Store, StoreKey, Stored, store_key};
 use super::table::Table;
 use crate::ReadError;
 use crate::event::{EventRef, ReadLimit, Subject};
+use crate::lineage::Kinship;
 use crate::view::Shared;
 
 /// How much is folded under one hold of the table's lock.
@@ -85,7 +86,7 @@ impl<'s> Folding<'s> {
         Self {
             shared,
             opened_tail,
-            store: Store::new(Arc::clone(&shared.files.storage)),
+            store: Store::new(Arc::clone(&shared.files.storage), shared.lineage.epoch()),
             anew: None,
             names: Names::default(),
             batch: Batch::default(),
@@ -170,7 +171,7 @@ impl<'s> Folding<'s> {
                 table.put(Arc::new(entry));
             });
             match loaded {
-                Ok(stored) if stored.epoch != self.shared.epoch.0 => {
+                Ok(stored) if !self.is_ours(&stored) => {
                     break ("it belongs to another log".to_owned(), false);
                 }
                 Ok(stored) => {
@@ -223,6 +224,15 @@ impl<'s> Folding<'s> {
             tracing::warn!(reason, "building the state anew from the log");
         }
         !self.shared.state.control.is_stopping()
+    }
+
+    /// Whether a file is this log's, or was an ancestor's where the two were still the same.
+    fn is_ours(&self, stored: &Stored) -> bool {
+        let kinship = self
+            .shared
+            .lineage
+            .kinship(Epoch(stored.epoch), stored.through);
+        kinship == Kinship::Same
     }
 
     /// Folds what was durable when this began, or a good part of it.
@@ -349,7 +359,7 @@ impl<'s> Folding<'s> {
     fn try_checkpoint(&mut self) -> Result<Position, String> {
         if let Some(damaged) = self.anew {
             self.store
-                .start_anew(self.shared.epoch.0, damaged)
+                .start_anew(damaged)
                 .map_err(|error| error.to_string())?;
             self.anew = None;
         }

@@ -22,11 +22,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{Epoch, Position, TenantId};
 
 use crate::LogOptions;
 use crate::clock::RunClock;
 use crate::event::{Scope, Subject};
+use crate::storage::Storage;
 use control::Control;
 use table::Table;
 
@@ -76,6 +77,27 @@ pub struct State {
     subjects_per_kind: usize,
     /// Microseconds.
     max_age: BTreeMap<String, i64>,
+}
+
+/// Writes a snapshot into a file of a backup, without these tenants.
+pub(crate) fn write_snapshot(
+    storage: &dyn Storage,
+    name: &str,
+    epoch: Epoch,
+    snapshot: StateSnapshot,
+    without: &HashSet<TenantId>,
+) -> Result<(), String> {
+    store::write_snapshot(storage, name, epoch, snapshot, without)
+        .map_err(|error| error.to_string())
+}
+
+/// Makes the file in a folder that no log has open one of this epoch, without these tenants.
+pub(crate) fn adapt(
+    storage: &Arc<dyn Storage>,
+    epoch: Epoch,
+    without: &HashSet<TenantId>,
+) -> Result<(), String> {
+    store::adapt(storage, epoch, without)
 }
 
 impl State {

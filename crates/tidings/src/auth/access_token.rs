@@ -259,11 +259,20 @@ impl AccessTokens {
     /// The user whom `jwt` speaks of, at `now` in Unix seconds, by the keys that are known.
     pub fn verify(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
         let identity = self.identity_of(jwt, now)?;
+        self.check(&identity, now)?;
+        Ok(identity)
+    }
+
+    /// Whether the authority of somebody who has shown a token is neither over nor revoked, at `now` in Unix seconds.
+    pub fn check(&self, identity: &Identity, now: i64) -> Result<(), AccessTokenError> {
+        if identity.expired(now) {
+            return Err(AccessTokenError::Expired);
+        }
         let registry = self.registry.as_ref();
-        if registry.is_some_and(|registry| registry.revocations().cover(&identity)) {
+        if registry.is_some_and(|registry| registry.revocations().cover(identity)) {
             return Err(AccessTokenError::Revoked);
         }
-        Ok(identity)
+        Ok(())
     }
 
     fn identity_of(&self, jwt: &str, now: i64) -> Result<Identity, AccessTokenError> {
@@ -275,11 +284,7 @@ impl AccessTokens {
         if !issuers.is_stale()
             && let Some(identity) = self.verified.find(&digest)
         {
-            return if identity.expired(now) {
-                Err(AccessTokenError::Expired)
-            } else {
-                Ok(identity)
-            };
+            return Ok(identity);
         }
         Presented::with(jwt, |token| {
             let issuer = issuers.of(&token)?;

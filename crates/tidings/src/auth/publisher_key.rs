@@ -157,6 +157,22 @@ impl PublisherKeys {
         self.made(id, &shown)
     }
 
+    /// Whether a publisher that has shown its key still has one.
+    pub fn check(&self, publisher: &Publisher) -> Result<(), PublisherKeyError> {
+        if self.configured.read().contains_key(&publisher.id) {
+            return Ok(());
+        }
+        let now = unix_microseconds(SystemTime::now());
+        let registry = self.registry.as_ref();
+        let known = registry.and_then(|registry| registry.keys().get(&publisher.id));
+        match known {
+            Some((key, _)) if key.revoked_at.is_some() => Err(PublisherKeyError::Unknown),
+            Some((key, _)) if key.is_over(now) => Err(PublisherKeyError::Expired),
+            Some(_) => Ok(()),
+            None => Err(PublisherKeyError::Unknown),
+        }
+    }
+
     /// The publisher of a key that an operator has made.
     fn made(&self, id: &str, shown: &[u8; 32]) -> Result<Arc<Publisher>, PublisherKeyError> {
         let now = unix_microseconds(SystemTime::now());

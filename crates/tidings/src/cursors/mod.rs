@@ -1,6 +1,7 @@
 //! Cursors: what clients see of positions, and what leads back from it.
 //!
-//! Over the embedded log a cursor is its epoch and a position. Over a mirror, positions are the node's own
+//! Over the embedded log a cursor is its epoch and a position; those of a log that it descends from lead on up to where
+//! the two parted. Over a mirror, positions are the node's own
 //! business: a cursor names places in the sources, so that any node can go on from it.
 //!
 //! - [`origin`]: what the log keeps with an event of a mirror.
@@ -20,7 +21,7 @@ mod tests;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tidings_log::{EventRef, Log, ReadError, Scope};
+use tidings_log::{EventRef, Kinship, Log, ReadError, Scope};
 use tidings_protocol::api::GapReason;
 use tidings_protocol::{Cursor, MergedCursor, Position};
 
@@ -145,11 +146,25 @@ impl Cursors {
             },
             None => Ok(match text.parse::<Cursor>() {
                 Err(_) => Resolution::Unknown(GapReason::Malformed),
-                Ok(cursor) if cursor.epoch != self.log.epoch() => {
-                    Resolution::Unknown(GapReason::UnknownEpoch)
-                }
-                Ok(cursor) if cursor.position > tail => Resolution::Unknown(GapReason::AheadOfLog),
-                Ok(cursor) => Resolution::Found(self.place_after(scope, cursor.position)),
+                Ok(cursor) => self.resolve_own(scope, cursor, tail),
+            }),
+        }
+    }
+
+    /// Where a cursor of this log, or of one that it descends from, leads.
+    fn resolve_own(&self, scope: Scope, cursor: Cursor, tail: Position) -> Resolution {
+        match self.log.lineage().kinship(cursor.epoch, cursor.position) {
+            Kinship::Strange => Resolution::Unknown(GapReason::UnknownEpoch),
+            Kinship::Same if cursor.position > tail => Resolution::Unknown(GapReason::AheadOfLog),
+            Kinship::Same => Resolution::Found(self.place_after(scope, cursor.position)),
+            // What the client has seen behind the fork is not in this log. Of what is here instead it has seen
+            // nothing, so it is given all of that.
+            Kinship::Parted(fork) => Resolution::Found(Place {
+                missing: vec![Missing {
+                    reason: GapReason::AheadOfLog,
+                    source: None,
+                }],
+                ..self.place_after(scope, fork)
             }),
         }
     }
@@ -222,9 +237,11 @@ impl Cursors {
     /// When the log can't be read.
     pub fn position_of(&self, text: &str) -> Result<Option<Position>, ReadError> {
         let (source, place) = match &*self.ids {
-            EventIds::Log(epoch, _) => {
-                let cursor = text.parse::<Cursor>().ok();
-                let cursor = cursor.filter(|cursor| cursor.epoch == *epoch);
+            EventIds::Log(..) => {
+                let lineage = self.log.lineage();
+                let cursor = text.parse::<Cursor>().ok().filter(|cursor| {
+                    lineage.kinship(cursor.epoch, cursor.position) == Kinship::Same
+                });
                 return Ok(cursor.map(|cursor| cursor.position));
             }
             EventIds::Source => match text.parse::<Cursor>() {

@@ -135,6 +135,7 @@ async fn admit(
     // What is kept of it from here on waits in the log's queue, which has a bound of its own.
     drop((bytes, room));
     let refused = |refusal: &Refusal| author.refused(app, tenant, refusal, peer.ip());
+    author.check_again(app).inspect_err(refused)?;
     author.check(&events, &lines).inspect_err(refused)?;
     let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
     check_subjects(app, tenant, &events).inspect_err(refused)?;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::HeaderMap;
 use tidings_log::NewEvent;
@@ -15,6 +16,7 @@ use crate::auth::{Identity, Publisher, PublisherKeys};
 use crate::config::Bound;
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::stream::request::bearer;
+use crate::time::unix_seconds;
 
 /// A refusal of whoever shows an API key. It is told to the tenant's operators where it is for one tenant alone.
 fn told_of_key(publisher: &Publisher) -> AuditEntry {
@@ -34,11 +36,18 @@ fn told_of_key(publisher: &Publisher) -> AuditEntry {
 pub struct Author {
     /// Unique among all publishers: an API key's id or a user.
     pub name: String,
-    /// Who shows an API key.
-    key: Option<Arc<Publisher>>,
-    is_super_admin: bool,
+    who: Who,
     types: Option<HashSet<EventType>>,
     devices: Option<HashSet<DeviceId>>,
+}
+
+/// Whose credential it is.
+#[derive(Debug)]
+enum Who {
+    /// An API key's.
+    Key(Arc<Publisher>),
+    /// An access token's.
+    User(Box<Identity>),
 }
 
 impl Author {
@@ -86,7 +95,7 @@ impl Author {
         } else {
             let identity = app.authenticate(credential, address).await?;
             *who = audit::by_whom(AuditKind::PublishRefused, &identity);
-            Self::by_access_token(app, &identity, tenant)
+            Self::by_access_token(app, identity, tenant)
         }
     }
 
@@ -102,12 +111,11 @@ impl Author {
             name: format!("key:{}", publisher.id),
             types,
             devices: None,
-            key: Some(publisher),
-            is_super_admin: false,
+            who: Who::Key(publisher),
         })
     }
 
-    fn by_access_token(app: &App, identity: &Identity, tenant: TenantId) -> Result<Self, Refusal> {
+    fn by_access_token(app: &App, identity: Identity, tenant: TenantId) -> Result<Self, Refusal> {
         if !identity.super_admin {
             if identity.tenant != Some(tenant) {
                 return Err(Refusal::forbidden(WRONG_TENANT));
@@ -122,11 +130,9 @@ impl Author {
                 )));
             }
         }
-        let group = app.group_of(identity, Some(tenant));
+        let group = app.group_of(&identity, Some(tenant));
         Ok(Self {
             name: format!("user:{}", identity.user),
-            key: None,
-            is_super_admin: identity.super_admin,
             types: identity
                 .types
                 .as_ref()
@@ -134,34 +140,47 @@ impl Author {
             devices: identity
                 .allowed_devices(group.as_deref().unwrap_or_default())
                 .map(|devices| devices.iter().cloned().collect()),
+            who: Who::User(Box::new(identity)),
         })
+    }
+
+    /// Looks again whether the credential is good: a body takes its time to come in.
+    ///
+    /// # Errors
+    ///
+    /// 401 where it was revoked, or is over, by now.
+    pub fn check_again(&self, app: &App) -> Result<(), Refusal> {
+        match &self.who {
+            Who::Key(publisher) => app
+                .publisher_keys
+                .check(publisher)
+                .map_err(|error| Refusal::unauthorized(error.to_string())),
+            Who::User(identity) => {
+                let now = unix_seconds(SystemTime::now());
+                Ok(app.access_tokens.check(identity, now)?)
+            }
+        }
     }
 
     /// Counts a body that was published.
     pub fn published(&self, app: &App, tenant: TenantId, events: u32) {
-        let author = match &self.key {
-            Some(key) => audit::Author::Key(&key.id),
-            None => audit::Author::User(self.user(), self.is_super_admin),
+        let author = match &self.who {
+            Who::Key(key) => audit::Author::Key(&key.id),
+            Who::User(identity) => audit::Author::User(&identity.user, identity.super_admin),
         };
         app.audit.published(tenant, author, events.into());
     }
 
     /// Notes that they were refused what they wanted to publish.
     pub fn refused(&self, app: &App, tenant: TenantId, refusal: &Refusal, address: IpAddr) {
-        let who = match &self.key {
-            Some(key) => told_of_key(key),
-            None => AuditEntry {
+        let who = match &self.who {
+            Who::Key(key) => told_of_key(key),
+            Who::User(identity) => AuditEntry {
                 tenant_id: Some(tenant),
-                user_id: Some(self.user().to_owned()),
-                super_admin: self.is_super_admin,
-                ..AuditEntry::new(AuditKind::PublishRefused)
+                ..audit::by_whom(AuditKind::PublishRefused, identity)
             },
         };
         app.audit.refused_as(who, refusal, address);
-    }
-
-    fn user(&self) -> &str {
-        self.name.strip_prefix("user:").unwrap_or(&self.name)
     }
 
     /// Charges what is published to the API key, if it is one.
@@ -170,7 +189,7 @@ impl Author {
     ///
     /// 429 over the key's rate.
     pub fn charge(&self, app: &App, events: u32) -> Result<(), Refusal> {
-        if let Some(key) = &self.key {
+        if let Who::Key(key) = &self.who {
             app.limits.key_allowed(&key.id, key.publish_rate, events)?;
         }
         Ok(())

@@ -117,6 +117,8 @@ impl Limits {
             .set(limits.failures_per_address, HashMap::new());
         self.publishes
             .set(limits.publish_rate, publish_rates(config));
+        self.key_publishes
+            .set(limits.publish_rate_per_key, HashMap::new());
         self.requests.set(limits.requests);
         self.bodies.set(limits.bodies_in_memory);
     }

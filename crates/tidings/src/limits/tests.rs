@@ -283,3 +283,21 @@ fn other_limits_hold_at_once_and_what_is_taken_stays_taken() {
     assert!(first.request().is_none());
     drop(request);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_api_key_is_charged_by_its_own_limit_and_else_by_that_of_all_also_after_a_reload() {
+    let limits = limits(&[("publish_rate_per_key", 2)]);
+    let (slow, fast): (Arc<str>, Arc<str>) = ("slow".into(), "fast".into());
+    let taken = |key: &Arc<str>, own| {
+        let passes = |_: &usize| limits.key_allowed(key, own, 1).is_ok();
+        (0..10).take_while(passes).count()
+    };
+    assert_eq!((taken(&slow, None), taken(&fast, Some(5))), (2, 5));
+    let refused = limits.key_allowed(&fast, Some(5), 1).unwrap_err();
+    assert_eq!((refused.which, refused.limit), (PUBLISH_RATE_PER_KEY, 5));
+    let flags = [("limits.publish_rate_per_key".to_owned(), "4".to_owned())];
+    let settings = Settings::gather(&[], None, &[], &flags).unwrap();
+    limits.set(&resolve(settings).unwrap().config);
+    tokio::time::advance(SECOND).await;
+    assert_eq!((taken(&slow, None), taken(&fast, Some(5))), (4, 5));
+}
