@@ -158,6 +158,9 @@ test('where older events were taken away a device is unknown, and reading ends',
   assert.ok('r1' in states(at), 'it is listed');
   assert.equal(states(at).r1, undefined, 'as unknown');
   assert.equal(reader.unknownAt(at), 1);
+  const whole = reading(events);
+  await whole.look(at);
+  assert.ok(!('r1' in whole.states(at)), 'where nothing was taken away it was not there yet');
 });
 
 test('a failure is told, and reading goes on when somebody asks', async () => {

@@ -200,8 +200,7 @@ impl Server {
         }
         self.start_upkeep();
         if let Some(broker) = broker {
-            let stopping = self.refusing.clone();
-            self.tasks.spawn(broker.ensure_stream(stopping));
+            broker.start(&self.app, &self.tasks, &self.refusing);
         }
         self.accept(served);
     }
@@ -366,11 +365,10 @@ fn assemble(
 
 /// Goes on copying the sources, and lets whoever scrapes see how that goes.
 fn copy_sources(app: &App, copy: Copy, broker: &Broker) -> Mirror {
-    let streams = broker.streams(&app.config());
-    let (nats, node) = (broker.nats(), broker.node());
-    let mirror = Mirror::start(copy, streams, node, nats, &app.cursors, &app.liveness);
+    let (streams, reach) = (broker.streams(&app.config()), broker.reach(&app.config()));
+    let mirror = Mirror::start(copy, streams, reach, &app.cursors, &app.liveness);
     let parts = BrokerParts {
-        nats: nats.clone(),
+        nats: broker.nats().clone(),
         sources: mirror.counters().clone(),
     };
     // The mirror is started once.

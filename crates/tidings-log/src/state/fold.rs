@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tidings_protocol::{Epoch, Position, TenantId};
+use tidings_protocol::{DeviceId, Epoch, Position, TenantId};
 
 use super::batch::Batch;
 use super::control::{Standing, Task};
@@ -14,7 +14,7 @@ use super::entry::{Names, StateEntry};
 use super::store::{Changes, LoadError, Store, StoreKey, Stored, store_key};
 use super::table::Table;
 use crate::ReadError;
-use crate::event::{EventRef, ReadLimit, Subject};
+use crate::event::{EventRef, NewEvent, NewSubject, ReadLimit, Subject};
 use crate::lineage::Kinship;
 use crate::view::Shared;
 
@@ -135,9 +135,14 @@ impl<'s> Folding<'s> {
                     let outcome = self.checkpoint();
                     control.has_tried(outcome, None);
                 }
-                Task::Serve { ticket, oblivion } => {
+                Task::Serve {
+                    ticket,
+                    oblivion,
+                    restored,
+                } => {
                     let wipe = oblivion.wipe;
                     self.forget(oblivion.tenants);
+                    self.restore(restored);
                     let mut outcome = self.fold_all().and_then(|()| self.checkpoint());
                     if wipe {
                         outcome = outcome.and_then(|checkpointed| {
@@ -323,6 +328,43 @@ impl<'s> Folding<'s> {
             // Its subjects leave the file with the whole tenant.
             self.dirty
                 .retain(|key, _| key[..16] != tenant.as_bytes()[..]);
+        }
+    }
+
+    /// Takes in the last events of subjects that the log knows nothing of.
+    fn restore(&mut self, events: Vec<(TenantId, NewEvent)>) {
+        let now = self.shared.clock.now();
+        for (tenant, event) in events {
+            let living = event.subject.as_ref().map(NewSubject::as_ref);
+            let Some(subject) = living.filter(|subject| !subject.ends) else {
+                continue;
+            };
+            let state = &self.shared.state;
+            let known = state.latest(tenant, subject.kind, subject.key);
+            // What the log says is later than anything from outside.
+            if self.forgotten.contains(&tenant) || known.is_some_and(|known| known.position > 0) {
+                continue;
+            }
+            let event = EventRef {
+                position: 0,
+                appended_at: now.wall,
+                time: event.time,
+                tenant,
+                event_type: event.event_type.as_str(),
+                device: event.device.as_ref().map(DeviceId::as_str),
+                subject: Some(subject),
+                origin: event.origin.as_deref(),
+                data: &event.data,
+            };
+            let entry = StateEntry::new(&event, subject, now.run, &mut self.names);
+            let (key, entry) = (
+                store_key(tenant, subject.kind, subject.key),
+                Arc::new(entry),
+            );
+            self.dirty.insert(key, Some(Arc::clone(&entry)));
+            let replaced = state.table.write().put(entry);
+            // After the lock is released.
+            drop(replaced);
         }
     }
 

@@ -26,7 +26,7 @@ use tidings_protocol::{Epoch, Position, TenantId};
 
 use crate::LogOptions;
 use crate::clock::RunClock;
-use crate::event::{Scope, Subject};
+use crate::event::{NewEvent, Scope, Subject};
 use crate::storage::Storage;
 use control::Control;
 use table::Table;
@@ -268,6 +268,19 @@ impl State {
     /// more. Waits until the state is ready.
     pub(crate) fn wipe_tenants(&self, tenants: &[TenantId]) -> Result<(), StateError> {
         self.control.wipe(tenants)
+    }
+
+    /// Gives the state the last events of subjects that the log has none of, since whatever it is a copy of does not
+    /// retain them any more. They stand before the log's first position. A subject that the log knows keeps
+    /// what it has, what ends a subject is passed over, and so is a tenant that was forgotten. Returns when
+    /// this is durable; done again, it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Unwritten`] when the state has them and the disk does not yet; [`StateError::Stopped`] when
+    /// nothing was done.
+    pub fn restore(&self, events: Vec<(TenantId, NewEvent)>) -> Result<(), StateError> {
+        self.control.restore(events)
     }
 
     /// Makes the state durable as of now, rather than at the next interval.
