@@ -10,9 +10,7 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 use tidings_tests::http::encode;
 use tidings_tests::publish::{self, status};
-use tidings_tests::{
-    AccessToken, Answer, Connection, Item, Request, Server, Setup, new_tenant,
-};
+use tidings_tests::{AccessToken, Answer, Connection, Item, Request, Server, Setup, new_tenant};
 
 /// Whether the server still does its work: an event that is published reaches a stream.
 fn serves(server: &Server) {
