@@ -487,6 +487,7 @@ fn small_disk(mount: &str) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn a_full_disk_is_507_loses_nothing_and_is_over_when_there_is_room_again() {
     let mount = tempfile::tempdir().expect("a folder");
     let path = mount.path().display().to_string();
