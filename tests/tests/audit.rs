@@ -39,6 +39,7 @@ fn call(server: &Server, method: &str, target: &str, access: &str, body: Option<
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn it_tells_who_opened_was_refused_published_and_changed_what_also_after_a_kill() {
     let mut server = Server::start();
     let (tenant, other) = (new_tenant(), new_tenant());
