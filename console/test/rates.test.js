@@ -1,11 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { build } from 'esbuild';
+import { bundled } from './bundled.js';
 
-const bundled = await build({ entryPoints: ['src/rates.ts'], bundle: true, format: 'esm', write: false });
-const { mean, Rates, REMEMBERED } = await import(
-  `data:text/javascript;base64,${Buffer.from(bundled.outputFiles[0].text).toString('base64')}`
-);
+const { mean, Rates, REMEMBERED } = await bundled('src/rates.ts');
 
 test('events are counted by the second, the type and the tenant', () => {
   const rates = new Rates();

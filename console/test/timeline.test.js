@@ -1,17 +1,9 @@
 // What is known of a moment from events that were read in windows, newest first, against a plain fold.
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { build } from 'esbuild';
+import { bundled } from './bundled.js';
 
-const bundled = await build({
-  entryPoints: ['src/past/timeline.ts'],
-  bundle: true,
-  format: 'esm',
-  write: false,
-});
-const { Timeline, changesOf, courseOf, fleetAt, knownAt } = await import(
-  `data:text/javascript;base64,${Buffer.from(bundled.outputFiles[0].text).toString('base64')}`
-);
+const { Timeline, changesOf, courseOf, fleetAt, knownAt } = await bundled('src/past/timeline.ts');
 
 const TENANT = 'a';
 const told = (second, type, data) => ({

@@ -4,6 +4,8 @@
 //! cut, the server is killed and started again, more is published, the gate opens, and the client
 //! must show exactly the rest.
 //!
+//! And one that nobody here wrote on the other side: `nats-py`, which publishes to the streams of the layout `fleet`.
+//!
 //! `scripts/test interop` puts in place what they need.
 
 mod browser;
@@ -15,7 +17,7 @@ use std::process::Command;
 
 use futures_util::StreamExt;
 use tidings_tests::publish::status;
-use tidings_tests::{Server, Setup, new_tenant};
+use tidings_tests::{NatsClient, NatsOptions, NatsServer, Server, Setup, new_tenant};
 
 use browser::Page;
 use follower::{Follower, Shown};
@@ -193,6 +195,51 @@ fn rust_eventsource_client_resumes_exactly() {
         });
     });
     scene.play(&follower);
+}
+
+#[test]
+fn what_python_nats_py_publishes_is_shown() {
+    use std::io::Write as _;
+    let nats = NatsServer::start(&NatsOptions::new());
+    let mut operator = NatsClient::connect(nats.address);
+    operator.create(("DEVICE_EVENTS", &["device.>", "config.>"]));
+    operator.create(("ALERT_EVENTS", &["alert.>"]));
+    let server = Setup::new()
+        .set("TIDINGS_LOG__KIND", "jetstream")
+        .set("TIDINGS_LOG__LAYOUT", "fleet")
+        .set("TIDINGS_NATS__URL", &nats.url())
+        .start();
+    let (tenant, other) = (new_tenant(), new_tenant());
+    let mut stream = server.watch(&tenant).open();
+    let mut python = Command::new(folder().join(".venv/bin/python"))
+        .arg(folder().join("nats_publish.py"))
+        .env("NATS_URL", nats.url())
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("`scripts/test interop` installs it");
+    let mut input = python.stdin.take().expect("piped");
+    for (tenant, number) in [(&tenant, 1), (&other, 100), (&tenant, 2)] {
+        let payload = format!(r#"{{"tenant_id": "{tenant}", "device_id": "r1", "n": {number}}}"#);
+        writeln!(input, "device.status.r1 {payload}").expect("it reads");
+    }
+    let payload = format!(r#"{{"tenant_id": "{tenant}", "alert_event_id": "ä1", "n": 3}}"#);
+    writeln!(input, "alert.fired.{tenant} {payload}").expect("it reads");
+    drop(input);
+    assert!(python.wait().expect("a child of ours").success());
+    let shown: Vec<_> = stream
+        .events(3)
+        .into_iter()
+        .map(|event| (event.json()["n"].as_u64().expect("a number"), event.name))
+        .collect();
+    let expected = [
+        (1, "device_status"),
+        (2, "device_status"),
+        (3, "alert_fired"),
+    ];
+    assert_eq!(
+        shown,
+        expected.map(|(number, name)| (number, name.to_owned()))
+    );
 }
 
 /// A browser's own `EventSource`, in a page of another origin that the server allows.

@@ -204,6 +204,12 @@ impl Connection {
         &self.socket
     }
 
+    /// Waits no longer than this for the other side, instead of until it counts as a hang.
+    pub fn patience(&self, patience: std::time::Duration) -> io::Result<()> {
+        self.socket.set_read_timeout(Some(patience))?;
+        self.socket.set_write_timeout(Some(patience))
+    }
+
     /// Sends these bytes.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.write_all(bytes)

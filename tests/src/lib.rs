@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: the real `tidings` binary as a child process: started, stopped, killed, started again.
 //! - [`brokers`]: real `nats-server`s and `redis-server`s, one or a cluster.
+//! - [`nats`]: a client of NATS, to publish what others publish and to look at streams.
 //! - [`resp`]: a client of Redis, to look at what is stored and to be another back end.
 //! - [`certificates`]: certificates of an authority of our own.
 //! - [`tunnel`]: a port in the clear that leads to one over TLS, so that every test can go over TLS.
@@ -35,6 +36,7 @@ pub mod certificates;
 pub mod chunks;
 pub mod http;
 pub mod issuer;
+pub mod nats;
 pub mod proxies;
 pub mod publish;
 pub mod resp;
@@ -49,13 +51,14 @@ pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServe
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
 pub use issuer::{KeyServer, SigningKey};
+pub use nats::NatsClient;
 pub use proxies::{Proxy, ProxyKind, ProxyOptions};
 pub use publish::Receipt;
 pub use resp::{Redis, Reply};
 pub use scrape::Scrape;
 pub use server::{Server, Setup};
 pub use sse::{Decoder, Event, Item};
-pub use stream::{Stream, Watch};
+pub use stream::{Heard, Stream, Watch};
 pub use tunnel::{Tunnel, Way};
 
 /// How long a test waits for something that must happen before it calls it a hang.

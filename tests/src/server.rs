@@ -211,6 +211,22 @@ impl Server {
             words.push("serve".to_owned());
         }
         words.extend(self.setup.arguments.iter().cloned());
+        self.command_of(&words)
+    }
+
+    /// Another command of the same binary, with this server's settings.
+    pub fn tool(&self, arguments: &[&str]) -> Command {
+        let mut words = vec![binary().display().to_string()];
+        words.extend(arguments.iter().map(|&word| word.to_owned()));
+        self.command_of(&words)
+    }
+
+    /// Runs another command of the same binary to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        run_to_end(self.tool(arguments))
+    }
+
+    fn command_of(&self, words: &[String]) -> Command {
         let mut command = bare(&words[0]);
         command
             .args(&words[1..])

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::GUARD;
 use crate::chunks::Chunks;
@@ -20,6 +20,7 @@ pub struct Watch {
     bearer: Option<String>,
     last_event_id: Option<String>,
     receive_buffer: Option<usize>,
+    patience: Option<Duration>,
 }
 
 impl Watch {
@@ -32,6 +33,7 @@ impl Watch {
             bearer: None,
             last_event_id: None,
             receive_buffer: None,
+            patience: None,
         }
     }
 
@@ -70,6 +72,13 @@ impl Watch {
         self
     }
 
+    /// Waits no longer than this for the answer: whoever is asked may be frozen.
+    #[must_use]
+    pub const fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
     /// The request that asks for it.
     pub fn request(&self) -> Request {
         let mut request = Request::get(&format!("{}{}", self.path, self.query))
@@ -95,6 +104,9 @@ impl Watch {
                 Connection::over(socket.into())?
             }
         };
+        if let Some(patience) = self.patience {
+            connection.patience(patience)?;
+        }
         connection.send(&self.request().bytes())?;
         Stream::over(connection)
     }
@@ -128,6 +140,17 @@ impl Watch {
             Err(error) => panic!("no answer: {error}"),
         }
     }
+}
+
+/// What came of waiting for a stream to say something.
+#[derive(Debug)]
+pub enum Heard {
+    /// An event, or a comment, or how long to wait before coming back.
+    Item(Item),
+    /// Nothing at all in time, not even a heartbeat.
+    Silence,
+    /// The connection has ended.
+    End,
 }
 
 /// An open stream.
@@ -201,6 +224,23 @@ impl Stream {
             self.read_more();
         }
         self.items.pop_front()
+    }
+
+    /// Waits for the next item no longer than this: whoever speaks may be frozen.
+    pub fn hear(&mut self, patience: Duration) -> Heard {
+        let waits = |stream: &Self, patience| {
+            let timeout = stream.socket.set_read_timeout(Some(patience));
+            timeout.expect("a socket of ours");
+        };
+        while self.items.is_empty() && !self.ended {
+            waits(self, patience);
+            let read = self.try_read_more();
+            waits(self, GUARD);
+            if read.is_err() {
+                return Heard::Silence;
+            }
+        }
+        self.items.pop_front().map_or(Heard::End, Heard::Item)
     }
 
     /// Waits for the next event of any name; none when the connection has ended.
@@ -291,16 +331,24 @@ impl Stream {
     }
 
     fn read_more(&mut self) {
+        if let Err(error) = self.try_read_more() {
+            let error = told_as_a_hang(error);
+            panic!("{error}; the last that came: {}", self.tail());
+        }
+    }
+
+    fn try_read_more(&mut self) -> io::Result<()> {
         let mut chunk = [0; 16 * 1024];
-        match self.socket.read(&mut chunk).map_err(told_as_a_hang) {
+        match self.socket.read(&mut chunk) {
             Ok(0) => self.ended = true,
             Ok(count) => self.take(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 self.ended = true;
                 self.reset = true;
             }
-            Err(error) => panic!("{error}; the last that came: {}", self.tail()),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     fn take(&mut self, bytes: &[u8]) {

@@ -1,10 +1,17 @@
 //! Several nodes over one JetStream, each a process of its own: what they share and ask each other, and what becomes
-//! of it when NATS or a node is killed, frozen or out of reach.
+//! of it, and of what is published and read meanwhile, when NATS, Redis or a node is killed, frozen, slow, full or
+//! out of reach.
 
 #[path = "cluster/faults.rs"]
 mod faults;
+#[path = "cluster/recorded.rs"]
+mod recorded;
+#[path = "cluster/recorder.rs"]
+mod recorder;
 #[path = "cluster/shared.rs"]
 mod shared;
+#[path = "cluster/state.rs"]
+mod state;
 #[path = "cluster/streams.rs"]
 mod streams;
 #[path = "cluster/support.rs"]

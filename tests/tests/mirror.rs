@@ -2,13 +2,10 @@
 //! arrives once, in order, under cursors that any node understands. See `spec/protocol.md`, "On the wire" and
 //! "NATS JetStream layouts".
 
-use std::io::{BufRead, BufReader, Write as _};
-use std::net::TcpStream;
-
-use serde_json::{Value, json};
+use serde_json::json;
 use tidings_tests::brokers::{NatsOptions, NatsServer};
 use tidings_tests::publish::status;
-use tidings_tests::{Event, GUARD, Request, Server, Setup, Stream, new_tenant};
+use tidings_tests::{Event, GUARD, NatsClient, Request, Server, Setup, Stream, new_tenant};
 
 /// The streams of the layout `fleet`, with what they take.
 const FLEET: [(&str, &[&str]); 3] = [
@@ -23,74 +20,6 @@ fn setup(nats: &NatsServer, layout: &str) -> Setup {
         .set("TIDINGS_LOG__LAYOUT", layout)
         .set("TIDINGS_LOG__MAX_BYTES", "256MiB")
         .set("TIDINGS_NATS__URL", &nats.url())
-}
-
-/// A publisher and operator that speaks NATS's text protocol, as every client does in the end.
-struct Client {
-    socket: TcpStream,
-    lines: std::io::Lines<BufReader<TcpStream>>,
-}
-
-impl Client {
-    fn connect(nats: &NatsServer) -> Self {
-        let mut socket = TcpStream::connect(nats.address).expect("a server");
-        socket.set_read_timeout(Some(GUARD)).expect("a timeout");
-        socket
-            .write_all(b"CONNECT {\"verbose\":false}\r\nSUB inbox 1\r\n")
-            .expect("a request goes out");
-        let lines = BufReader::new(socket.try_clone().expect("a second handle")).lines();
-        Self { socket, lines }
-    }
-
-    /// Sends a message and waits for its answer, which must not be an error.
-    fn ask(&mut self, subject: &str, payload: &str) -> Value {
-        let length = payload.len();
-        write!(self.socket, "PUB {subject} inbox {length}\r\n{payload}\r\n").expect("it goes out");
-        loop {
-            let line = self
-                .lines
-                .next()
-                .expect("an answer")
-                .expect("within the guard");
-            if line == "PING" {
-                self.socket.write_all(b"PONG\r\n").expect("it goes out");
-            } else if line.starts_with("MSG ") {
-                let answer = self
-                    .lines
-                    .next()
-                    .expect("a payload")
-                    .expect("within the guard");
-                let answer: Value = serde_json::from_str(&answer).expect("JSON");
-                assert!(answer["error"].is_null(), "{subject}: {answer}");
-                return answer;
-            }
-        }
-    }
-
-    fn create(&mut self, (stream, subjects): (&str, &[&str])) {
-        let config =
-            json!({ "name": stream, "subjects": subjects, "storage": "file", "num_replicas": 1 });
-        self.ask(
-            &format!("$JS.API.STREAM.CREATE.{stream}"),
-            &config.to_string(),
-        );
-    }
-
-    fn delete(&mut self, stream: &str) {
-        self.ask(&format!("$JS.API.STREAM.DELETE.{stream}"), "");
-    }
-
-    fn consumers(&mut self, stream: &str) -> u64 {
-        let info = self.ask(&format!("$JS.API.STREAM.INFO.{stream}"), "");
-        info["state"]["consumer_count"].as_u64().expect("a number")
-    }
-
-    /// Publishes a payload with a number, and waits until the stream has it.
-    fn put(&mut self, subject: &str, tenant: &str, number: u64) {
-        let payload =
-            json!({ "tenant_id": tenant, "n": number, "alert_event_id": format!("a{number}") });
-        self.ask(subject, &payload.to_string());
-    }
 }
 
 fn number(event: &Event) -> u64 {
@@ -165,7 +94,7 @@ fn a_key_makes_a_repeated_publish_safe_on_whichever_node() {
 #[test]
 fn events_of_the_fleet_arrive_typed_and_once_and_only_at_their_tenant() {
     let nats = NatsServer::start(&NatsOptions::new());
-    let mut client = Client::connect(&nats);
+    let mut client = NatsClient::connect(nats.address);
     client.create(FLEET[0]);
     client.create(FLEET[1]);
     let server = setup(&nats, "fleet").start();
@@ -214,7 +143,7 @@ fn events_of_the_fleet_arrive_typed_and_once_and_only_at_their_tenant() {
 #[test]
 fn a_stream_that_is_made_anew_restarts_alone_with_a_gap_that_names_it() {
     let nats = NatsServer::start(&NatsOptions::new());
-    let mut client = Client::connect(&nats);
+    let mut client = NatsClient::connect(nats.address);
     for stream in FLEET {
         client.create(stream);
     }
@@ -249,7 +178,7 @@ fn a_stream_that_is_made_anew_restarts_alone_with_a_gap_that_names_it() {
 #[test]
 fn streams_cost_the_broker_nothing() {
     let nats = NatsServer::start(&NatsOptions::new());
-    let mut client = Client::connect(&nats);
+    let mut client = NatsClient::connect(nats.address);
     for stream in FLEET {
         client.create(stream);
     }
@@ -261,13 +190,17 @@ fn streams_cost_the_broker_nothing() {
         .query("since", "2020-01-01T00:00:00Z")
         .open();
     let begin = first.next_event();
-    let count = |client: &mut Client| FLEET.map(|(stream, _)| client.consumers(stream));
-    let connections = |nats: &NatsServer| {
-        nats.monitoring("/connz").expect("monitoring")["num_connections"].clone()
+    let count = |client: &mut NatsClient| FLEET.map(|(stream, _)| client.consumers(stream));
+    let all = |nats: &NatsServer| {
+        let connections = nats.monitoring("/connz").expect("monitoring");
+        let jetstream = nats.monitoring("/jsz").expect("monitoring");
+        [&connections["num_connections"], &jetstream["consumers"]].map(serde_json::Value::clone)
     };
     assert_eq!(count(&mut client), [1; 3]);
-    let before = connections(&nats);
-    for _ in 0..200 {
+    let before = all(&nats);
+    let streams = std::env::var("TIDINGS_BROKER_STREAMS").ok();
+    let streams = streams.map_or(1_000, |text| text.parse().expect("a number"));
+    for _ in 0..streams {
         let mut stream = server
             .watch(&tenant)
             .query("since", "2020-01-01T00:00:00Z")
@@ -275,7 +208,7 @@ fn streams_cost_the_broker_nothing() {
         assert_eq!(stream.next_event().id, begin.id);
     }
     assert_eq!(count(&mut client), [1; 3]);
-    assert_eq!(connections(&nats), before);
+    assert_eq!(all(&nats), before);
 }
 
 #[test]

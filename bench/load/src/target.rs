@@ -65,6 +65,12 @@ pub struct Target {
     /// Its process id, for CPU and memory.
     #[arg(long)]
     pub process: u32,
+    /// The process id of the broker behind it, for its CPU.
+    #[arg(long)]
+    pub broker: Option<u32>,
+    /// Where that broker's monitoring is.
+    #[arg(long)]
+    pub broker_monitor: Option<SocketAddrV4>,
     /// The secret that access tokens are signed with.
     #[arg(long, default_value = "")]
     pub secret: String,

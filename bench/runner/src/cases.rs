@@ -19,6 +19,14 @@ pub(crate) struct Case {
     pub(crate) limit: Duration,
 }
 
+impl Case {
+    /// The seconds that the load generator is told to measure.
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        let mut words = self.load.iter().skip_while(|word| *word != "--seconds");
+        words.nth(1)?.parse().ok()
+    }
+}
+
 /// A scenario and how it is explained in the results.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
@@ -66,7 +74,7 @@ impl Scenario {
 }
 
 /// All scenarios, in the order of the results.
-pub(crate) const SCENARIOS: [Scenario; 16] = [
+pub(crate) const SCENARIOS: [Scenario; 17] = [
     Scenario {
         name: "cpu-per-delivery",
         about: "One event per write: what the server's process spends on one delivery, publishing and its sync included.",
@@ -147,9 +155,15 @@ pub(crate) const SCENARIOS: [Scenario; 16] = [
         about: "A log of a million events, read from its beginning by one stream: a tenant with a thousandth of it, a tenant with a ninth, all tenants. Then the server starts anew on that log.",
         cases: replay,
     },
+    Scenario {
+        name: "jetstream",
+        about: "The log in NATS JetStream, on one nats-server on the load generator's core, file storage, one replica. Publishing is beside the bare client of NATS (raw), which has the server's core for itself and as many messages on their way, with an id each, and neither parses, checks nor reads back anything. Then events at a steady rate to more and more streams: what they cost the broker, whose CPU is that of a process beside a load generator that has more and more to do.",
+        cases: jetstream,
+    },
 ];
 
 const ALL: [Kind; 3] = [Kind::Floor, Kind::Tidings, Kind::Nchan];
+const JETSTREAM: [Kind; 2] = [Kind::Tidings, Kind::Raw];
 const WITH_PUSHPIN: [Kind; 4] = [Kind::Floor, Kind::Tidings, Kind::Nchan, Kind::Pushpin];
 const OURS: [Kind; 2] = [Kind::Floor, Kind::Tidings];
 
@@ -431,4 +445,34 @@ fn replay(wish: &Wish) -> Vec<Case> {
     let mut replay = case(format!("{events} events"), &[Kind::Tidings], &load);
     replay.setup.restart = true;
     vec![replay]
+}
+
+fn jetstream(wish: &Wish) -> Vec<Case> {
+    let seconds = wish.seconds(1.5);
+    let publish = |publishers: usize, batch: usize, name: &str| {
+        let load = format!("publish --publishers {publishers} --batch {batch} --seconds {seconds}");
+        case(name.to_owned(), &JETSTREAM, &words(&load))
+    };
+    let steps: Vec<String> = wish
+        .streams(&[100, 1_000, 10_000])
+        .iter()
+        .map(usize::to_string)
+        .collect();
+    let load = format!("broker --steps {} --seconds {seconds}", steps.join(","));
+    let most = steps.last().map_or("", String::as_str);
+    let mut cases = vec![
+        publish(32, 100, "32 publishers of batches of 100"),
+        publish(64, 1, "64 publishers of single events"),
+        case(
+            format!("up to {most} streams"),
+            &[Kind::Tidings],
+            &words(&load),
+        ),
+    ];
+    // The bare client knows no publishers: it is the same in both cases.
+    cases[1].servers = vec![Kind::Tidings];
+    for case in &mut cases {
+        case.setup.jetstream = true;
+    }
+    cases
 }

@@ -1,6 +1,6 @@
 //! `bench/run`: servers and load side by side, round after round, and `RESULTS.md` from it.
 //!
-//! In the order of a run: [`cases`] says what is run, [`server`] and [`peers`] start what is measured, [`round`]
+//! In the order of a run: [`cases`] says what is run, [`server`], [`nats`] and [`peers`] start what is measured, [`round`]
 //! puts load on it, [`results`] keeps the figures, [`budgets`] says what was asked for, [`report`],
 //! [`beside`], [`console`] and [`plot`] write it down.
 
@@ -9,6 +9,7 @@ mod budgets;
 mod cases;
 mod console;
 mod machine;
+mod nats;
 mod origin;
 mod peers;
 mod plot;
@@ -52,7 +53,7 @@ struct Arguments {
     /// Seconds that are measured in a round, instead of the scenarios' own.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only these servers: floor, tidings, nchan, pushpin, append.
+    /// Only these servers: floor, tidings, nchan, pushpin, append, raw.
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
     /// A setting of Tidings, `TIDINGS_SOMETHING=value`; can be given several times.
@@ -168,7 +169,9 @@ fn kinds(arguments: &Arguments) -> Result<Vec<Kind>> {
 fn programs(arguments: &Arguments, kinds: &[Kind], skipped: &mut Vec<String>) -> Result<Programs> {
     let tidings = match &arguments.server {
         Some(server) => server.clone(),
-        None if kinds.contains(&Kind::Tidings) || kinds.contains(&Kind::TidingsTls) => build(&arguments.bench)?,
+        None if kinds.contains(&Kind::Tidings) || kinds.contains(&Kind::TidingsTls) => {
+            build(&arguments.bench)?
+        }
         None => PathBuf::new(),
     };
     let peers = Peers::find(kinds, &arguments.bench, !arguments.no_install, skipped);
@@ -179,6 +182,7 @@ fn programs(arguments: &Arguments, kinds: &[Kind], skipped: &mut Vec<String>) ->
     Ok(Programs {
         floor: arguments.programs.join("floor"),
         load: arguments.programs.join("load"),
+        raw: arguments.programs.join("raw"),
         tidings,
         peers,
         settings: arguments.settings.iter().map(pair).collect::<Result<_>>()?,

@@ -16,6 +16,8 @@ pub(crate) struct Peers {
     nchan: Option<(PathBuf, PathBuf, PathBuf)>,
     /// Pushpin's runner and the configuration to fill in.
     pushpin: Option<(PathBuf, PathBuf)>,
+    /// `nats-server`, which is no peer and is installed like one.
+    nats: Option<PathBuf>,
 }
 
 impl Peers {
@@ -35,6 +37,9 @@ impl Peers {
         }
         if wanted(Kind::Pushpin) && peers.pushpin.is_none() {
             packages.push("pushpin");
+        }
+        if wanted(Kind::Raw) && peers.nats.is_none() {
+            packages.push("nats-server");
         }
         if packages.is_empty() {
             return peers;
@@ -58,6 +63,7 @@ impl Peers {
                 "nginx, libnginx-mod-nchan",
             ),
             (Kind::Pushpin, peers.pushpin.is_none(), "pushpin"),
+            (Kind::Raw, peers.nats.is_none(), "nats-server"),
         ];
         for (kind, missing, packages) in missing {
             if missing && wanted(kind) {
@@ -81,7 +87,17 @@ impl Peers {
             "/usr/lib/nginx/modules/ngx_nchan_module.so",
         );
         let pushpin = variable("BENCH_PUSHPIN", "/usr/bin/pushpin");
+        let nats = [
+            "/usr/sbin/nats-server",
+            "/usr/bin/nats-server",
+            "/usr/local/bin/nats-server",
+        ];
+        let nats = nats
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|path| path.exists());
         Self {
+            nats: std::env::var_os("BENCH_NATS_SERVER").map_or(nats, |path| Some(path.into())),
             nchan: (nginx.exists() && module.exists())
                 .then(|| (nginx, module, bench.join("peers/nchan.conf.in"))),
             pushpin: pushpin
@@ -95,8 +111,14 @@ impl Peers {
         match kind {
             Kind::Nchan => self.nchan.is_some(),
             Kind::Pushpin => self.pushpin.is_some(),
+            Kind::Raw => self.nats.is_some(),
             Kind::Floor | Kind::Tidings | Kind::TidingsTls | Kind::Append => true,
         }
+    }
+
+    /// Where `nats-server` is.
+    pub(crate) fn nats(&self) -> Result<&Path> {
+        self.nats.as_deref().context("nats-server is not installed")
     }
 
     pub(crate) fn start_nchan(&self, setup: &Setup, directory: &Path) -> Result<Server> {

@@ -259,7 +259,19 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
                 across: "streams",
                 up: "MB (PSS)",
                 along: Across::Logarithmic,
-                series: memory(results),
+                series: over_steps(results.cases.first(), "memory_", "_bytes", 1e6),
+            },
+        ));
+    }
+    if let Some(results) = find("jetstream") {
+        plots.push((
+            "broker",
+            Plot {
+                title: "The broker's CPU per event against streams",
+                across: "streams",
+                up: "µs of nats-server's CPU per event",
+                along: Across::Logarithmic,
+                series: over_steps(results.cases.last(), "broker_cpu_us_per_event_", "", 1.0),
             },
         ));
     }
@@ -269,7 +281,7 @@ fn plots(all: &[Results]) -> Vec<(&'static str, Plot<'static>)> {
 /// A server's colour, strong for its first line and pale for its second.
 fn colours(kind: Kind) -> [&'static str; 2] {
     match kind {
-        Kind::Floor | Kind::Append => ["#666666", "#a0a0a0"],
+        Kind::Floor | Kind::Append | Kind::Raw => ["#666666", "#a0a0a0"],
         Kind::Tidings | Kind::TidingsTls => ["#0b6e4f", "#5fb49c"],
         Kind::Nchan => ["#d1495b", "#edae49"],
         Kind::Pushpin => ["#30638e", "#8fb8de"],
@@ -298,17 +310,18 @@ fn lines(results: &Results, metrics: &[(&str, &str)]) -> Vec<Series> {
     series
 }
 
-fn memory(results: &Results) -> Vec<Series> {
+/// A line for each server over the numbers that stand in its metrics' names, in so many units.
+fn over_steps(case: Option<&CaseResults>, prefix: &str, suffix: &str, unit: f64) -> Vec<Series> {
     let mut series = Vec::new();
-    let Some(case) = results.cases.first() else {
+    let Some(case) = case else {
         return series;
     };
     for (kind, rounds) in &case.rounds {
         let names = rounds.iter().flat_map(|round| round.metrics.keys());
         let mut steps: Vec<u32> = names
             .filter_map(|name| {
-                name.strip_prefix("memory_")?
-                    .strip_suffix("_bytes")?
+                name.strip_prefix(prefix)?
+                    .strip_suffix(suffix)?
                     .parse()
                     .ok()
             })
@@ -317,9 +330,9 @@ fn memory(results: &Results) -> Vec<Series> {
         steps.sort_unstable();
         steps.dedup();
         let point = |step: &u32| {
-            let bytes = case.values(*kind, &format!("memory_{step}_bytes"));
-            let megabytes = bytes.into_iter().map(|bytes| bytes / 1e6).collect();
-            Some((f64::from(*step), Spread::of(megabytes)?))
+            let values = case.values(*kind, &format!("{prefix}{step}{suffix}"));
+            let values = values.into_iter().map(|value| value / unit).collect();
+            Some((f64::from(*step), Spread::of(values)?))
         };
         let points = steps.iter().filter_map(point).collect();
         series.push(Series {

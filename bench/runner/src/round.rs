@@ -13,6 +13,7 @@ use bench_load::report::Report;
 use rustix::fs::statfs;
 
 use crate::cases::Case;
+use crate::nats::Nats;
 use crate::server::{Kind, LOAD_CORE, Programs, SECRET, SERVER_CORE, Server, command, on_core};
 
 /// Everything that a round needs.
@@ -44,6 +45,9 @@ impl Bench {
         if kind == Kind::Append {
             return self.append(case, directory.path());
         }
+        if kind == Kind::Raw {
+            return self.raw(case, directory.path());
+        }
         let server = match Server::start(kind, &self.programs, &case.setup, directory.path()) {
             Ok(server) => server,
             Err(error) => return Ok(failed(&format!("it did not start: {error}"))),
@@ -55,6 +59,10 @@ impl Bench {
             .args(["--secret", SECRET]);
         if let Some(address) = server.publish_address {
             load.args(["--publish-address", &address.to_string()]);
+        }
+        if let Some(nats) = &server.nats {
+            load.args(["--broker", &nats.process().to_string()])
+                .args(["--broker-monitor", &nats.monitor.to_string()]);
         }
         if let Some(certificate) = &server.certificate {
             load.arg("--certificate").arg(certificate);
@@ -85,14 +93,7 @@ impl Bench {
         for _ in 0..case.setup.append_events {
             Lane::new(0, 0).write_event(&mut body, 250, 0);
         }
-        let seconds = case
-            .load
-            .iter()
-            .skip_while(|word| *word != "--seconds")
-            .nth(1);
-        let seconds = seconds
-            .and_then(|text| text.parse::<f64>().ok())
-            .unwrap_or(5.0);
+        let seconds = case.seconds().unwrap_or(5.0);
         let mut append = command(&self.programs.floor);
         append
             .arg("append")
@@ -107,6 +108,20 @@ impl Bench {
         let mut report = Report::default();
         report.set("bodies_per_s", bodies);
         report.set("events_per_s", bodies * case.setup.append_events as f64);
+        Ok(report)
+    }
+
+    /// The bare client of NATS, on the core of the server that it stands in for.
+    fn raw(&self, case: &Case, directory: &std::path::Path) -> Result<Report> {
+        let nats = Nats::start(self.programs.peers.nats()?, directory)?;
+        let mut raw = command(&self.programs.raw);
+        raw.args(["--url", &nats.url()])
+            .args(["--seconds", &case.seconds().unwrap_or(5.0).to_string()]);
+        let output = self.output(raw, SERVER_CORE, case.limit)?;
+        let value: serde_json::Value = serde_json::from_str(&output)?;
+        let number = |name: &str| value[name].as_f64().context("no number from raw");
+        let mut report = Report::default();
+        report.set("events_per_s", number("events")? / number("seconds")?);
         Ok(report)
     }
 

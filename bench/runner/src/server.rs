@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
+use crate::nats::Nats;
 use crate::origin::Origin;
 use crate::peers::Peers;
 
@@ -38,16 +39,19 @@ pub(crate) enum Kind {
     Pushpin,
     /// No server: a bare append and sync of what would be published.
     Append,
+    /// No server: the bare client of NATS, publishing to JetStream.
+    Raw,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Floor,
         Self::Tidings,
         Self::TidingsTls,
         Self::Nchan,
         Self::Pushpin,
         Self::Append,
+        Self::Raw,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -58,6 +62,7 @@ impl Kind {
             Self::Nchan => "nchan",
             Self::Pushpin => "pushpin",
             Self::Append => "append",
+            Self::Raw => "raw",
         }
     }
 
@@ -81,6 +86,8 @@ pub(crate) struct Setup {
     pub(crate) compression: bool,
     /// Events of the body that [`Kind::Append`] appends.
     pub(crate) append_events: usize,
+    /// The log is in NATS JetStream, on a server that is started for it.
+    pub(crate) jetstream: bool,
     /// Start the server once more on its log when the load is done, and time that.
     pub(crate) restart: bool,
 }
@@ -90,6 +97,7 @@ pub(crate) struct Setup {
 pub(crate) struct Programs {
     pub(crate) floor: PathBuf,
     pub(crate) load: PathBuf,
+    pub(crate) raw: PathBuf,
     pub(crate) tidings: PathBuf,
     pub(crate) peers: Peers,
     /// Settings of Tidings from the command line, `NAME=VALUE`.
@@ -106,6 +114,8 @@ pub(crate) struct Server {
     pub(crate) certificate: Option<PathBuf>,
     /// What answers for the application behind it, where it needs one.
     pub(super) origin: Option<Origin>,
+    /// Where its log is, if that is elsewhere.
+    pub(crate) nats: Option<Nats>,
     /// How long it took until it was ready.
     pub(crate) ready_after: Duration,
 }
@@ -189,7 +199,7 @@ impl Server {
             }
             Kind::Nchan => programs.peers.start_nchan(setup, directory),
             Kind::Pushpin => programs.peers.start_pushpin(setup, directory),
-            Kind::Append => bail!("append is no server"),
+            Kind::Append | Kind::Raw => bail!("{} is no server", kind.name()),
         }
     }
 
@@ -259,6 +269,16 @@ impl Server {
                 format!("{}ms", stall.as_millis()),
             );
         }
+        let nats = match setup.jetstream {
+            true => Some(Nats::start(programs.peers.nats()?, directory)?),
+            false => None,
+        };
+        if let Some(nats) = &nats {
+            command
+                .env("TIDINGS_LOG__KIND", "jetstream")
+                .env("TIDINGS_LOG__MAX_BYTES", "1GiB")
+                .env("TIDINGS_NATS__URL", nats.url());
+        }
         if setup.compression {
             command.env("TIDINGS_STREAM__COMPRESSION", r#"["zstd","gzip"]"#);
         }
@@ -273,6 +293,7 @@ impl Server {
         let start = Instant::now();
         let child = on_core(SERVER_CORE, || command.spawn())?.context("starting Tidings")?;
         let mut server = Self::new(child, address);
+        server.nats = nats;
         if let Some(tls) = tls {
             server.address = secure;
             server.publish_address = Some(address);
@@ -292,6 +313,7 @@ impl Server {
             publish_address: None,
             certificate: None,
             origin: None,
+            nats: None,
             ready_after: Duration::ZERO,
         }
     }
@@ -304,7 +326,7 @@ impl Server {
         says: impl Fn() -> String,
     ) -> Result<Self> {
         loop {
-            if get_ready(address).unwrap_or(false) {
+            if is_ready(address, "/readyz").unwrap_or(false) {
                 self.ready_after = start.elapsed();
                 return Ok(self);
             }
@@ -374,10 +396,12 @@ impl Drop for Server {
     }
 }
 
-fn get_ready(address: SocketAddrV4) -> Result<bool> {
+/// Whether a page answers 200.
+pub(crate) fn is_ready(address: SocketAddrV4, page: &str) -> Result<bool> {
     let mut connection = TcpStream::connect(address)?;
     connection.set_read_timeout(Some(Duration::from_secs(2)))?;
-    connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {page} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes())?;
     let mut head = [0; 12];
     connection.read_exact(&mut head)?;
     Ok(head.ends_with(b" 200"))

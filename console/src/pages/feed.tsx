@@ -5,7 +5,7 @@ import type { Seen, Session } from '../session';
 import { clock, gist, moment, short, words } from '../text';
 import { useSeen } from '../use';
 
-const ROWS = 200;
+const ROWS = 100;
 
 /** Events as they come: pause, filter, look into one. */
 export function FeedPage({ session, route }: { session: Session; route: Route }) {

@@ -51,7 +51,7 @@ export function Work({ fleet, now, seen }: { fleet: Shown; now: number; seen: re
   );
 }
 
-const MOST_JOBS = 300;
+const MOST_JOBS = 100;
 
 function Jobs(given: {
   fleet: Shown;

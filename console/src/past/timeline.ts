@@ -176,7 +176,7 @@ export function fleetAt(
   const devices = known.subjects as Map<string, DeviceStatus>;
   const among = new Set(tenants);
   // A device that is there now and of which nothing was read may have been there as well.
-  if (statuses.end === undefined)
+  if (statuses.end === undefined && !statuses.isFromBeginning)
     for (const [key, status] of live.devices)
       if (among.has(status.tenant_id) && !statuses.timeline.kept.get('device_status')?.has(key))
         known.unknown.set(key, status);

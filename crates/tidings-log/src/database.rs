@@ -2,9 +2,13 @@
 //! too.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use redb::{Database, StorageBackend};
+use redb::{
+    Database, Key, ReadTransaction, ReadableTable as _, StorageBackend, TableDefinition,
+    TableError, Value, WriteTransaction,
+};
 
 use crate::storage::{StorageFile, read_exact_at};
 
@@ -17,6 +21,33 @@ pub(crate) fn open(
     Ok(Database::builder()
         .set_cache_size(cache_bytes)
         .create_with_backend(Backend { file })?)
+}
+
+/// Does something with a file that may be damaged: of such a one redb can also panic.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(_) => Err("reading it panicked".to_owned()),
+    }
+}
+
+/// Copies a table, where there is one.
+pub(crate) fn copy_table<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<'_, K, V>,
+) -> Result<(), redb::Error> {
+    let mut copied = to.open_table(table)?;
+    let from = match from.open_table(table) {
+        // A file of an older version lacks the newer tables.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        opened => opened?,
+    };
+    for entry in from.iter()? {
+        let (key, value) = entry?;
+        copied.insert(key.value(), value.value())?;
+    }
+    Ok(())
 }
 
 #[derive(Debug)]

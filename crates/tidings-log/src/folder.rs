@@ -4,10 +4,17 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use tidings_protocol::Epoch;
+
 use crate::OpenError;
-use crate::format::{FORMAT, LOCK, META, SEGMENTS, VERSION, segment_number};
+use crate::backup;
+use crate::format::{
+    FORMAT, LOCK, META, PLAIN_VERSION, RESTORING, SEGMENTS, VERSION, segment_number,
+};
+use crate::lineage::{self, Lineage};
 use crate::meta::{Meta, MetaState};
 use crate::storage::{LockError, OpenMode, Storage};
+use crate::text_file;
 
 pub(crate) fn io_error(doing: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
     let doing = doing.into();
@@ -79,15 +86,9 @@ pub(crate) fn open_or_create(
     storage: &Arc<dyn Storage>,
     path: &Path,
     now: i64,
-) -> Result<(Meta, MetaState), OpenError> {
-    let state_error = |error: redb::Error| OpenError::State {
-        path: path.join(META),
-        what: error.to_string(),
-    };
+) -> Result<(Meta, MetaState, Lineage), OpenError> {
+    refuse_unfinished(&**storage, path)?;
     let found = format(&**storage, path)?;
-    if found.is_some_and(|found| found < VERSION) {
-        write_format(&**storage).map_err(io_error("writing FORMAT"))?;
-    }
     if found.is_none() {
         let names = match storage.list(SEGMENTS) {
             Ok(names) => names,
@@ -103,26 +104,68 @@ pub(crate) fn open_or_create(
         storage
             .create_folder(SEGMENTS)
             .map_err(io_error("making the folder of segments"))?;
-        Meta::create(&**storage, draw_epoch(), now).map_err(state_error)?;
-        write_format(&**storage).map_err(io_error("writing FORMAT"))?;
+        Meta::create(&**storage, lineage::draw_epoch().0, now)
+            .map_err(|error| meta_error(path, &error))?;
     }
-    Meta::open(Arc::clone(storage)).map_err(state_error)
+    let (meta, known) =
+        Meta::open(Arc::clone(storage)).map_err(|error| meta_error(path, &error))?;
+    let (lineage, version) = match lineage(&**storage, path)? {
+        Some(lineage) => (lineage, VERSION),
+        None => (Lineage::of(Epoch(known.epoch)), PLAIN_VERSION),
+    };
+    if found.is_none_or(|found| found < version) {
+        write_format(&**storage, version).map_err(io_error("writing FORMAT"))?;
+    }
+    Ok((meta, known, lineage))
+}
+
+/// Says that `meta.redb` can't be read.
+pub(crate) fn meta_error(path: &Path, error: &redb::Error) -> OpenError {
+    OpenError::State {
+        path: path.join(META),
+        what: error.to_string(),
+    }
+}
+
+/// The log's epoch and its ancestors; `None` where it has none, and `meta.redb` says the epoch.
+pub(crate) fn lineage(storage: &dyn Storage, path: &Path) -> Result<Option<Lineage>, OpenError> {
+    let unreadable = |what: String| OpenError::State {
+        path: path.join(lineage::FILE),
+        what,
+    };
+    let found = Lineage::read(storage).map_err(|error| unreadable(error.to_string()))?;
+    if found.is_none() && format(storage, path)? == Some(VERSION) {
+        return Err(unreadable("it is missing".to_owned()));
+    }
+    Ok(found)
+}
+
+/// Refuses what looks like a log, or like nothing, and is neither.
+fn refuse_unfinished(storage: &dyn Storage, path: &Path) -> Result<(), OpenError> {
+    let marks = [
+        (
+            RESTORING,
+            "a restore into it did not end; restore into it once more",
+        ),
+        (
+            backup::MANIFEST,
+            "it holds a backup, of which `tidings log restore` makes a log",
+        ),
+    ];
+    for (name, what) in marks {
+        if text_file::exists(storage, name).map_err(io_error(format!("opening {name}")))? {
+            return Err(OpenError::NotALog {
+                path: path.to_owned(),
+                what: what.to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Written last: its being there says that the log was made completely.
-fn write_format(storage: &dyn Storage) -> io::Result<()> {
-    let fresh = format!("{FORMAT}.new");
-    let file = storage.open(&fresh, OpenMode::Create)?;
-    file.write_at(format!("tidings-log {VERSION}\n").as_bytes(), 0)?;
-    file.sync_data()?;
-    storage.rename(&fresh, FORMAT)?;
-    storage.sync_folder("")
-}
-
-/// An epoch needs to differ from those of logs that clients saw at the same address before; 40
-/// bits keep cursors short.
-fn draw_epoch() -> u64 {
-    (random() >> 24).max(1)
+pub(crate) fn write_format(storage: &dyn Storage, version: u32) -> io::Result<()> {
+    text_file::write(storage, FORMAT, &format!("tidings-log {version}\n"))
 }
 
 /// A number that nobody outside can guess.

@@ -5,7 +5,9 @@
 //! | name | holds |
 //! | --- | --- |
 //! | `LOCK` | locked (`flock`) by the process that has the log; who that is, as text |
-//! | `FORMAT` | `tidings-log N\n`, N being [`VERSION`] |
+//! | `FORMAT` | `tidings-log N\n`, N being [`VERSION`] or less; written last when a log is made |
+//! | `EPOCHS` | of a log that descends from another: its epoch and its ancestors ([`crate::lineage`]) |
+//! | `RESTORING` | a restore into the folder has not ended |
 //! | `meta.redb` | the epoch, what retention has removed, how far time was known ([`crate::meta`]) |
 //! | `state.redb` | the last event of each living subject as of some position; beside it, where one was found damaged, `state.redb.damaged` ([`crate::state`]) |
 //! | `segments/NNNNNNNNNN.log` | the events; the numbers ascend without meaning anything else |
@@ -23,10 +25,10 @@
 //! | offset | bytes | segment header |
 //! | --- | --- | --- |
 //! | 0 | 8 | `tidlogsg` |
-//! | 8 | 4 | [`VERSION`] |
+//! | 8 | 4 | version: 1 or 2 |
 //! | 12 | 4 | CRC-32 of the bytes from 16 |
 //! | 16 | 8 | salt: drawn for this segment; every frame in it begins with it |
-//! | 24 | 8 | epoch of the log |
+//! | 24 | 8 | epoch of the log, or of one that it descends from |
 //! | 32 | 8 | number of the segment |
 //!
 //! # A frame
@@ -65,8 +67,14 @@
 //! | 1 | length of the origin, with bit 32 |
 //! | … | type, device, subject's kind, subject's key, origin, data |
 //!
+//! # Versions
+//!
 //! Version 1 had no subjects, no origins and no blank frames; what it wrote reads the same. Opening such a folder writes
-//! [`VERSION`] into `FORMAT`, since the older program would misread what is added.
+//! 2 into `FORMAT`, since the older program would misread what is added.
+//!
+//! Version 3 has `EPOCHS`, and segments may have the epoch of an ancestor in their header. A folder is of this
+//! version only where there is an ancestor: every other stays one that a program of version 2 can open.
+//! [`crate::downgrade()`] makes one of version 2 of it. Segments say 2 in either.
 //!
 //! A **mark** has no payload; it is written when the log falls idle or closes, to say (with
 //! `synced_through`) that what stands before it was durable. A **recovery** frame is the first
@@ -101,11 +109,16 @@ use tidings_protocol::{Position, TenantId};
 
 use crate::event::{IdempotencyKey, NewEvent, NewSubject, Subject};
 
-/// The version of the layout.
-pub(crate) const VERSION: u32 = 2;
+/// The newest version of the layout: that of a log with ancestors.
+pub(crate) const VERSION: u32 = 3;
+/// The version of a log that descends from no other.
+pub(crate) const PLAIN_VERSION: u32 = 2;
+/// The newest version of a segment.
+const SEGMENT_VERSION: u32 = 2;
 
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const FORMAT: &str = "FORMAT";
+pub(crate) const RESTORING: &str = "RESTORING";
 pub(crate) const META: &str = "meta.redb";
 pub(crate) const STATE: &str = "state.redb";
 pub(crate) const SEGMENTS: &str = "segments";
@@ -155,16 +168,26 @@ pub(crate) struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    /// The bytes before the first frame.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// One copy of the header.
+    pub(crate) fn encode_copy(&self) -> [u8; SEGMENT_HEADER] {
         let mut header = [0; SEGMENT_HEADER];
         header[..8].copy_from_slice(&SEGMENT_MAGIC);
-        put_u32(&mut header, 8, VERSION);
+        put_u32(&mut header, 8, SEGMENT_VERSION);
         put_u64(&mut header, 16, self.salt);
         put_u64(&mut header, 24, self.epoch);
         put_u64(&mut header, 32, self.number);
         let crc = crc32fast::hash(&header[16..]);
         put_u32(&mut header, 12, crc);
+        header
+    }
+
+    /// Where the copies stand, the second first: whoever writes them one after the other has a sound one at
+    /// any moment.
+    pub(crate) const COPIES: [u64; 2] = [SECOND_HEADER as u64, 0];
+
+    /// The bytes before the first frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let header = self.encode_copy();
         let mut bytes = vec![0; usize::try_from(FRAMES_BEGIN).expect("small")];
         bytes[..SEGMENT_HEADER].copy_from_slice(&header);
         bytes[SECOND_HEADER..SECOND_HEADER + SEGMENT_HEADER].copy_from_slice(&header);
@@ -183,7 +206,7 @@ impl SegmentHeader {
     fn decode_at(bytes: &[u8], at: usize) -> Option<Self> {
         let header = bytes.get(at..at + SEGMENT_HEADER)?;
         let sound = header[..8] == SEGMENT_MAGIC
-            && (1..=VERSION).contains(&get_u32(header, 8))
+            && (1..=SEGMENT_VERSION).contains(&get_u32(header, 8))
             && get_u32(header, 12) == crc32fast::hash(&header[16..]);
         sound.then(|| Self {
             salt: get_u64(header, 16),

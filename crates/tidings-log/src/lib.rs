@@ -17,17 +17,23 @@
 //!   makes it durable itself; [`Log::state`] is asked for snapshots.
 //! - [`Log::open`] puts the log together from what a crash has left (`folder`, `recovery`, `scan`);
 //!   [`verify`] says what is wrong with a folder.
+//! - [`Log::backup`] copies the log while it goes on, [`restore`] makes a log of the copy (`backup`). Such a log,
+//!   and one that [`fork()`] is told of, has an epoch of its own and knows its ancestors (`lineage`, `fork`);
+//!   [`downgrade()`] makes it readable for an older program.
 //!
 //! Below all of it are two seams, [`storage`] and [`clock`], at which tests inject faults.
 
 mod active;
+mod backup;
 mod cache;
 mod chain;
 pub mod clock;
 mod database;
+mod downgrade;
 mod error;
 mod event;
 mod folder;
+mod fork;
 mod format;
 mod group;
 mod horizon;
@@ -35,6 +41,7 @@ mod index;
 mod index_file;
 mod intake;
 mod keys;
+mod lineage;
 mod log;
 mod meta;
 mod options;
@@ -52,19 +59,27 @@ mod state;
 pub mod storage;
 mod tenant_caps;
 mod tenants;
+mod text_file;
 mod upkeep;
 mod verify;
 mod view;
 mod workshop;
 mod writer;
 
+pub use backup::restore::{
+    Finish, RestoreError, RestoreOptions, RestoreReport, restore, restore_with,
+};
+pub use backup::{BackupError, BackupReport, Companions, Stop, is_backup};
 pub use chain::Chain;
+pub use downgrade::{Downgrade, downgrade};
 pub use error::{AppendError, Busy, Health, OpenError, ReadError};
 pub use event::{
     Appended, Commit, EventRef, Expired, IdempotencyKey, Lost, MAX_ORIGIN, NewEvent, NewSubject,
     ReadEnd, ReadLimit, Resume, Scope, Subject, TenantUsage, Usage,
 };
 pub use folder::holder;
+pub use fork::{Fork, fork, purged_in};
+pub use lineage::{Ancestor, Kinship, Lineage};
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};
 pub use state::{State, StateEntries, StateEntry, StateError, StateHealth, StateSnapshot};

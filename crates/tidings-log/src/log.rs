@@ -1,6 +1,7 @@
 //! The handle: opens a log, hands bodies to its writer, reads, closes.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -9,11 +10,14 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Mutex, RwLock};
 use tidings_protocol::{Epoch, Position, TenantId};
 
+use crate::backup::{self, BackupError, BackupReport, Companions, Stop};
 use crate::clock::{Clock, RunClock, SystemClock};
 use crate::folder::{io_error, lock, open_or_create};
+use crate::fork;
 use crate::format::{Events, FrameHeader};
 use crate::horizon::Horizons;
 use crate::keys::KeyWindow;
+use crate::lineage::Lineage;
 use crate::purge::Purging;
 use crate::queue::{PurgeRequest, Queue, Submission};
 use crate::reading::Hints;
@@ -79,9 +83,14 @@ impl Log {
         listener: Box<dyn Listener>,
     ) -> Result<Self, OpenError> {
         let lock = lock(&*storage, &options.path, &options.owner)?;
-        let (meta, known) = open_or_create(&storage, &options.path, clock.now().wall)?;
+        let (meta, known, lineage) = open_or_create(&storage, &options.path, clock.now().wall)?;
         let files = Files::new(storage, options.cache_bytes);
-        let recovered = recover(&files, &options.path, &known)?;
+        let recovered = recover(&files, &options.path, &known, &lineage)?;
+        let lineage = if recovered.tail < known.shown_through {
+            fork::after_loss(&files, &options.path, &meta, &lineage, &recovered)?
+        } else {
+            lineage
+        };
         let clock = Arc::new(RunClock::open(
             clock,
             options.retention_micros(),
@@ -103,7 +112,7 @@ impl Log {
             ..
         } = recovered;
         let shared = Arc::new(Shared {
-            epoch: Epoch(known.epoch),
+            lineage,
             files,
             meta,
             state: State::new(&options, Arc::clone(&clock)),
@@ -117,6 +126,7 @@ impl Log {
             retention: Mutex::new(()),
             purging: Mutex::new(Purging::begun(&known.purged)),
             purges: AtomicU64::new(0),
+            backing_up: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
             options,
         });
@@ -186,7 +196,13 @@ impl Log {
     /// Which log its positions belong to.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.shared().epoch
+        self.shared().lineage.epoch()
+    }
+
+    /// The log's epoch and those that it descends from, whose positions it shares up to a fork.
+    #[must_use]
+    pub fn lineage(&self) -> &Lineage {
+        &self.shared().lineage
     }
 
     /// Hands a body to the writer; never blocks. The body is stored whole or not at all, and
@@ -372,6 +388,37 @@ impl Log {
     #[must_use]
     pub fn purge_count(&self) -> u64 {
         self.shared().purges.load(Ordering::Acquire)
+    }
+
+    /// Writes a backup into a folder, while the log goes on. What is there of an earlier backup of this log and
+    /// is still the same is kept; where the folder holds anything else, it is refused. On this thread.
+    ///
+    /// # Errors
+    ///
+    /// Any, after which an earlier backup in the folder is as it was.
+    pub fn backup(
+        &self,
+        target: &Path,
+        companions: Companions<'_>,
+        stop: Stop<'_>,
+    ) -> Result<BackupReport, BackupError> {
+        let storage = backup::target_folder(target)?;
+        self.backup_with(&storage, target, companions, stop)
+    }
+
+    /// [`Log::backup`] into another file system; `target` only serves messages.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn backup_with(
+        &self,
+        storage: &Arc<dyn Storage>,
+        target: &Path,
+        companions: Companions<'_>,
+        stop: Stop<'_>,
+    ) -> Result<BackupReport, BackupError> {
+        backup::run(self.shared(), storage, target, companions, stop)
     }
 
     /// Runs retention now, on this thread, rather than at the next interval.

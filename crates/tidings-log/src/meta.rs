@@ -1,10 +1,11 @@
 //! The small state beside the segments, in `meta.redb`: the log's epoch, what retention has removed
 //! together with its segments, and how far time was known.
 //!
-//! Table `state`: `epoch`; `created` and `removed_at` (wall clock); `removed_through` (the last
+//! Table `state`: `epoch`, which `EPOCHS` overrules ([`crate::lineage`]); `created` and `removed_at` (wall clock); `removed_through` (the last
 //! position of the last unlinked segment); `taken_through` (the last of them that was somebody's event:
 //! of a purged tenant nobody is told); `wall` and `run` (a pair of times that belong together,
-//! [`KnownTime`]); `cutoff` (the greatest run time below which frames had expired). Table
+//! [`KnownTime`]); `cutoff` (the greatest run time below which frames had expired); `shown_through` (a position that
+//! was durable, perhaps shown, and noted: a start that finds the log to end before it knows that something is gone). Table
 //! `removed`: for a tenant's 16 bytes its last position among the unlinked ones. Table `purged`: for a
 //! purged tenant's 16 bytes 0 while its events may still be on the disk, then 1; never removed, since its id
 //! is never used again.
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{Epoch, Position, TenantId};
 
 use crate::clock::KnownTime;
 use crate::database;
@@ -38,6 +39,7 @@ pub(crate) struct MetaState {
     pub(crate) removed_at: i64,
     pub(crate) known: Option<KnownTime>,
     pub(crate) cutoff: i64,
+    pub(crate) shown_through: Position,
     pub(crate) removed: HashMap<TenantId, Position>,
     /// Purged tenants, and whether their events are gone from the disk.
     pub(crate) purged: HashMap<TenantId, bool>,
@@ -126,15 +128,68 @@ impl Meta {
         })
     }
 
-    /// Makes durable how far time is known.
-    pub(crate) fn record_time(&self, known: KnownTime, cutoff: i64) -> Result<(), redb::Error> {
+    /// Makes durable how far time is known, and how far the log is shown.
+    pub(crate) fn record_time(
+        &self,
+        known: KnownTime,
+        cutoff: i64,
+        shown_through: Position,
+    ) -> Result<(), redb::Error> {
         self.write(|write| {
             let mut state = write.open_table(STATE)?;
             state.insert("wall", known.wall.cast_unsigned())?;
             state.insert("run", known.run.cast_unsigned())?;
             state.insert("cutoff", cutoff.cast_unsigned())?;
+            state.insert("shown_through", shown_through)?;
             Ok(())
         })
+    }
+
+    /// Makes durable that the log ends here, since it has begun a new epoch: the epoch that `EPOCHS` says, and
+    /// tenants that are purged beside those that the file names.
+    pub(crate) fn record_fork(
+        &self,
+        epoch: Epoch,
+        fork: Position,
+        purged: impl Iterator<Item = TenantId>,
+    ) -> Result<(), redb::Error> {
+        self.write(|write| {
+            let mut state = write.open_table(STATE)?;
+            state.insert("epoch", epoch.0)?;
+            state.insert("shown_through", fork)?;
+            let mut table = write.open_table(PURGED)?;
+            let mut removed = write.open_table(REMOVED)?;
+            for tenant in purged {
+                table.insert(tenant.as_bytes(), 0)?;
+                removed.remove(tenant.as_bytes())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes a copy of the file as it is at this moment; answers what it says.
+    pub(crate) fn copy_to(
+        &self,
+        storage: &dyn Storage,
+        name: &str,
+    ) -> Result<MetaState, redb::Error> {
+        let read = {
+            let mut slot = self.database.lock();
+            let database = match slot.take() {
+                Some(database) => database,
+                None => database::open(self.storage.open(META, OpenMode::Write)?, CACHE_BYTES)?,
+            };
+            let read = database.begin_read();
+            *slot = Some(database);
+            read?
+        };
+        let copied = database::open(storage.open(name, OpenMode::Create)?, CACHE_BYTES)?;
+        let write = copied.begin_write()?;
+        database::copy_table(&read, &write, STATE)?;
+        database::copy_table(&read, &write, REMOVED)?;
+        database::copy_table(&read, &write, PURGED)?;
+        write.commit()?;
+        load(&copied)
     }
 
     fn write(
@@ -159,7 +214,7 @@ impl Meta {
     }
 }
 
-fn load(database: &Database) -> Result<MetaState, redb::Error> {
+pub(crate) fn load(database: &Database) -> Result<MetaState, redb::Error> {
     let read = database.begin_read()?;
     let state = read.open_table(STATE)?;
     let number = |name: &str| -> Result<Option<u64>, redb::Error> {
@@ -198,6 +253,7 @@ fn load(database: &Database) -> Result<MetaState, redb::Error> {
         removed_at: time("removed_at")?.unwrap_or(i64::MIN),
         known,
         cutoff: time("cutoff")?.unwrap_or(i64::MIN),
+        shown_through: number("shown_through")?.unwrap_or(0),
         removed,
     })
 }

@@ -276,7 +276,7 @@ impl Shared {
         let from = self.files.log(segment.number)?;
         let header = SegmentHeader {
             salt: segment.salt,
-            epoch: self.epoch.0,
+            epoch: self.lineage.epoch().0,
             number: segment.number,
         };
         to.write_at(&header.encode(), 0)?;

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{Epoch, Position, TenantId};
 
 use crate::OpenError;
 use crate::active::Active;
@@ -21,6 +21,7 @@ use crate::format::{
     segment_number,
 };
 use crate::index_file::{self, DiskIndex};
+use crate::lineage::Lineage;
 use crate::meta::MetaState;
 use crate::scan::{self, Scan};
 use crate::segment::{Files, Segment};
@@ -54,6 +55,7 @@ pub(crate) fn recover(
     files: &Files,
     path: &Path,
     meta: &MetaState,
+    lineage: &Lineage,
 ) -> Result<Recovered, OpenError> {
     let mut found = Vec::new();
     let (numbers, other) = list(files)?;
@@ -64,7 +66,7 @@ pub(crate) fn recover(
     let mut damaged_at = None;
     let mut before = meta.removed_through;
     for number in &numbers {
-        match find(files, path, meta, *number, before)? {
+        match find(files, path, (meta, lineage), *number, before)? {
             Finding::Segment(segment) => {
                 before = before.max(segment.segment.summary().reached);
                 found.push(*segment);
@@ -202,7 +204,7 @@ enum Finding {
 fn find(
     files: &Files,
     path: &Path,
-    meta: &MetaState,
+    (meta, lineage): (&MetaState, &Lineage),
     number: u64,
     before: Position,
 ) -> Result<Finding, OpenError> {
@@ -218,7 +220,7 @@ fn find(
             Finding::Destroyed
         });
     };
-    if header.epoch != meta.epoch || header.number != number {
+    if !lineage.has(Epoch(header.epoch)) || header.number != number {
         return Err(OpenError::NotALog {
             path: path.join(&name),
             what: "it belongs to another log".to_owned(),

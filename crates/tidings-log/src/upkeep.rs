@@ -4,6 +4,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use tidings_protocol::Position;
+
 use crate::Health;
 use crate::folder::random;
 use crate::format::{FRAMES_BEGIN, SEGMENTS, SegmentHeader, index_name, log_name};
@@ -16,22 +18,40 @@ use crate::workshop::{Job, Prepared};
 /// How often the present time is written down, in microseconds: what a restart with a clock set
 /// back can make the horizon of age fall back by.
 const TIME_INTERVAL: i64 = 60 * 1_000_000;
+/// The same where events were appended since: what is missing at a start is known to be by this.
+const TAIL_INTERVAL: i64 = 10 * 1_000_000;
 /// A segment is rolled for its age when its first event is older than this part of the retention,
 /// so that what is unlinked is never much younger than what must go.
 const ROLL_PART: i64 = 8;
 /// But no sooner than after so many microseconds.
 const ROLL_AT_LEAST: i64 = 10 * 1_000_000;
 
+/// When the present time and the log's end were last written down, and what they were.
+struct Noted {
+    run: i64,
+    tail: Position,
+}
+
+impl Noted {
+    fn is_due(&self, now: &Self) -> bool {
+        let since = now.run - self.run;
+        since >= TIME_INTERVAL || (since >= TAIL_INTERVAL && now.tail != self.tail)
+    }
+}
+
 /// Runs until the workshop stops.
 pub(crate) fn run(shared: &Shared) {
-    let mut time_noted = shared.clock.now().run;
+    let mut noted = Noted {
+        run: shared.clock.now().run,
+        tail: shared.view.read().tail,
+    };
     loop {
         let job = shared.workshop.next(shared.options.upkeep_interval);
         if matches!(job, Job::Stop) {
             return;
         }
         let preparing = matches!(job, Job::Prepare { .. });
-        let done = catch_unwind(AssertUnwindSafe(|| work(shared, job, &mut time_noted)));
+        let done = catch_unwind(AssertUnwindSafe(|| work(shared, job, &mut noted)));
         if done.is_err() {
             tracing::error!("a job of the upkeep thread panicked");
             if preparing {
@@ -42,11 +62,11 @@ pub(crate) fn run(shared: &Shared) {
     }
 }
 
-fn work(shared: &Shared, job: Job, time_noted: &mut i64) {
+fn work(shared: &Shared, job: Job, noted: &mut Noted) {
     match job {
         Job::Prepare { number, bytes } => {
             let outcome = shared.make_room(bytes).and_then(|()| {
-                prepare(&shared.files, shared.epoch.0, number, bytes)
+                prepare(&shared.files, shared.lineage.epoch().0, number, bytes)
                     .map_err(|error| error.to_string())
             });
             if let Err(reason) = &outcome {
@@ -63,6 +83,7 @@ fn work(shared: &Shared, job: Job, time_noted: &mut i64) {
         }
         Job::Seal(segment) => {
             seal(&shared.files, &segment);
+            shared.note_time();
             shared.retain();
         }
         Job::IndexAgain(number) => {
@@ -87,9 +108,12 @@ fn work(shared: &Shared, job: Job, time_noted: &mut i64) {
             if shared.is_purging() {
                 shared.workshop.purge();
             }
-            let now = shared.clock.now();
-            if now.run - *time_noted >= TIME_INTERVAL {
-                *time_noted = now.run;
+            let now = Noted {
+                run: shared.clock.now().run,
+                tail: shared.view.read().tail,
+            };
+            if noted.is_due(&now) {
+                *noted = now;
                 shared.note_time();
             }
         }
@@ -193,10 +217,11 @@ impl Shared {
             && age > (retention / ROLL_PART).max(ROLL_AT_LEAST)
     }
 
-    /// Writes down how far time is known.
+    /// Writes down how far time is known, and how far the log reaches.
     pub(crate) fn note_time(&self) {
         let (now, cutoff) = (self.clock.now(), self.clock.cutoff());
-        if let Err(error) = self.meta.record_time(now, cutoff) {
+        let tail = self.view.read().tail;
+        if let Err(error) = self.meta.record_time(now, cutoff, tail) {
             tracing::warn!(%error, "noting the time");
         }
     }

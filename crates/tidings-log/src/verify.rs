@@ -6,15 +6,19 @@ use std::path::Path;
 use tidings_protocol::{Epoch, Position};
 
 use crate::OpenError;
+use crate::backup::{self, BackupFolder};
 use crate::event::Lost;
-use crate::folder::{format, io_error};
+use crate::folder::{self, format, io_error};
 use crate::format::{
-    FRAME_HEADER, FRAMES_BEGIN, FrameKind, SEGMENTS, index_name, log_name, segment_number,
+    FRAME_HEADER, FRAMES_BEGIN, FrameKind, RESTORING, SEGMENTS, index_name, log_name,
+    segment_number,
 };
 use crate::index::MemoryIndex;
 use crate::index_file::DiskIndex;
+use crate::lineage::Lineage;
 use crate::scan::{self, Scan};
-use crate::storage::{FileStorage, OpenMode, Storage};
+use crate::storage::{FileStorage, OpenMode, Storage, StorageFile};
+use crate::text_file;
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Finding {
 /// What a folder holds and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
+    /// It is a backup, not a log.
+    pub is_backup: bool,
     /// The log's epoch, as in its cursors.
     pub epoch: Option<Epoch>,
     /// Segments that were checked.
@@ -70,22 +76,26 @@ pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport, VerifyError> {
 
 /// [`verify`] on another file system; `path` only serves messages.
 pub fn verify_with(storage: &dyn Storage, path: &Path) -> Result<VerifyReport, VerifyError> {
+    if text_file::exists(storage, backup::MANIFEST).map_err(io_error("opening BACKUP"))? {
+        return verify_backup(storage, path);
+    }
+    if text_file::exists(storage, RESTORING).map_err(io_error("opening RESTORING"))? {
+        return Err(VerifyError::Open(OpenError::NotALog {
+            path: path.to_owned(),
+            what: "a restore into it did not end; restore into it once more".to_owned(),
+        }));
+    }
     if format(storage, path)?.is_none() {
         return Err(VerifyError::Open(OpenError::NotALog {
             path: path.to_owned(),
             what: "it has no file FORMAT".to_owned(),
         }));
     }
+    let lineage = folder::lineage(storage, path)?;
     let names = storage
         .list(SEGMENTS)
         .map_err(io_error("listing the segments"))?;
-    let mut check = Check {
-        storage,
-        report: VerifyReport::default(),
-        reached: None,
-        next: 0,
-        times: None,
-    };
+    let mut check = Check::new(storage, lineage);
     for name in &names {
         if Path::new(name)
             .extension()
@@ -136,8 +146,34 @@ fn has_begun(storage: &dyn Storage, number: u64) -> bool {
         .map_or(true, |_| first != [0; FRAME_HEADER])
 }
 
+/// Checks a backup: each file, and its segments as those of a log.
+fn verify_backup(storage: &dyn Storage, path: &Path) -> Result<VerifyReport, VerifyError> {
+    let backup = BackupFolder::open(storage).map_err(|what| OpenError::NotALog {
+        path: path.to_owned(),
+        what,
+    })?;
+    let mut check = Check::new(storage, Some(backup.lineage().clone()));
+    check.report.is_backup = true;
+    for (file, what) in backup.damaged_files() {
+        // Which events that costs, if any, the frames tell.
+        check.find(file, None, what, false);
+    }
+    for number in backup.numbers() {
+        let name = backup.shown_name(number);
+        let checked = backup
+            .segment(number)
+            .and_then(|(file, salt)| check.copied_segment(number, &name, &*file, salt));
+        if let Err(error) = checked {
+            check.find(name, None, format!("can't be read: {error}"), true);
+        }
+    }
+    Ok(check.report)
+}
+
 struct Check<'s> {
     storage: &'s dyn Storage,
+    /// The log's epoch and its ancestors, where it has any.
+    lineage: Option<Lineage>,
     report: VerifyReport,
     /// The last position of the segments so far; `None` before the first.
     reached: Option<Position>,
@@ -145,6 +181,22 @@ struct Check<'s> {
     next: Position,
     /// Append and run time of the last frame.
     times: Option<(i64, i64)>,
+}
+
+impl<'s> Check<'s> {
+    fn new(storage: &'s dyn Storage, lineage: Option<Lineage>) -> Self {
+        Self {
+            storage,
+            report: VerifyReport {
+                epoch: lineage.as_ref().map(Lineage::epoch),
+                ..VerifyReport::default()
+            },
+            lineage,
+            reached: None,
+            next: 0,
+            times: None,
+        }
+    }
 }
 
 impl Check<'_> {
@@ -173,43 +225,68 @@ impl Check<'_> {
             let what = "one of the two copies of the segment's header is damaged".to_owned();
             self.find(name.clone(), Some(0), what, false);
         }
-        if header.number != number
-            || self
-                .report
-                .epoch
-                .is_some_and(|epoch| epoch.0 != header.epoch)
-        {
+        if header.number != number || !self.is_ours(Epoch(header.epoch)) {
             let what = "the segment belongs to another log or another place".to_owned();
             self.find(name, Some(16), what, true);
             return Ok(());
         }
-        self.report.epoch = Some(Epoch(header.epoch));
-        let mut order = Vec::new();
-        let (mut next, mut times) = (self.next, self.times);
-        let scan = scan::scan(
-            &*file,
-            header.salt,
-            self.reached,
-            &mut |frame, offset, _| {
-                if frame.kind == FrameKind::Events && frame.position < next {
-                    order.push((offset, "a position that an earlier frame has"));
-                }
-                if times.is_some_and(|(at, run)| frame.appended_at < at || frame.run_time < run) {
-                    order.push((offset, "a time before that of the frame before it"));
-                }
-                next = next.max(frame.next_position());
-                times = Some((frame.appended_at, frame.run_time));
-            },
-        )?;
-        (self.next, self.times) = (next, times);
-        for (offset, what) in order {
-            self.find(name.clone(), Some(offset), what.to_owned(), false);
-        }
+        self.report.epoch.get_or_insert(Epoch(header.epoch));
+        let scan = self.scan(&name, &*file, header.salt)?;
         let index = DiskIndex::open(self.storage, number, header.salt)
             .and_then(|index| index.load(self.storage));
         self.frames(&name, &scan, index.as_ref().ok(), newest);
         self.index(number, &scan, index, newest);
         Ok(())
+    }
+
+    /// A segment in a backup, which says itself to its end what was durable.
+    fn copied_segment(
+        &mut self,
+        number: u64,
+        name: &str,
+        file: &dyn StorageFile,
+        salt: u64,
+    ) -> io::Result<()> {
+        self.report.segments += 1;
+        self.report.bytes += file.len()?;
+        let ours = scan::read_header(file).is_some_and(|(header, _)| {
+            header.number == number && header.salt == salt && self.is_ours(Epoch(header.epoch))
+        });
+        if !ours {
+            let what = "the segment's header is not this one's".to_owned();
+            self.find(name.to_owned(), Some(0), what, false);
+        }
+        let scan = self.scan(name, file, salt)?;
+        self.frames(name, &scan, None, false);
+        Ok(())
+    }
+
+    fn is_ours(&self, epoch: Epoch) -> bool {
+        match &self.lineage {
+            Some(lineage) => lineage.has(epoch),
+            None => self.report.epoch.is_none_or(|known| known == epoch),
+        }
+    }
+
+    /// Scans a segment behind those before, and finds what is out of order.
+    fn scan(&mut self, name: &str, file: &dyn StorageFile, salt: u64) -> io::Result<Scan> {
+        let mut order = Vec::new();
+        let (mut next, mut times) = (self.next, self.times);
+        let scan = scan::scan(file, salt, self.reached, &mut |frame, offset, _| {
+            if frame.kind == FrameKind::Events && frame.position < next {
+                order.push((offset, "a position that an earlier frame has"));
+            }
+            if times.is_some_and(|(at, run)| frame.appended_at < at || frame.run_time < run) {
+                order.push((offset, "a time before that of the frame before it"));
+            }
+            next = next.max(frame.next_position());
+            times = Some((frame.appended_at, frame.run_time));
+        })?;
+        (self.next, self.times) = (next, times);
+        for (offset, what) in order {
+            self.find(name.to_owned(), Some(offset), what.to_owned(), false);
+        }
+        Ok(scan)
     }
 
     fn frames(&mut self, name: &str, scan: &Scan, index: Option<&MemoryIndex>, newest: bool) {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
-use tidings_protocol::{Epoch, Position, TenantId};
+use tidings_protocol::{Position, TenantId};
 
 use crate::clock::RunClock;
 use crate::event::{Lost, Scope};
 use crate::horizon::{Ages, Horizons};
+use crate::lineage::Lineage;
 use crate::meta::{Meta, MetaState};
 use crate::purge::Purging;
 use crate::queue::Queue;
@@ -23,7 +24,8 @@ use crate::{Health, LogOptions};
 /// What the handle, the writer and the upkeep thread share.
 pub(crate) struct Shared {
     pub(crate) options: LogOptions,
-    pub(crate) epoch: Epoch,
+    /// The log's epoch, and what it descends from.
+    pub(crate) lineage: Lineage,
     pub(crate) files: Files,
     pub(crate) meta: Meta,
     pub(crate) clock: Arc<RunClock>,
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) purging: Mutex<Purging>,
     /// How many tenants were purged since the log was opened.
     pub(crate) purges: AtomicU64,
+    /// One backup at a time.
+    pub(crate) backing_up: Mutex<()>,
     /// Dropping it lets another process have the folder.
     pub(crate) lock: Mutex<Option<Box<dyn Send + Sync>>>,
 }

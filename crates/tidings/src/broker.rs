@@ -5,14 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::app::App;
 use crate::config::{Config, ConfigError, LogLayout};
 use crate::ingest::store::Store;
 use crate::jetstream::fleet::FleetDecoder;
 use crate::jetstream::message::KnownTypes;
 use crate::jetstream::{Decoder, OwnStream, Publisher};
-use crate::mirror::SourceStream;
+use crate::mirror::{Reach, SourceStream};
 use crate::nats::{Nats, NatsOptions};
+use crate::state::bucket::keep::Keeper;
+use crate::state::bucket::load::Loader;
 
 /// Pauses between attempts to make or adapt the stream.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -48,12 +52,6 @@ impl Broker {
         &self.nats
     }
 
-    /// What the node is called.
-    #[must_use]
-    pub fn node(&self) -> &str {
-        &self.node
-    }
-
     /// The streams that are copied.
     #[must_use]
     pub fn streams(&self, config: &Config) -> Vec<SourceStream> {
@@ -62,6 +60,7 @@ impl Broker {
                 let types = config.known_types();
                 vec![SourceStream {
                     stream: self.own.name.clone(),
+                    is_own: true,
                     decoder: Box::new(move || Decoder::Own(KnownTypes::new(&types))),
                 }]
             }
@@ -73,6 +72,7 @@ impl Broker {
                         let config = Arc::clone(&shared);
                         SourceStream {
                             stream: stream.name.to_string(),
+                            is_own: false,
                             decoder: Box::new(move || {
                                 Decoder::Fleet(FleetDecoder::new(stream.clone(), &config))
                             }),
@@ -80,6 +80,37 @@ impl Broker {
                     })
                     .collect()
             }
+        }
+    }
+
+    /// How they are read. What a node that begins with an empty folder is not told by the stream is in a bucket, but for
+    /// the layout `fleet`, which has none.
+    #[must_use]
+    pub fn reach(&self, config: &Config) -> Reach<'_> {
+        let loader = || Loader {
+            client: self.nats.client().clone(),
+            types: KnownTypes::new(&config.known_types()),
+            description: format!("tidings {}", self.node),
+        };
+        Reach {
+            nats: &self.nats,
+            node: &self.node,
+            loader: (self.layout == LogLayout::Own).then(loader),
+        }
+    }
+
+    /// Begins what goes on in the background in the layout `own`: makes the stream, and looks after the bucket with
+    /// the state.
+    pub fn start(
+        self: Arc<Self>,
+        app: &Arc<App>,
+        tasks: &TaskTracker,
+        stopping: &CancellationToken,
+    ) {
+        if self.layout == LogLayout::Own {
+            let keeper = Keeper::new(app, self.nats.client());
+            tasks.spawn(keeper.run(stopping.clone()));
+            tasks.spawn(self.ensure_stream(stopping.clone()));
         }
     }
 
@@ -93,10 +124,7 @@ impl Broker {
     }
 
     /// Makes or adapts the stream of the layout `own`, as soon as NATS is there.
-    pub async fn ensure_stream(self: Arc<Self>, stopping: CancellationToken) {
-        if self.layout != LogLayout::Own {
-            return;
-        }
+    async fn ensure_stream(self: Arc<Self>, stopping: CancellationToken) {
         let mut pause = PAUSES.0;
         let mut connectivity = self.nats.connectivity();
         loop {

@@ -200,8 +200,7 @@ impl Server {
         }
         self.start_upkeep();
         if let Some(broker) = broker {
-            let stopping = self.refusing.clone();
-            self.tasks.spawn(broker.ensure_stream(stopping));
+            broker.start(&self.app, &self.tasks, &self.refusing);
         }
         self.accept(served);
     }
@@ -301,7 +300,8 @@ fn assemble(
     if broker.is_none() {
         mirror::refuse_mirror(&config.log.path)?;
     }
-    let log = Log::open(log_options(&config, address), Box::new(listener))?;
+    let owner = format!("pid {}, listening on {address}", std::process::id());
+    let log = Log::open(log_options(&config, owner), Box::new(listener))?;
     // The log's lock makes the folder this process's own.
     let registry = open_registry(&config, broker.is_some())?;
     tenants::take_up(&log, &registry).map_err(StartError::Purge)?;
@@ -365,11 +365,10 @@ fn assemble(
 
 /// Goes on copying the sources, and lets whoever scrapes see how that goes.
 fn copy_sources(app: &App, copy: Copy, broker: &Broker) -> Mirror {
-    let streams = broker.streams(&app.config());
-    let (nats, node) = (broker.nats(), broker.node());
-    let mirror = Mirror::start(copy, streams, node, nats, &app.cursors, &app.liveness);
+    let (streams, reach) = (broker.streams(&app.config()), broker.reach(&app.config()));
+    let mirror = Mirror::start(copy, streams, reach, &app.cursors, &app.liveness);
     let parts = BrokerParts {
-        nats: nats.clone(),
+        nats: broker.nats().clone(),
         sources: mirror.counters().clone(),
     };
     // The mirror is started once.
@@ -405,7 +404,8 @@ fn join(broker: &Broker, config: &Config) -> Arc<Cluster> {
     Arc::new(Cluster::new(client, ClusterOptions::from_config(config)))
 }
 
-fn log_options(config: &Config, address: SocketAddr) -> LogOptions {
+/// How the log of a configuration is kept, by whom.
+pub(crate) fn log_options(config: &Config, owner: String) -> LogOptions {
     LogOptions {
         retention: config.log.retention,
         max_bytes: config.log.max_bytes,
@@ -427,7 +427,7 @@ fn log_options(config: &Config, address: SocketAddr) -> LogOptions {
             .iter()
             .filter_map(|rule| Some((rule.kind.to_string(), rule.max_age?)))
             .collect(),
-        owner: format!("pid {}, listening on {address}", std::process::id()),
+        owner,
         ..LogOptions::new(&config.log.path)
     }
 }

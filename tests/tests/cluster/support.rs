@@ -43,28 +43,34 @@ impl Node {
 
     /// The same as this user of NATS.
     pub(crate) fn start_as(name: &str, url: &str, (user, password): (&str, &str)) -> Self {
-        let setup = Setup::new()
-            .set("TIDINGS_NATS__USER", user)
-            .set("TIDINGS_NATS__PASSWORD", password);
-        Self::start_from(setup, name, url, 1)
+        Self::start_from(name, url, 1, |setup| {
+            setup
+                .set("TIDINGS_NATS__USER", user)
+                .set("TIDINGS_NATS__PASSWORD", password)
+        })
     }
 
     fn start_with(name: &str, url: &str, replicas: usize) -> Self {
-        Self::start_from(Setup::new(), name, url, replicas)
+        Self::start_from(name, url, replicas, |setup| setup)
     }
 
-    fn start_from(setup: Setup, name: &str, url: &str, replicas: usize) -> Self {
-        let server = setup
+    /// A node over a log with so many replicas, with settings of its own.
+    pub(crate) fn start_from(
+        name: &str,
+        url: &str,
+        replicas: usize,
+        settings: impl FnOnce(Setup) -> Setup,
+    ) -> Self {
+        let setup = Setup::new()
             .set("TIDINGS_NODE__NAME", name)
             .set("TIDINGS_AUTH__JWT__SECRET", SECRET)
             .set("TIDINGS_LOG__KIND", "jetstream")
             .set("TIDINGS_LOG__MAX_BYTES", "256MiB")
             .set("TIDINGS_NATS__URL", &urls(url))
-            .set("TIDINGS_NATS__REPLICAS", &replicas.to_string())
-            .start();
+            .set("TIDINGS_NATS__REPLICAS", &replicas.to_string());
         Self {
             name: name.to_owned(),
-            server,
+            server: settings(setup).start(),
         }
     }
 

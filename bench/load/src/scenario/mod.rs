@@ -1,5 +1,6 @@
 //! What can be put on a server.
 
+mod broker;
 mod burst;
 mod idle;
 mod open;
@@ -27,6 +28,8 @@ pub enum Scenario {
     Steady(steady::Steady),
     /// Many events at once to many streams: deliveries per CPU second.
     Burst(burst::Burst),
+    /// More and more streams, and what they cost the broker behind the server.
+    Broker(broker::Broker),
     /// Streams that get nothing but heartbeats: memory, and CPU per heartbeat.
     Idle(idle::Idle),
     /// Streams opened as fast as they can be.
@@ -51,6 +54,7 @@ pub fn run(scenario: &Scenario, target: Target) -> Result<Report> {
     match scenario {
         Scenario::Steady(steady) => steady.run(&mut session),
         Scenario::Burst(burst) => burst.run(&mut session),
+        Scenario::Broker(broker) => broker.run(&mut session),
         Scenario::Idle(idle) => idle.run(&mut session),
         Scenario::Open(open) => open.run(&mut session),
         Scenario::Resume(resume) => resume.run(&mut session),

@@ -6,6 +6,7 @@ use parking_lot::{Condvar, Mutex};
 use tidings_protocol::{Position, TenantId};
 
 use super::StateError;
+use crate::event::NewEvent;
 
 /// What is folded together: a wait this long after the first event of a batch saves a wake-up for
 /// each commit. Nobody waits for it who has said so.
@@ -30,6 +31,8 @@ struct Inner {
     requested: u64,
     served: u64,
     oblivion: Oblivion,
+    /// What the state is to have of subjects that the log knows nothing of.
+    restored: Vec<(TenantId, NewEvent)>,
     /// Why the last checkpoint or read failed.
     error: Option<String>,
     /// The thread waits for the tail to move.
@@ -54,10 +57,12 @@ pub(super) enum Task {
     Fold,
     /// Make durable what has changed.
     Checkpoint,
-    /// Forget these tenants, fold what is durable now, make it durable, and say so with the ticket.
+    /// Forget these tenants, take in what is restored, fold what is durable now, make it durable, and say so
+    /// with the ticket.
     Serve {
         ticket: u64,
         oblivion: Oblivion,
+        restored: Vec<(TenantId, NewEvent)>,
     },
     Stop,
 }
@@ -85,6 +90,7 @@ impl Control {
                 return Task::Serve {
                     ticket: inner.requested,
                     oblivion: std::mem::take(&mut inner.oblivion),
+                    restored: std::mem::take(&mut inner.restored),
                 };
             }
             let now = Instant::now();
@@ -191,21 +197,27 @@ impl Control {
     }
 
     pub(super) fn checkpoint(&self) -> Result<(), StateError> {
-        self.request(&[], false)
+        self.request(|_| {})
+    }
+
+    pub(super) fn restore(&self, events: Vec<(TenantId, NewEvent)>) -> Result<(), StateError> {
+        self.request(|inner| inner.restored.extend(events))
     }
 
     pub(super) fn forget(&self, tenants: &[TenantId]) -> Result<(), StateError> {
-        self.request(tenants, false)
+        self.request(|inner| inner.oblivion.tenants.extend_from_slice(tenants))
     }
 
     pub(super) fn wipe(&self, tenants: &[TenantId]) -> Result<(), StateError> {
-        self.request(tenants, true)
+        self.request(|inner| {
+            inner.oblivion.tenants.extend_from_slice(tenants);
+            inner.oblivion.wipe = true;
+        })
     }
 
-    fn request(&self, forget: &[TenantId], wipe: bool) -> Result<(), StateError> {
+    fn request(&self, ask: impl FnOnce(&mut Inner)) -> Result<(), StateError> {
         let mut inner = self.inner.lock();
-        inner.oblivion.tenants.extend_from_slice(forget);
-        inner.oblivion.wipe |= wipe;
+        ask(&mut inner);
         inner.requested += 1;
         let ticket = inner.requested;
         self.for_thread.notify_one();
@@ -247,7 +259,7 @@ impl Control {
                 return Ok(false);
             }
         }
-        match self.request(&[], false) {
+        match self.request(|_| {}) {
             Ok(()) => Ok(true),
             Err(StateError::Stopped(_)) => Ok(false),
             Err(error) => Err(error),

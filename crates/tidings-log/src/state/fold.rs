@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{DeviceId, Epoch, Position, TenantId};
 
 use super::batch::Batch;
 use super::control::{Standing, Task};
 use super::entry::{Names, StateEntry};
-use super::store::{Changes, LoadError, Store, StoreKey, store_key};
+use super::store::{Changes, LoadError, Store, StoreKey, Stored, store_key};
 use super::table::Table;
 use crate::ReadError;
-use crate::event::{EventRef, ReadLimit, Subject};
+use crate::event::{EventRef, NewEvent, NewSubject, ReadLimit, Subject};
+use crate::lineage::Kinship;
 use crate::view::Shared;
 
 /// How much is folded under one hold of the table's lock.
@@ -85,7 +86,7 @@ impl<'s> Folding<'s> {
         Self {
             shared,
             opened_tail,
-            store: Store::new(Arc::clone(&shared.files.storage)),
+            store: Store::new(Arc::clone(&shared.files.storage), shared.lineage.epoch()),
             anew: None,
             names: Names::default(),
             batch: Batch::default(),
@@ -134,9 +135,14 @@ impl<'s> Folding<'s> {
                     let outcome = self.checkpoint();
                     control.has_tried(outcome, None);
                 }
-                Task::Serve { ticket, oblivion } => {
+                Task::Serve {
+                    ticket,
+                    oblivion,
+                    restored,
+                } => {
                     let wipe = oblivion.wipe;
                     self.forget(oblivion.tenants);
+                    self.restore(restored);
                     let mut outcome = self.fold_all().and_then(|()| self.checkpoint());
                     if wipe {
                         outcome = outcome.and_then(|checkpointed| {
@@ -170,7 +176,7 @@ impl<'s> Folding<'s> {
                 table.put(Arc::new(entry));
             });
             match loaded {
-                Ok(stored) if stored.epoch != self.shared.epoch.0 => {
+                Ok(stored) if !self.is_ours(&stored) => {
                     break ("it belongs to another log".to_owned(), false);
                 }
                 Ok(stored) => {
@@ -223,6 +229,15 @@ impl<'s> Folding<'s> {
             tracing::warn!(reason, "building the state anew from the log");
         }
         !self.shared.state.control.is_stopping()
+    }
+
+    /// Whether a file is this log's, or was an ancestor's where the two were still the same.
+    fn is_ours(&self, stored: &Stored) -> bool {
+        let kinship = self
+            .shared
+            .lineage
+            .kinship(Epoch(stored.epoch), stored.through);
+        kinship == Kinship::Same
     }
 
     /// Folds what was durable when this began, or a good part of it.
@@ -316,6 +331,43 @@ impl<'s> Folding<'s> {
         }
     }
 
+    /// Takes in the last events of subjects that the log knows nothing of.
+    fn restore(&mut self, events: Vec<(TenantId, NewEvent)>) {
+        let now = self.shared.clock.now();
+        for (tenant, event) in events {
+            let living = event.subject.as_ref().map(NewSubject::as_ref);
+            let Some(subject) = living.filter(|subject| !subject.ends) else {
+                continue;
+            };
+            let state = &self.shared.state;
+            let known = state.latest(tenant, subject.kind, subject.key);
+            // What the log says is later than anything from outside.
+            if self.forgotten.contains(&tenant) || known.is_some_and(|known| known.position > 0) {
+                continue;
+            }
+            let event = EventRef {
+                position: 0,
+                appended_at: now.wall,
+                time: event.time,
+                tenant,
+                event_type: event.event_type.as_str(),
+                device: event.device.as_ref().map(DeviceId::as_str),
+                subject: Some(subject),
+                origin: event.origin.as_deref(),
+                data: &event.data,
+            };
+            let entry = StateEntry::new(&event, subject, now.run, &mut self.names);
+            let (key, entry) = (
+                store_key(tenant, subject.kind, subject.key),
+                Arc::new(entry),
+            );
+            self.dirty.insert(key, Some(Arc::clone(&entry)));
+            let replaced = state.table.write().put(entry);
+            // After the lock is released.
+            drop(replaced);
+        }
+    }
+
     /// When what has changed is to be made durable.
     fn checkpoint_due(&self) -> Option<Instant> {
         if !self.has_changed() {
@@ -349,7 +401,7 @@ impl<'s> Folding<'s> {
     fn try_checkpoint(&mut self) -> Result<Position, String> {
         if let Some(damaged) = self.anew {
             self.store
-                .start_anew(self.shared.epoch.0, damaged)
+                .start_anew(damaged)
                 .map_err(|error| error.to_string())?;
             self.anew = None;
         }

@@ -22,11 +22,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{Epoch, Position, TenantId};
 
 use crate::LogOptions;
 use crate::clock::RunClock;
-use crate::event::{Scope, Subject};
+use crate::event::{NewEvent, Scope, Subject};
+use crate::storage::Storage;
 use control::Control;
 use table::Table;
 
@@ -76,6 +77,27 @@ pub struct State {
     subjects_per_kind: usize,
     /// Microseconds.
     max_age: BTreeMap<String, i64>,
+}
+
+/// Writes a snapshot into a file of a backup, without these tenants.
+pub(crate) fn write_snapshot(
+    storage: &dyn Storage,
+    name: &str,
+    epoch: Epoch,
+    snapshot: StateSnapshot,
+    without: &HashSet<TenantId>,
+) -> Result<(), String> {
+    store::write_snapshot(storage, name, epoch, snapshot, without)
+        .map_err(|error| error.to_string())
+}
+
+/// Makes the file in a folder that no log has open one of this epoch, without these tenants.
+pub(crate) fn adapt(
+    storage: &Arc<dyn Storage>,
+    epoch: Epoch,
+    without: &HashSet<TenantId>,
+) -> Result<(), String> {
+    store::adapt(storage, epoch, without)
 }
 
 impl State {
@@ -246,6 +268,19 @@ impl State {
     /// more. Waits until the state is ready.
     pub(crate) fn wipe_tenants(&self, tenants: &[TenantId]) -> Result<(), StateError> {
         self.control.wipe(tenants)
+    }
+
+    /// Gives the state the last events of subjects that the log has none of, since whatever it is a copy of does not
+    /// retain them any more. They stand before the log's first position. A subject that the log knows keeps
+    /// what it has, what ends a subject is passed over, and so is a tenant that was forgotten. Returns when
+    /// this is durable; done again, it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Unwritten`] when the state has them and the disk does not yet; [`StateError::Stopped`] when
+    /// nothing was done.
+    pub fn restore(&self, events: Vec<(TenantId, NewEvent)>) -> Result<(), StateError> {
+        self.control.restore(events)
     }
 
     /// Makes the state durable as of now, rather than at the next interval.

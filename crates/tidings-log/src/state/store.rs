@@ -24,14 +24,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use redb::{
-    Database, Key, ReadTransaction, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-    TableError, Value, WriteTransaction,
-};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
 use tidings_protocol::event::MAX_SUBJECT_KEY;
-use tidings_protocol::{Position, TenantId};
+use tidings_protocol::{Epoch, Position, TenantId};
 
 use super::entry::{Names, StateEntry};
+use super::snapshot::StateSnapshot;
 use crate::database;
 use crate::event::{EventRef, Subject};
 use crate::format::{STATE, get_u64};
@@ -82,14 +80,17 @@ pub(super) enum LoadError {
 
 pub(super) struct Store {
     storage: Arc<dyn Storage>,
+    /// Of the log.
+    epoch: u64,
     /// Empty after an error: redb refuses further work then, and is opened anew.
     database: Option<Database>,
 }
 
 impl Store {
-    pub(super) fn new(storage: Arc<dyn Storage>) -> Self {
+    pub(super) fn new(storage: Arc<dyn Storage>, epoch: Epoch) -> Self {
         Self {
             storage,
+            epoch: epoch.0,
             database: None,
         }
     }
@@ -132,7 +133,7 @@ impl Store {
 
     /// Makes an empty file, whole or not at all, and keeps a damaged one beside it for whoever wants to
     /// look.
-    pub(super) fn start_anew(&mut self, epoch: u64, damaged: bool) -> Result<(), redb::Error> {
+    pub(super) fn start_anew(&mut self, damaged: bool) -> Result<(), redb::Error> {
         self.database = None;
         if damaged {
             match self.storage.rename(STATE, &format!("{STATE}.damaged")) {
@@ -145,7 +146,7 @@ impl Store {
         let write = database.begin_write()?;
         {
             let mut facts = write.open_table(FACTS)?;
-            facts.insert("epoch", epoch)?;
+            facts.insert("epoch", self.epoch)?;
             facts.insert("through", 0)?;
             write.open_table(SUBJECTS)?;
             write.open_table(FORGOTTEN)?;
@@ -172,7 +173,10 @@ impl Store {
         // Otherwise the start after a kill walks the whole file before it reads it.
         write.set_quick_repair(true);
         {
-            write.open_table(FACTS)?.insert("through", through)?;
+            let mut facts = write.open_table(FACTS)?;
+            // The file may come from a log that this one descends from.
+            facts.insert("epoch", self.epoch)?;
+            facts.insert("through", through)?;
             let mut subjects = write.open_table(SUBJECTS)?;
             let mut value = Vec::new();
             for (key, entry) in changes {
@@ -200,6 +204,64 @@ impl Store {
     }
 }
 
+/// Writes a snapshot into a file that is not the log's own.
+pub(super) fn write_snapshot(
+    storage: &dyn Storage,
+    name: &str,
+    epoch: Epoch,
+    snapshot: StateSnapshot,
+    forgotten: &HashSet<TenantId>,
+) -> Result<(), redb::Error> {
+    let database = database::open(storage.open(name, OpenMode::Create)?, CACHE_BYTES)?;
+    let write = database.begin_write()?;
+    {
+        let mut facts = write.open_table(FACTS)?;
+        facts.insert("epoch", epoch.0)?;
+        facts.insert("through", snapshot.through())?;
+        let mut known = write.open_table(FORGOTTEN)?;
+        for tenant in forgotten {
+            known.insert(tenant.as_bytes(), ())?;
+        }
+        let mut subjects = write.open_table(SUBJECTS)?;
+        let mut value = Vec::new();
+        for entry in snapshot.into_entries() {
+            if !forgotten.contains(&entry.tenant) {
+                let key = store_key(entry.tenant, &entry.kind, entry.key());
+                encode(&key, &entry, &mut value);
+                subjects.insert(&*key, value.as_slice())?;
+            }
+        }
+    }
+    write.commit()?;
+    Ok(())
+}
+
+/// Has the file of a log that nobody has open forget some tenants, and makes it the file of this epoch.
+pub(super) fn adapt(
+    storage: &Arc<dyn Storage>,
+    epoch: Epoch,
+    forget: &HashSet<TenantId>,
+) -> Result<(), String> {
+    let mut store = Store::new(Arc::clone(storage), epoch);
+    let stored = match store.load(&mut Names::default(), &mut |_| {}) {
+        Ok(stored) => stored,
+        // The log builds it anew.
+        Err(LoadError::Missing) => return Ok(()),
+        Err(LoadError::Damaged(what) | LoadError::Io(what)) => return Err(what),
+    };
+    let forgotten: HashSet<TenantId> = stored.forgotten.union(forget).copied().collect();
+    store
+        .save(stored.through, &Changes::new(), &forgotten)
+        .and_then(|()| {
+            if forget.is_empty() {
+                Ok(())
+            } else {
+                store.rewrite()
+            }
+        })
+        .map_err(|error| error.to_string())
+}
+
 impl Store {
     /// Puts a copy in the file's place, so that nothing of what was taken away stands on the disk any more:
     /// the database only marks its room as free. A damaged file that was kept goes too.
@@ -217,28 +279,15 @@ impl Store {
         let fresh = self.storage.open(&fresh_name, OpenMode::Create)?;
         let fresh = database::open(fresh, CACHE_BYTES)?;
         let write = fresh.begin_write()?;
-        copy(&read, &write, FACTS)?;
-        copy(&read, &write, SUBJECTS)?;
-        copy(&read, &write, FORGOTTEN)?;
+        database::copy_table(&read, &write, FACTS)?;
+        database::copy_table(&read, &write, SUBJECTS)?;
+        database::copy_table(&read, &write, FORGOTTEN)?;
         write.commit()?;
         drop((read, database, fresh));
         self.storage.rename(&fresh_name, STATE)?;
         self.storage.sync_folder("")?;
         Ok(())
     }
-}
-
-fn copy<K: Key + 'static, V: Value + 'static>(
-    from: &ReadTransaction,
-    to: &WriteTransaction,
-    table: TableDefinition<'_, K, V>,
-) -> Result<(), redb::Error> {
-    let mut copied = to.open_table(table)?;
-    for entry in from.open_table(table)?.iter()? {
-        let (key, value) = entry?;
-        copied.insert(key.value(), value.value())?;
-    }
-    Ok(())
 }
 
 /// A key that no key of the tenant is greater than.

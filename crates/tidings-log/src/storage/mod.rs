@@ -7,12 +7,14 @@
 //! [`Storage::sync_folder`] of the folder that names it.
 
 mod files;
+mod memory;
 
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
 pub use files::FileStorage;
+pub(crate) use memory::MemoryFile;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,7 +68,7 @@ fn a_newer_format_is_refused_naming_both_versions() {
     fs::write(folder.path().join("FORMAT"), "tidings-log 99\n").unwrap();
     let error = open(folder.path()).unwrap_err().to_string();
     assert!(
-        error.contains("format 99") && error.contains("up to 2"),
+        error.contains("format 99") && error.contains("up to 3"),
         "{error}"
     );
     assert!(

@@ -1,7 +1,11 @@
 //! The log from outside: what it promises, under the faults that a disk can have.
 
+mod backup;
+mod backup_history;
 mod durability;
+mod epochs;
 mod folder;
+mod formats;
 mod model;
 mod purge;
 mod reading;

@@ -78,6 +78,8 @@ struct Faults {
     tear_next_write: Option<usize>,
     no_room: bool,
     no_room_for_writes: bool,
+    /// Nothing can be written, whatever it is.
+    no_room_at_all: bool,
     /// Syncs of segments wait.
     hold_syncs: bool,
     syncs_waiting: u64,
@@ -204,6 +206,11 @@ impl SimulatedStorage {
     /// As on a file system that can't reserve room.
     pub(crate) fn set_full_for_writes(&self, full: bool) {
         self.disk().faults.no_room_for_writes = full;
+    }
+
+    /// As on a disk that others have filled.
+    pub(crate) fn set_full_for_all(&self, full: bool) {
+        self.disk().faults.no_room_at_all = full;
     }
 
     pub(crate) fn refuse_meta_writes(&self, refuse: bool) {
@@ -382,7 +389,7 @@ impl Storage for SimulatedStorage {
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let disk = self.living()?;
-        if !disk.folders.iter().any(|known| known == folder) {
+        if !folder.is_empty() && !disk.folders.iter().any(|known| known == folder) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let names = disk.names.keys();
@@ -507,6 +514,9 @@ impl StorageFile for SimulatedFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut disk = self.operate()?;
         let offset = usize::try_from(offset).unwrap();
+        if disk.faults.no_room_at_all {
+            return Err(no_room());
+        }
         if self.is_segment() {
             disk.journal.push(Operation::Write);
             if let Some(after) = disk.faults.tear_next_write.take() {

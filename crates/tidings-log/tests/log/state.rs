@@ -443,3 +443,54 @@ fn a_forgotten_tenant_does_not_come_back() {
     assert_eq!(bench.state_texts(Scope::All), ["of 1", "of 3"]);
     assert_eq!(bench.log().state().health().subjects, 2);
 }
+
+#[test]
+fn what_is_restored_stands_before_the_log_is_shown_to_no_reader_and_outlives_a_kill() {
+    let mut bench = bench();
+    say(&bench, tenant(1), vec![of_subject(STATUS, "r1", "known")]);
+    bench.wait_for_state();
+    let state = bench.log().state();
+    state.forget_tenants(&[tenant(9)]).unwrap();
+    let restored = |tenant, event| (tenant, event);
+    let events = vec![
+        restored(
+            tenant(1),
+            of_subject(STATUS, "r1", "older than what is known"),
+        ),
+        restored(tenant(1), of_subject(STATUS, "r2", "told by nobody else")),
+        restored(tenant(2), of_subject(ALERT, "a1", "still open")),
+        restored(tenant(2), removed(ALERT, "a2")),
+        restored(tenant(2), event("of nothing")),
+        restored(tenant(9), of_subject(STATUS, "r1", "of the forgotten")),
+    ];
+    state.restore(events.clone()).unwrap();
+    state.restore(events).unwrap();
+    let expected = ["known", "told by nobody else", "still open"];
+    assert_eq!(bench.state_texts(Scope::All), expected);
+    assert_eq!(state.latest(tenant(2), ALERT, "a1").unwrap().position(), 0);
+    assert_eq!(state.health().subjects, 3);
+    // Readers of events see the log and nothing else.
+    assert_eq!(bench.texts(Scope::All), ["known"]);
+
+    bench.kill_and_restart();
+    bench.wait_for_state();
+    assert_eq!(bench.state_texts(Scope::All), expected);
+    // What the log is told from now on is later.
+    say(
+        &bench,
+        tenant(2),
+        vec![removed(ALERT, "a1"), of_subject(STATUS, "r3", "new")],
+    );
+    say(
+        &bench,
+        tenant(1),
+        vec![of_subject(STATUS, "r2", "heard of again")],
+    );
+    bench.wait_for_state();
+    let restored = vec![(tenant(1), of_subject(STATUS, "r2", "older again"))];
+    bench.log().state().restore(restored).unwrap();
+    assert_eq!(
+        bench.state_texts(Scope::All),
+        ["known", "heard of again", "new"]
+    );
+}

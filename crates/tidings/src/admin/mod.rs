@@ -1,16 +1,19 @@
 //! The admin listener: is the server alive, is it ready, how is it doing.
 //!
 //! - [`listener`]: its own thread, so that it answers while the public one is busy.
+//! - [`backup`]: have the server make a backup.
 //!
 //! It is on an address of its own, so that it is never exposed with the public one.
 
 mod listener;
 
+pub(crate) mod backup;
+
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
@@ -30,9 +33,10 @@ pub fn router(app: &Arc<App>) -> Router {
             get(|| async { Json(json!({ "status": "alive" })) }),
         )
         .route("/readyz", get(ready))
+        .route("/backup", post(backup::make))
         .route("/metrics", get(metrics))
         .fallback(|| async {
-            let there_is = "there are /healthz, /readyz and /metrics here";
+            let there_is = "there are /healthz, /readyz, /metrics and POST /backup here";
             Refusal::new(StatusCode::NOT_FOUND, there_is)
         })
         .with_state(Arc::clone(app))

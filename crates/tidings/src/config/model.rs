@@ -137,6 +137,9 @@ section! {
         layout: LogLayout = kinds::LOG_LAYOUT, "own";
         /// The folder of the log; it is created where it does not exist.
         path: PathBuf = kinds::PATH, "./tidings-data";
+        /// The folder in which backups may be made while the server runs (`tidings log backup`): where whoever reaches
+        /// `admin_listen` may have it write. Without it, a backup can be made of a server that is stopped only.
+        backup_path: Option<PathBuf> = kinds::OPTIONAL_PATH, "";
         /// How long events are kept; 0 means until there are too many.
         retention: Duration = kinds::RETENTION, "7d";
         /// How large the log may grow before the oldest events go; 0 means no limit.

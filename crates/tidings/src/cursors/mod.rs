@@ -1,6 +1,7 @@
 //! Cursors: what clients see of positions, and what leads back from it.
 //!
-//! Over the embedded log a cursor is its epoch and a position. Over a mirror, positions are the node's own
+//! Over the embedded log a cursor is its epoch and a position; those of a log that it descends from lead on up to where
+//! the two parted. Over a mirror, positions are the node's own
 //! business: a cursor names places in the sources, so that any node can go on from it.
 //!
 //! - [`origin`]: what the log keeps with an event of a mirror.
@@ -18,16 +19,17 @@ pub mod sources;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
-use tidings_log::{EventRef, Log, ReadError, Scope};
+use tidings_log::{EventRef, Kinship, Log, ReadError, Resume, Scope};
 use tidings_protocol::api::GapReason;
 use tidings_protocol::{Cursor, MergedCursor, Position};
 
 pub use ids::{CursorText, EventIds};
 pub use origin::{Origin, Reached};
 pub use resolve::{Missing, Passage, Place, Resolution};
-pub use sources::{Sources, Standing};
+pub use sources::{Asked, Sources, Standing};
 
 /// When an event was appended, in microseconds since the Unix epoch: in a mirror, by its source.
 #[must_use]
@@ -136,7 +138,7 @@ impl Cursors {
         &self,
         scope: Scope,
         text: &str,
-        tail: Position,
+        tail: impl FnOnce() -> Position,
     ) -> Result<Resolution, ReadError> {
         match &self.sources {
             Some(sources) => match resolve::read(&self.ids, sources.count(), text) {
@@ -145,11 +147,25 @@ impl Cursors {
             },
             None => Ok(match text.parse::<Cursor>() {
                 Err(_) => Resolution::Unknown(GapReason::Malformed),
-                Ok(cursor) if cursor.epoch != self.log.epoch() => {
-                    Resolution::Unknown(GapReason::UnknownEpoch)
-                }
-                Ok(cursor) if cursor.position > tail => Resolution::Unknown(GapReason::AheadOfLog),
-                Ok(cursor) => Resolution::Found(self.place_after(scope, cursor.position)),
+                Ok(cursor) => self.resolve_own(scope, cursor, tail()),
+            }),
+        }
+    }
+
+    /// Where a cursor of this log, or of one that it descends from, leads.
+    fn resolve_own(&self, scope: Scope, cursor: Cursor, tail: Position) -> Resolution {
+        match self.log.lineage().kinship(cursor.epoch, cursor.position) {
+            Kinship::Strange => Resolution::Unknown(GapReason::UnknownEpoch),
+            Kinship::Same if cursor.position > tail => Resolution::Unknown(GapReason::AheadOfLog),
+            Kinship::Same => Resolution::Found(self.place_after(scope, cursor.position)),
+            // What the client has seen behind the fork is not in this log. Of what is here instead it has seen
+            // nothing, so it is given all of that.
+            Kinship::Parted(fork) => Resolution::Found(Place {
+                missing: vec![Missing {
+                    reason: GapReason::AheadOfLog,
+                    source: None,
+                }],
+                ..self.place_after(scope, fork)
             }),
         }
     }
@@ -222,9 +238,11 @@ impl Cursors {
     /// When the log can't be read.
     pub fn position_of(&self, text: &str) -> Result<Option<Position>, ReadError> {
         let (source, place) = match &*self.ids {
-            EventIds::Log(epoch, _) => {
-                let cursor = text.parse::<Cursor>().ok();
-                let cursor = cursor.filter(|cursor| cursor.epoch == *epoch);
+            EventIds::Log(..) => {
+                let lineage = self.log.lineage();
+                let cursor = text.parse::<Cursor>().ok().filter(|cursor| {
+                    lineage.kinship(cursor.epoch, cursor.position) == Kinship::Same
+                });
                 return Ok(cursor.map(|cursor| cursor.position));
             }
             EventIds::Source => match text.parse::<Cursor>() {
@@ -245,21 +263,57 @@ impl Cursors {
             .map(|(position, _)| position))
     }
 
-    /// Why places that this node has not copied can't be had, if that is certain: where it stands at the end
-    /// of a source, what lies beyond was never there.
-    #[must_use]
-    pub fn verdict(&self, places: &[Cursor]) -> Option<GapReason> {
-        let standings = self.sources.as_ref()?.standings();
-        let mut both = standings.iter().zip(places);
-        both.find_map(|(standing, place)| {
-            if !standing.current || standing.covers(*place) {
-                None
-            } else if place.epoch == standing.epoch {
-                (place.position > standing.last).then_some(GapReason::AheadOfLog)
-            } else {
-                Some(GapReason::UnknownEpoch)
+    /// Why places that this node has not copied can't be had, if that is certain: what the sources say when they are
+    /// asked now, and have been saying for a while. What the node was told before says nothing of what came since.
+    pub async fn verdict(&self, places: &[Cursor]) -> Option<GapReason> {
+        let sources = self.sources.as_ref()?;
+        let asked = sources.ask(places).await;
+        let standings = sources.standings();
+        let mut verdict = None;
+        let all = standings.iter().zip(places).zip(asked).enumerate();
+        for (source, ((standing, place), asked)) in all {
+            let Some(asked) = asked else {
+                continue;
+            };
+            let judged = judge(standing, *place, asked);
+            if sources.is_believed(source, judged.is_some(), Instant::now()) {
+                verdict = verdict.or(judged);
             }
-        })
+        }
+        verdict
+    }
+
+    /// The position behind which everything comes that one source has after a place; `None` where some of that
+    /// is not in the log any more, or never was.
+    ///
+    /// # Errors
+    ///
+    /// When the log can't be read.
+    pub fn position_after(
+        &self,
+        source: usize,
+        place: Cursor,
+    ) -> Result<Option<Position>, ReadError> {
+        let standing = self
+            .sources
+            .as_ref()
+            .and_then(|sources| sources.standings().get(source).copied());
+        let Some(standing) = standing else {
+            return Ok(None);
+        };
+        let begins = Cursor {
+            epoch: standing.epoch,
+            position: standing.first - 1,
+        };
+        // Of an incarnation before this one it is not known whether all of it was copied.
+        if place < begins || !standing.covers(place) {
+            return Ok(None);
+        }
+        let tail = self.log.tail();
+        let is_behind = |origin: &Origin| origin.reached.get(source) > Some(&place);
+        let position = lookup::before_first(&self.log, tail, is_behind)?;
+        let is_whole = self.log.resume_point(Scope::All, position) == Resume::Exact;
+        Ok(is_whole.then_some(position))
     }
 
     /// Waits until this node has copied what a cursor names.
@@ -267,5 +321,17 @@ impl Cursors {
         if let Some(sources) = &self.sources {
             sources.wait_for(places).await;
         }
+    }
+}
+
+/// Why a place of a source can't be had, if what the source says makes that certain.
+fn judge(standing: &Standing, place: Cursor, asked: Asked) -> Option<GapReason> {
+    // Of a stream that was made anew, this node has yet to learn how cursors call it.
+    if standing.covers(place) || standing.incarnation != asked.incarnation {
+        None
+    } else if standing.epoch != place.epoch {
+        Some(GapReason::UnknownEpoch)
+    } else {
+        (place.position > asked.last).then_some(GapReason::AheadOfLog)
     }
 }

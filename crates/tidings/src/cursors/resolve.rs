@@ -91,7 +91,8 @@ pub(super) fn read(ids: &EventIds, count: usize, text: &str) -> Result<Vec<Curso
     }
 }
 
-/// Finds the place of a cursor in the log up to `tail`.
+/// Finds the place of a cursor in the log up to `tail`, which is looked at when it is known that the log has what the
+/// cursor names.
 ///
 /// # Errors
 ///
@@ -102,13 +103,16 @@ pub(super) fn resolve(
     sources: &Sources,
     scope: Scope,
     asked: &[Cursor],
-    tail: Position,
+    tail: impl FnOnce() -> Position,
 ) -> Result<Resolution, ReadError> {
     let standings = sources.standings();
     let mut both = standings.iter().zip(asked);
     if !both.all(|(standing, place)| standing.covers(*place)) {
         return Ok(Resolution::Ahead(asked.to_vec()));
     }
+    // Not before: up to an earlier tail the log may lack what has been copied since, and what the cursor names
+    // would be given again.
+    let tail = tail();
     let mut floor: Reached = asked.into();
     let mut missing = Vec::new();
     for (place, (standing, name)) in floor.iter_mut().zip(standings.iter().zip(sources.names())) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tidings_log::{EventRef, Health, Listener, LogOptions, NewEvent, ReadLimit};
@@ -142,7 +143,7 @@ impl Node {
     /// far yet.
     fn watch(&self, scope: Scope, cursor: &str, most: usize) -> Option<Leg> {
         let tail = self.log.tail();
-        let place = match self.cursors.resolve(scope, cursor, tail).unwrap() {
+        let place = match self.cursors.resolve(scope, cursor, || tail).unwrap() {
             Resolution::Found(place) => place,
             Resolution::Ahead(_) => return None,
             Resolution::Unknown(reason) => panic!("{cursor} is {reason:?}"),
@@ -322,7 +323,7 @@ fn what_no_source_of_this_deployment_ever_was_leads_nowhere() {
     let node = Node::copying(&history, &[0], usize::MAX);
     let resolve = |text: &str| {
         node.cursors
-            .resolve(Scope::All, text, node.log.tail())
+            .resolve(Scope::All, text, || node.log.tail())
             .unwrap()
     };
     let malformed = Resolution::Unknown(GapReason::Malformed);
@@ -334,12 +335,57 @@ fn what_no_source_of_this_deployment_ever_was_leads_nowhere() {
     assert_eq!(resolve("0~2s.1~2s.1~2s.1"), unknown);
     let beyond = resolve("0~2s.3~2s.1");
     assert!(matches!(beyond, Resolution::Ahead(_)), "{beyond:?}");
-    // Only who has just asked the source can say that it has no more.
-    let Resolution::Ahead(places) = beyond else {
-        unreachable!()
+    // A tail that was looked at before the log has what a cursor names is not the tail to go by: a stream began
+    // there and was given that event again.
+    let early = || -> Position { panic!("the log does not have it yet") };
+    let beyond = node.cursors.resolve(Scope::All, "0~2s.3~2s.1", early);
+    assert!(matches!(beyond, Ok(Resolution::Ahead(_))));
+}
+
+/// A node that was cut off took what it had heard last for what there is, and told clients that came from another
+/// node that their cursors were ahead: they were shown again what they had seen.
+#[test]
+fn only_what_a_source_says_when_asked_makes_it_certain_that_it_has_no_more() {
+    let standing = Standing {
+        incarnation: 7,
+        epoch: Epoch(100),
+        copied: 40,
+        last: 40,
+        current: true,
+        ..Standing::default()
     };
-    assert_eq!(node.cursors.verdict(&places), None);
-    let sources = node.cursors.sources().unwrap();
-    sources.update(0, |standing| standing.current = true);
-    assert_eq!(node.cursors.verdict(&places), Some(GapReason::AheadOfLog));
+    let place = |epoch, position| Cursor {
+        epoch: Epoch(epoch),
+        position,
+    };
+    let asked = |incarnation, last| Asked { incarnation, last };
+    let judged = |place, asked| judge(&standing, place, asked);
+    assert_eq!(judged(place(100, 59), asked(7, 60)), None);
+    let ahead = Some(GapReason::AheadOfLog);
+    assert_eq!(judged(place(100, 59), asked(7, 58)), ahead);
+    assert_eq!(judged(place(100, 40), asked(7, 40)), None);
+    let unknown = Some(GapReason::UnknownEpoch);
+    assert_eq!(judged(place(101, 1), asked(7, 60)), unknown);
+    // It was made anew a moment ago.
+    assert_eq!(judged(place(101, 1), asked(8, 1)), None);
+}
+
+/// A server that was frozen, and led the stream before, says for a moment what was so when it froze.
+#[test]
+fn a_source_is_believed_only_when_it_says_the_same_for_a_while() {
+    let sources = Sources::new(["ONE".to_owned(), "TWO".to_owned()]);
+    let begun = Instant::now();
+    let at = |seconds| begun + Duration::from_secs(seconds);
+    assert!(!sources.is_believed(0, true, at(0)));
+    assert!(!sources.is_believed(0, true, at(14)));
+    assert!(sources.is_believed(0, true, at(15)));
+    assert!(!sources.is_believed(1, true, at(16)));
+    // It has found out.
+    assert!(!sources.is_believed(0, false, at(17)));
+    assert!(!sources.is_believed(0, true, at(18)));
+    assert!(!sources.is_believed(0, true, at(32)));
+    assert!(sources.is_believed(0, true, at(33)));
+    // Nobody has asked for long.
+    assert!(!sources.is_believed(1, true, at(300)));
+    assert!(sources.is_believed(1, true, at(316)));
 }

@@ -18,6 +18,9 @@ const STREAM_NOT_FOUND: u64 = 10_059;
 /// The error code of a message that does not exist.
 const MESSAGE_NOT_FOUND: u64 = 10_037;
 
+/// The error code of a message that could not be deleted, mostly since it is not there.
+const DELETE_FAILED: u64 = 10_057;
+
 /// What went wrong with a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -201,6 +204,60 @@ pub async fn message_headers(
             String::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))
         })
         .transpose()
+}
+
+/// A message as the stream's leader has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastMessage {
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// Its payload.
+    pub payload: Vec<u8>,
+}
+
+/// The last message under a subject.
+pub async fn last_message(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+) -> Result<LastMessage, ApiError> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    #[derive(Deserialize)]
+    struct Answer {
+        message: Stored,
+    }
+    #[derive(Deserialize)]
+    struct Stored {
+        seq: u64,
+        #[serde(default)]
+        data: String,
+    }
+    let asked = json!({ "last_by_subj": subject });
+    let answer: Answer = call(client, &format!("STREAM.MSG.GET.{stream}"), &asked).await?;
+    let payload = STANDARD.decode(answer.message.data);
+    Ok(LastMessage {
+        sequence: answer.message.seq,
+        payload: payload.map_err(|error| ApiError::Unreadable(error.to_string()))?,
+    })
+}
+
+/// Removes one message, without writing over its bytes. One that is not there is as good as removed.
+pub async fn delete_message(client: &Client, stream: &str, sequence: u64) -> Result<(), ApiError> {
+    let asked = json!({ "seq": sequence, "no_erase": true });
+    let subject = format!("STREAM.MSG.DELETE.{stream}");
+    match call::<Value>(client, &subject, &asked).await {
+        Ok(_) | Err(ApiError::NoMessage) => Ok(()),
+        Err(ApiError::Refused { code, .. }) if code == DELETE_FAILED => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes everything under some subjects.
+pub async fn purge_subjects(client: &Client, stream: &str, filter: &str) -> Result<(), ApiError> {
+    let asked = json!({ "filter": filter });
+    let _: Value = call(client, &format!("STREAM.PURGE.{stream}"), &asked).await?;
+    Ok(())
 }
 
 /// A span as JetStream writes it.

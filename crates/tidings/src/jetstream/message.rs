@@ -113,9 +113,9 @@ pub fn message_id(tenant: TenantId, event: &NewEvent) -> String {
     hex(&id)
 }
 
-/// The headers of an event.
+/// What the header says of an event that neither its subject nor its payload says.
 #[must_use]
-pub fn headers(event: &NewEvent, message_id: &str) -> HeaderMap {
+pub fn header(event: &NewEvent) -> String {
     let mut value = String::with_capacity(64);
     value.push_str(VERSION);
     if let Some(key) = event.key {
@@ -134,9 +134,15 @@ pub fn headers(event: &NewEvent, message_id: &str) -> HeaderMap {
             value.push_str(" ends");
         }
     }
+    value
+}
+
+/// The headers of an event.
+#[must_use]
+pub fn headers(event: &NewEvent, message_id: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(MESSAGE_ID, message_id);
-    headers.insert(HEADER, value.as_str());
+    headers.insert(HEADER, header(event).as_str());
     headers
 }
 

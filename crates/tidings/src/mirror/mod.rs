@@ -31,6 +31,7 @@ use crate::jetstream::{
     SourceSpec,
 };
 use crate::nats::Nats;
+use crate::state::bucket::load::Loader;
 use crate::time::unix_microseconds;
 
 use copier::{Copier, Stopped};
@@ -45,13 +46,16 @@ const REPORTS: usize = 4;
 /// How often what is remembered beside the log is written, if it has changed.
 const REMEMBER: Duration = Duration::from_secs(2);
 
-/// How long to wait before a log that was full is tried again.
+/// How long to wait before a log that was full, or a bucket that could not be read, is tried again.
 const FULL: Duration = Duration::from_secs(1);
 
 /// A source stream and how it is read.
 pub struct SourceStream {
     /// Its name in the broker.
     pub stream: String,
+    /// It is this deployment's own, so while it does not exist yet nothing can be said of it; others' streams need not
+    /// exist.
+    pub is_own: bool,
     /// How its messages become events; asked anew whenever reading begins anew.
     pub decoder: Box<dyn Fn() -> Decoder + Send + Sync>,
 }
@@ -73,6 +77,16 @@ impl MirrorCounters {
     pub fn read(&self) -> Vec<Arc<SourceCounters>> {
         self.0.lock().clone()
     }
+}
+
+/// How a mirror reads its sources.
+pub struct Reach<'a> {
+    /// The connection.
+    pub nats: &'a Nats,
+    /// What the node is called.
+    pub node: &'a str,
+    /// Where a node that begins finds the state that its source does not tell it.
+    pub loader: Option<Loader>,
 }
 
 /// A folder whose log is, or can become, the mirror of some sources.
@@ -142,6 +156,7 @@ impl Copy {
         for (source, (facts, reached)) in facts.sources.iter_mut().zip(&reached).enumerate() {
             facts.copied = facts.copied.max(reached.position);
             sources.update(source, |standing| {
+                standing.incarnation = facts.incarnation;
                 standing.epoch = Epoch(facts.epoch);
                 standing.first = facts.first;
                 standing.copied = facts.copied;
@@ -197,18 +212,20 @@ impl Mirror {
     pub fn start(
         copy: Copy,
         streams: Vec<SourceStream>,
-        node: &str,
-        nats: &Nats,
+        reach: Reach<'_>,
         cursors: &Arc<Cursors>,
         liveness: &Arc<Liveness>,
     ) -> Self {
+        copy.sources.are_at(reach.nats);
         let stop = CancellationToken::new();
         let counters = MirrorCounters::default();
         let work = Work {
             behind: vec![Behind::new("not followed yet"); streams.len()],
             streams,
-            node: node.to_owned(),
-            nats: nats.clone(),
+            node: reach.node.to_owned(),
+            nats: reach.nats.clone(),
+            loader: reach.loader,
+            stop: stop.clone(),
             log: cursors.log().clone(),
             liveness: Arc::clone(liveness),
             sources: copy.sources,
@@ -217,7 +234,7 @@ impl Mirror {
             counters: counters.clone(),
         };
         work.tell_liveness();
-        let task = tokio::spawn(work.run(stop.clone()));
+        let task = tokio::spawn(work.run());
         Self {
             stop,
             task,
@@ -258,6 +275,9 @@ struct Work {
     streams: Vec<SourceStream>,
     node: String,
     nats: Nats,
+    loader: Option<Loader>,
+    /// Cancelled when the mirror is to end.
+    stop: CancellationToken,
     log: Log,
     liveness: Arc<Liveness>,
     sources: Arc<Sources>,
@@ -275,7 +295,8 @@ struct Reading {
 }
 
 impl Work {
-    async fn run(mut self, stop: CancellationToken) {
+    async fn run(mut self) {
+        let stop = self.stop.clone();
         loop {
             let stopped = self.read(&stop).await;
             self.remember().await;
@@ -364,7 +385,14 @@ impl Work {
             SourceEvent::Waiting => {
                 // What does not exist can't be behind; a warning was logged.
                 reading.merge.set_at_end(source, true);
-                self.set_behind(source, Behind(None)).await;
+                let stream = &self.streams[source];
+                let behind = if stream.is_own {
+                    // A cursor that was given now would be of no stream.
+                    Behind::new(&format!("the stream {} does not exist yet", stream.stream))
+                } else {
+                    Behind(None)
+                };
+                self.set_behind(source, behind).await;
             }
             SourceEvent::Away { reason } => {
                 reading.merge.set_at_end(source, true);
@@ -399,6 +427,9 @@ impl Work {
     ) -> Result<(), Stopped> {
         if self.facts.sources[source].incarnation != batch.incarnation {
             reading.copier.settle().await?;
+            if self.facts.sources[source].incarnation == 0 && self.log.tail() == 0 {
+                self.restore_state(source, &batch).await?;
+            }
             let epoch = epoch_of(batch.incarnation);
             let first = batch.first_sequence.max(1);
             self.begin_epoch(reading, source, batch.incarnation, epoch, first)
@@ -413,6 +444,36 @@ impl Work {
             .merge
             .put(source, batch.messages, batch.through, at_end);
         Ok(())
+    }
+
+    /// A node that begins: takes over the state of what its source does not have any more. That comes before anything
+    /// is written down of the source, so a node that is killed in between begins with it again.
+    async fn restore_state(&mut self, source: usize, batch: &SourceBatch) -> Result<(), Stopped> {
+        let Some(loader) = self.loader.clone() else {
+            return Ok(());
+        };
+        let oldest = batch.messages.first().map(|message| message.sequence);
+        let first = Cursor {
+            epoch: Epoch(epoch_of(batch.incarnation)),
+            position: oldest.unwrap_or(batch.through + 1),
+        };
+        let stop = self.stop.clone();
+        loop {
+            let restored = tokio::select! {
+                restored = loader.restore(first, &self.log) => restored,
+                () = stop.cancelled() => return Err(Stopped::Closed),
+            };
+            let Err(error) = restored else {
+                return Ok(());
+            };
+            tracing::warn!(%error, "state_not_restored");
+            self.set_behind(source, Behind::new(&error.to_string()))
+                .await;
+            tokio::select! {
+                () = tokio::time::sleep(FULL) => {}
+                () = stop.cancelled() => return Err(Stopped::Closed),
+            }
+        }
     }
 
     /// Copies what the merge gives.
@@ -455,6 +516,7 @@ impl Work {
         facts.first = first;
         facts.copied = first - 1;
         self.sources.update(source, |standing| {
+            standing.incarnation = incarnation;
             standing.epoch = Epoch(epoch);
             standing.first = first;
             standing.copied = first - 1;

@@ -239,7 +239,7 @@ async fn locate(app: &Arc<App>, cursor: String) -> Result<Position, Refusal> {
         if let Some(position) = app.cursors.position_of(&cursor)? {
             return Ok(Some(position));
         }
-        let tail = app.window.tail();
+        let tail = || app.window.tail();
         let resolved = app.cursors.resolve(Scope::All, &cursor, tail)?;
         // Where it has gone from this node alone, nobody can say what stood before it.
         Ok(matches!(resolved, Resolution::Ahead(_)).then_some(Position::MAX))

@@ -32,6 +32,8 @@ pub(super) struct RegistryFile {
 impl RegistryFile {
     pub(super) fn open(folder: &Path) -> Result<Self, RegistryError> {
         let path = folder.join(FILE_NAME);
+        // An export that was cut off has left it. It may hold what is removed here later.
+        let _ = std::fs::remove_file(copy_of(&path));
         let exists = path.try_exists().map_err(|error| RegistryError::Open {
             path: path.clone(),
             what: error.to_string(),
@@ -145,18 +147,37 @@ impl RegistryFile {
         };
         let copied = database.and_then(|database| {
             let read = database.begin_read()?;
-            make(&self.path, |write| {
-                copy(&read, write, groups::TABLE)?;
-                copy(&read, write, keys::TABLE)?;
-                copy(&read, write, keys::USES)?;
-                copy(&read, write, purged::TABLE)?;
-                copy(&read, write, revocations::TABLE)
-            })
+            make(&self.path, |write| copy_all(&read, write))
         });
         copied.map_err(|error| self.write_error(&error))?;
         // Where this fails the next write tries again.
         *slot = reopen(&self.path).ok();
         Ok(())
+    }
+
+    /// The content of a file that says what this one says now.
+    pub(super) fn export(&self) -> Result<Vec<u8>, RegistryError> {
+        let copy = copy_of(&self.path);
+        // Nobody changes it meanwhile.
+        let mut slot = self.database.lock();
+        let exported = (|| -> Result<Vec<u8>, redb::Error> {
+            let database = match slot.take() {
+                Some(database) => database,
+                None => reopen(&self.path)?,
+            };
+            let read = database.begin_read();
+            *slot = Some(database);
+            make(&copy, |write| copy_all(&read?, write))?;
+            Ok(std::fs::read(&copy)?)
+        })();
+        drop(slot);
+        match std::fs::remove_file(&copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "removing a copy of the registry");
+            }
+            _ => {}
+        }
+        exported.map_err(|error| self.write_error(&error))
     }
 
     fn write_error(&self, error: &redb::Error) -> RegistryError {
@@ -181,6 +202,20 @@ fn write(
     write.commit()?;
     *slot = Some(database);
     Ok(())
+}
+
+/// Where the file is copied to before the copy is read.
+fn copy_of(path: &Path) -> PathBuf {
+    path.with_extension("copy.redb")
+}
+
+/// Copies every table.
+fn copy_all(from: &ReadTransaction, to: &WriteTransaction) -> Result<(), redb::Error> {
+    copy(from, to, groups::TABLE)?;
+    copy(from, to, keys::TABLE)?;
+    copy(from, to, keys::USES)?;
+    copy(from, to, purged::TABLE)?;
+    copy(from, to, revocations::TABLE)
 }
 
 fn copy<K: Key + 'static, V: Value + 'static>(

@@ -13,6 +13,7 @@ mod keys;
 mod purged;
 mod revocations;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,10 @@ pub use keys::ManagedKeys;
 pub use purged::{Purge, PurgedTenants};
 pub use revocations::Revocations;
 
+use tidings_protocol::TenantId;
+
+use crate::auth::ManagedKey;
+use crate::auth::revocation::Revocation;
 use file::RegistryFile;
 
 /// The name of the file in the log's folder.
@@ -130,6 +135,40 @@ impl Registry {
     #[must_use]
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
+    }
+
+    /// What the file says now, as the content of a file, for a backup.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses.
+    pub fn export(&self) -> Result<Vec<u8>, RegistryError> {
+        self.file.export()
+    }
+
+    /// Takes over what must not be forgotten with a restore of an older backup: what became of API keys, who was purged, with
+    /// all that was its, and which access tokens were revoked. Nothing else is.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses.
+    pub fn take_over(
+        &self,
+        purged: &[(TenantId, Purge)],
+        revocations: &[Revocation],
+        keys: &[(Arc<str>, Arc<ManagedKey>)],
+    ) -> Result<(), RegistryError> {
+        for (id, key) in keys {
+            let taken = |_: Option<&ManagedKey>| Ok::<_, Infallible>(Some((**key).clone()));
+            let Ok(()) = self.keys.change(id, taken)?;
+        }
+        for (tenant, purge) in purged {
+            self.purged.add(*tenant, purge.at, &purge.by)?;
+            self.groups.remove_tenant(*tenant)?;
+            self.keys.remove_tenant(*tenant)?;
+        }
+        self.revocations.add(revocations)?;
+        self.wipe_removed()
     }
 
     /// Writes the file anew, so that nothing of what was removed stands on the disk any more: the store only

@@ -3,11 +3,13 @@
 //! - [`read`]: `GET /tenants/{tenant_id}/state`.
 //! - [`ageing`]: takes subjects away of which nothing was heard for too long.
 //! - [`removal`]: the server's own event that takes a subject away.
+//! - [`bucket`]: the state of all nodes in JetStream, for nodes that begin with an empty folder.
 //!
 //! The log keeps it (`tidings_log::State`); what a reader may see of it is [`View`](crate::fanout::View)'s
 //! to say.
 
 pub mod ageing;
+pub mod bucket;
 pub mod read;
 pub mod removal;
 

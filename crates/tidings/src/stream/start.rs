@@ -94,8 +94,8 @@ impl Start {
     }
 }
 
-/// Resolves what was asked for, against what is retained of `scope` now. `tail` is the last
-/// position that was fixed before the caller was authorised.
+/// Resolves what was asked for, against what is retained of `scope` now. `tail` looks how far the window
+/// reaches.
 ///
 /// # Errors
 ///
@@ -104,16 +104,16 @@ pub fn resolve(
     cursors: &Cursors,
     scope: Scope,
     request: &StartRequest,
-    tail: Position,
+    tail: impl Fn() -> Position,
 ) -> Result<Resolved, ReadError> {
     Ok(Resolved::Start(match request {
-        StartRequest::Tail => Start::from_now(cursors, tail),
+        StartRequest::Tail => Start::from_now(cursors, tail()),
         StartRequest::Since(time) => {
             Start::at(cursors.since(scope, *time)?, || time::rfc3339(*time))
         }
-        StartRequest::Cursor(text) => match cursors.resolve(scope, text, tail)? {
+        StartRequest::Cursor(text) => match cursors.resolve(scope, text, &tail)? {
             Resolution::Found(place) => Start::at(place, || text.clone()),
-            Resolution::Unknown(reason) => Start::astray(cursors, tail, text, reason),
+            Resolution::Unknown(reason) => Start::astray(cursors, tail(), text, reason),
             Resolution::Ahead(places) => return Ok(Resolved::Ahead(places)),
         },
     }))
@@ -140,7 +140,7 @@ pub async fn settle(
     {
         return Ok(start);
     }
-    match (app.cursors.verdict(&places), request) {
+    match (app.cursors.verdict(&places).await, request) {
         (Some(reason), StartRequest::Cursor(text)) => {
             let tail = app.window.tail();
             Ok(Start::astray(&app.cursors, tail, text, reason))
@@ -157,14 +157,14 @@ async fn resolve_off(
     scope: Scope,
     request: &StartRequest,
 ) -> Result<Resolved, Refusal> {
-    let tail = app.window.tail();
     let resolved = if app.cursors.sources().is_none() || *request == StartRequest::Tail {
-        resolve(&app.cursors, scope, request, tail)
+        resolve(&app.cursors, scope, request, || app.window.tail())
     } else {
         let _permit = app.history_readers.acquire().await;
-        let (cursors, request) = (Arc::clone(&app.cursors), request.clone());
-        let resolving =
-            tokio::task::spawn_blocking(move || resolve(&cursors, scope, &request, tail));
+        let (app, request) = (Arc::clone(app), request.clone());
+        let resolving = tokio::task::spawn_blocking(move || {
+            resolve(&app.cursors, scope, &request, || app.window.tail())
+        });
         match resolving.await {
             Ok(resolved) => resolved,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),

@@ -1,42 +1,15 @@
-//! `tidings log`.
+//! `tidings log verify`.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
 use tidings_log::VerifyReport;
 
-use super::{Outcome, SettingsArgs, print};
+use super::super::{Outcome, SettingsArgs, print};
 
-#[derive(Debug, Args)]
-pub(super) struct LogCommand {
-    #[command(subcommand)]
-    action: Action,
-}
-
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// Check a folder, without changing anything: every frame, every index, the order
-    #[command(after_help = "\
-Ends with 1 where events are lost. The server may run meanwhile.
-
-Example:
-  tidings log verify /var/lib/tidings")]
-    Verify {
-        /// The folder; the configured one (log.path) without it
-        folder: Option<PathBuf>,
-        #[command(flatten)]
-        settings: SettingsArgs,
-    },
-}
-
-pub(super) fn run(command: LogCommand) -> Outcome {
-    let Action::Verify { folder, settings } = command.action;
-    let folder = match folder {
-        Some(folder) => folder,
-        None => settings.load()?.config.log.path,
-    };
+pub(super) fn run(folder: Option<PathBuf>, settings: &SettingsArgs) -> Outcome {
+    let folder = super::folder(folder, settings)?;
     let report = tidings_log::verify(&folder)?;
     print(&described(&report))?;
     Ok(ExitCode::from(u8::from(lossy(&report))))
@@ -47,8 +20,9 @@ fn lossy(report: &VerifyReport) -> bool {
 }
 
 fn described(report: &VerifyReport) -> String {
+    let kind = if report.is_backup { "A backup: " } else { "" };
     let mut text = format!(
-        "{} events in {} bodies and {} segments, {} bytes read",
+        "{kind}{} events in {} bodies and {} segments, {} bytes read",
         report.events, report.frames, report.segments, report.bytes
     );
     if let (Some(epoch), Some(first), Some(last)) = (report.epoch, report.first, report.last) {
@@ -59,18 +33,22 @@ fn described(report: &VerifyReport) -> String {
         let place = finding
             .offset
             .map_or_else(String::new, |offset| format!(" at byte {offset}"));
-        let weight = if finding.loses_events {
-            "events are lost"
-        } else {
-            "mended when the log is opened"
+        let weight = match (finding.loses_events, report.is_backup) {
+            (true, _) => "events are lost",
+            (false, false) => "mended when the log is opened",
+            (false, true) => "take care: remove the file, and the next backup writes it anew",
         };
         let _ = writeln!(text, "{}{place}: {} ({weight})", finding.file, finding.what);
     }
-    text.push_str(match (report.findings.is_empty(), lossy(report)) {
-        (true, _) => "The log is sound.\n",
-        (false, false) => "No event is lost.\n",
-        (false, true) => "The log is damaged.\n",
-    });
+    text.push_str(
+        match (report.findings.is_empty(), lossy(report), report.is_backup) {
+            (true, _, false) => "The log is sound.\n",
+            (true, _, true) => "The backup is sound.\n",
+            (false, false, _) => "No event is lost.\n",
+            (false, true, false) => "The log is damaged.\n",
+            (false, true, true) => "The backup is damaged.\n",
+        },
+    );
     text
 }
 
