@@ -25,6 +25,13 @@ impl Certificates {
         certificates
     }
 
+    /// Replaces a certificate by one for the same key that ended yesterday.
+    pub fn end(&self, name: &str) {
+        self.openssl(&format!(
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days -1 -extfile extensions -out {name}.pem"
+        ));
+    }
+
     /// The path of one of the files.
     pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()

@@ -250,6 +250,21 @@ fn heads_that_are_too_large_are_431() {
     assert_eq!(server.exchange(&fitting).status, 200);
 }
 
+/// Browsers and publishers keep connections; those that nobody uses take a descriptor each.
+#[test]
+fn a_connection_on_which_no_further_request_comes_is_ended() {
+    let server = Server::start();
+    let mut connection = Connection::open(server.address).expect("connects");
+    for _ in 0..2 {
+        let answer = connection
+            .exchange(&Request::get("/docs"))
+            .expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    let (socket, ahead) = connection.into_parts();
+    assert!(ahead.is_empty() && until_the_end(socket).is_empty());
+}
+
 /// A body that trickles is given up although its next byte always comes.
 #[test]
 fn a_body_that_trickles_is_408_and_others_do_not_wait() {

@@ -90,14 +90,15 @@ impl Reloading {
         config.check()?;
         let locate = |error| ConfigErrors::from(settings.locate(error));
         config.require_jwt_key().map_err(locate)?;
-        // It is replaced by itself too when its files change, so it need not wait for the rest.
-        if let Some(tls) = &self.tls {
-            tls.reload().map_err(locate)?;
-        }
+        let renewal = self.tls.as_ref().map(|tls| tls.read_again());
+        let renewal = renewal.transpose().map_err(locate)?;
         // The last that can fail, since it takes over what it has read.
         let access_tokens = &self.app.access_tokens;
         access_tokens.replace(&config.auth).map_err(locate)?;
 
+        if let (Some(tls), Some(renewal)) = (&self.tls, renewal) {
+            tls.adopt(renewal);
+        }
         for warning in access_tokens.warnings() {
             tracing::warn!("{warning}");
         }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub use forwarded::{ForwardedHeader, Proxies};
 pub use network::Network;
-pub use tls::{Tls, TlsVersion};
+pub use tls::{Renewal, Tls, TlsVersion};
 
 use crate::config::Config;
 

@@ -54,7 +54,7 @@ pub struct Tls {
     certificate_file: PathBuf,
     key_file: PathBuf,
     served: RwLock<Served>,
-    /// What the files looked like when they were last read, with whatever outcome. One at a time reads them.
+    /// What the files looked like when they were last read by themselves, or taken over.
     seen: Mutex<Vec<Stamp>>,
     handshakes: Semaphore,
 }
@@ -65,6 +65,13 @@ struct Served {
     validity: Option<Validity>,
     /// When the log last warned of its end.
     warned: Option<SystemTime>,
+}
+
+/// A certificate and key that were read again and are not served yet.
+pub struct Renewal {
+    config: Arc<ServerConfig>,
+    validity: Option<Validity>,
+    seen: Vec<Stamp>,
 }
 
 /// What tells that a file has changed: when it was written, its length, and which file it is.
@@ -108,16 +115,57 @@ impl Tls {
         Ok(Some(tls))
     }
 
-    /// Reads certificate and key again. Connections made from now on are served with them; those that are open
-    /// stay as they are.
+    /// Reads certificate and key again and serves connections made from now on with them; those that are open stay
+    /// as they are.
     ///
     /// # Errors
     ///
     /// Names the setting whose file can't be used, and the old certificate stays.
     pub fn reload(&self) -> Result<(), ConfigError> {
-        let mut seen = self.seen.lock();
-        *seen = stamps(&self.options);
-        self.read_again()
+        self.adopt(self.read_again()?);
+        Ok(())
+    }
+
+    /// The first half of [`reload`](Self::reload), which changes nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`reload`](Self::reload).
+    pub fn read_again(&self) -> Result<Renewal, ConfigError> {
+        let seen = stamps(&self.options);
+        let (config, validity) = load(&self.options, &self.certificate_file, &self.key_file)?;
+        let now = unix_seconds(SystemTime::now());
+        let is_over = |validity: &Validity| validity.ends <= now;
+        let old_is_good = self.served.read().validity.is_none_or(|old| !is_over(&old));
+        if let Some(new) = validity.filter(|new| old_is_good && is_over(new)) {
+            let end = written(new.ends);
+            return Err(ConfigError::new(
+                CERTIFICATE_FILE,
+                format!("its certificate has ended on {end}, and the one that is served has not"),
+            ));
+        }
+        Ok(Renewal {
+            config: Arc::new(config),
+            validity,
+            seen,
+        })
+    }
+
+    /// The second half, which can't fail.
+    pub fn adopt(&self, renewal: Renewal) {
+        let Renewal {
+            config,
+            validity,
+            seen,
+        } = renewal;
+        *self.seen.lock() = seen;
+        *self.served.write() = Served {
+            config,
+            validity,
+            warned: None,
+        };
+        let until = validity.map(|validity| written(validity.ends));
+        tracing::info!(until, "a new certificate is served");
     }
 
     /// Makes the handshake on a connection that was accepted.
@@ -126,11 +174,11 @@ impl Tls {
     ///
     /// The client and this server can't agree, the connection breaks, or it takes too long.
     pub async fn accept(&self, io: Rewound) -> io::Result<TlsStream<Rewound>> {
-        let config = Arc::clone(&self.served.read().config);
         let handshake = async {
             // Browsers connect in advance; one that says nothing yet takes no turn from others.
             io.readable().await?;
             let _turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
+            let config = Arc::clone(&self.served.read().config);
             TlsAcceptor::from(config).accept(io).await
         };
         tokio::time::timeout(self.options.handshake_timeout, handshake)
@@ -155,40 +203,13 @@ impl Tls {
     }
 
     fn look(&self) {
-        let mut seen = self.seen.lock();
         let now = stamps(&self.options);
-        if *seen != now {
-            *seen = now;
-            if let Err(error) = self.read_again() {
-                tracing::error!(%error, "the new certificate can't be served; the old one stays");
-            }
+        let has_changed = *self.seen.lock() != now;
+        if has_changed && let Err(error) = self.reload() {
+            tracing::error!(%error, "the new certificate can't be served; the old one stays");
+            *self.seen.lock() = now;
         }
-        drop(seen);
         self.warn_of_end(SystemTime::now());
-    }
-
-    fn read_again(&self) -> Result<(), ConfigError> {
-        let (config, validity) = load(&self.options, &self.certificate_file, &self.key_file)?;
-        let now = unix_seconds(SystemTime::now());
-        let is_over = |validity: &Validity| validity.ends <= now;
-        let mut served = self.served.write();
-        let old_is_good = served.validity.is_none_or(|old| !is_over(&old));
-        if let Some(new) = validity.filter(|new| old_is_good && is_over(new)) {
-            let end = written(new.ends);
-            return Err(ConfigError::new(
-                CERTIFICATE_FILE,
-                format!("its certificate has ended on {end}, and the one that is served has not"),
-            ));
-        }
-        *served = Served {
-            config: Arc::new(config),
-            validity,
-            warned: None,
-        };
-        drop(served);
-        let until = validity.map(|validity| written(validity.ends));
-        tracing::info!(until, "a new certificate is served");
-        Ok(())
     }
 
     /// Warns once a day when a certificate is about to end, and says so when it has.
@@ -322,4 +343,63 @@ fn read(key: &'static str, file: &Path) -> Result<Vec<u8>, ConfigError> {
         let problem = format!("{} can't be read: {error}", file.display());
         ConfigError::new(key, problem)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_tests::Certificates;
+
+    use super::*;
+    use crate::config::Settings;
+
+    fn tls(files: &Certificates) -> Tls {
+        let settings = [
+            ("tls.listen", "127.0.0.1:0".to_owned()),
+            ("tls.certificate_file", files.path("server.pem")),
+            ("tls.key_file", files.path("server.key")),
+        ];
+        let flags = settings.map(|(key, value)| (key.to_owned(), value));
+        let settings = Settings::gather(&[], None, &[], &flags).unwrap();
+        let config = crate::config::resolve(settings).unwrap().config;
+        Tls::from_config(&config.tls).unwrap().unwrap()
+    }
+
+    fn served(tls: &Tls) -> *const ServerConfig {
+        Arc::as_ptr(&tls.served.read().config)
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_does_not_replace_one_that_has_not() {
+        let files = Certificates::new();
+        let tls = tls(&files);
+        let before = served(&tls);
+        files.end("server");
+        let error = tls.reload().unwrap_err();
+        assert!(error.problem.contains("has ended"), "{error}");
+        assert_eq!(error.key, "tls.certificate_file");
+        assert_eq!(served(&tls), before);
+        tls.look();
+        assert_eq!(served(&tls), before);
+    }
+
+    #[test]
+    fn what_was_read_is_served_when_it_is_adopted_and_what_was_not_is_read_by_itself() {
+        let files = Certificates::new();
+        let tls = tls(&files);
+        let before = served(&tls);
+        tls.look();
+        assert_eq!(served(&tls), before, "nothing has changed");
+        let others = Certificates::new();
+        for file in ["server.pem", "server.key"] {
+            std::fs::copy(others.path(file), files.path(file)).unwrap();
+        }
+        let renewal = tls.read_again().unwrap();
+        assert_eq!(served(&tls), before);
+        drop(renewal);
+        tls.look();
+        let renewed = served(&tls);
+        assert_ne!(renewed, before);
+        tls.adopt(tls.read_again().unwrap());
+        assert_ne!(served(&tls), renewed);
+    }
 }
