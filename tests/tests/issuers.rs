@@ -449,7 +449,10 @@ fn several_issuers_each_speak_for_their_own_tenants_by_their_own_keys_and_names(
             .claim("aud", json!(["other", "tidings"]))
     };
     let access = theirs.sign(&claimed(&["offline_access", "noc", "noc-admin"]));
-    read(&server, &tenant, &access).expect(200);
+    // It is ready as soon as one issuer's keys are there.
+    until("the customer's keys", || {
+        read(&server, &tenant, &access).status == 200
+    });
     let streams = server.exchange(&Request::get("/streams").bearer(&access));
     streams.expect(200);
     // One tenant is the whole of what it may speak for, so it need not be named.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use rustix::process::Signal;
 use sha2::{Digest as _, Sha256};
 use tidings_tests::publish::{one, status};
-use tidings_tests::{AccessToken, Request, Server, Setup, new_tenant};
+use tidings_tests::{
+    AccessToken, Certificates, Request, Server, Setup, Tunnel, Watch, Way, new_tenant,
+};
 
 /// A server with a configuration file.
 struct Configured {
@@ -222,4 +224,32 @@ fn the_level_of_the_log_changes() {
         line.contains(&id),
         "only what came behind the reload: {line}"
     );
+}
+
+#[test]
+fn a_reload_serves_the_certificate_that_the_files_have_now() {
+    let (first, second) = (Certificates::new(), Certificates::new());
+    let [certificate, key] = ["server.pem", "server.key"].map(|name| first.path(name));
+    let server = Setup::new()
+        .over_tls(&certificate, &key)
+        .set("TIDINGS_TLS__WATCH", "1d")
+        .start();
+    let tenant = new_tenant();
+    let old = Tunnel::to(server.tls, &Way::trusting(&first));
+    let path = format!("/tenants/{tenant}/events/stream");
+    let watch = |tunnel: &Tunnel| Watch::at(tunnel.address, &path).bearer(&server.viewer(&tenant));
+    let mut stream = watch(&old).open();
+    for (from, to) in [("server.pem", &certificate), ("server.key", &key)] {
+        std::fs::copy(second.path(from), to).expect("copied");
+    }
+    server.signal(Signal::HUP);
+    server.wait_for_log("the change", |line| {
+        line.contains("a new certificate is served")
+    });
+    let new = Tunnel::to(server.tls, &Way::trusting(&second));
+    let mut late = watch(&new).open();
+    let receipt = server.publish(&tenant, &status("r1", 1));
+    for stream in [&mut stream, &mut late] {
+        assert_eq!(stream.next_event().cursor(), receipt.last);
+    }
 }
