@@ -28,7 +28,7 @@ impl Certificates {
     /// Replaces a certificate by one for the same key that ended yesterday.
     pub fn end(&self, name: &str) {
         self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days -1 -out {name}.pem"
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days -1 -extfile extensions -out {name}.pem"
         ));
     }
 

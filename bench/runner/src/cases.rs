@@ -157,7 +157,7 @@ pub(crate) const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "jetstream",
-        about: "The log in NATS JetStream, on one nats-server on the load generator's core, file storage, one replica. Publishing is beside the bare client of NATS (raw), which has the server's core for itself and as many messages on their way, with an id each, and neither parses, checks nor reads back anything. Then events at a steady rate to more and more streams: what they cost the broker.",
+        about: "The log in NATS JetStream, on one nats-server on the load generator's core, file storage, one replica. Publishing is beside the bare client of NATS (raw), which has the server's core for itself and as many messages on their way, with an id each, and neither parses, checks nor reads back anything. Then events at a steady rate to more and more streams: what they cost the broker, whose CPU is that of a process beside a load generator that has more and more to do.",
         cases: jetstream,
     },
 ];
@@ -461,7 +461,7 @@ fn jetstream(wish: &Wish) -> Vec<Case> {
     let load = format!("broker --steps {} --seconds {seconds}", steps.join(","));
     let most = steps.last().map_or("", String::as_str);
     let mut cases = vec![
-        publish(8, 100, "8 publishers of batches of 100"),
+        publish(32, 100, "32 publishers of batches of 100"),
         publish(64, 1, "64 publishers of single events"),
         case(
             format!("up to {most} streams"),

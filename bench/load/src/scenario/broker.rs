@@ -9,7 +9,6 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Session;
-use crate::clock;
 use crate::probe::Probe;
 use crate::target::Wish;
 
@@ -72,7 +71,7 @@ impl Broker {
         let lanes = 0..self.tenants;
         session.tenants(self.tenants);
         let mut opened = 0;
-        let mut costs = Vec::new();
+        let mut sent = Vec::new();
         let mut consumers = Vec::new();
         for &step in &self.steps {
             let wish = |stream: usize| Wish {
@@ -102,11 +101,11 @@ impl Broker {
             let bytes = after.bytes_out - before.bytes_out;
             set("broker_bytes_out_per_event", bytes / events);
             set("deliveries_per_event", received / events);
-            costs.push(cost);
+            sent.push(bytes / events);
             consumers.push(after.consumers + after.connections);
         }
-        if let ([first, .., last], [few, .., many]) = (&costs[..], &consumers[..]) {
-            session.report.set("broker_cpu_growth", last / first);
+        if let ([first, .., last], [few, .., many]) = (&sent[..], &consumers[..]) {
+            session.report.set("broker_bytes_out_growth", last / first);
             session.report.set("broker_clients_growth", many - few);
         }
         Ok(())
