@@ -110,6 +110,7 @@ fn heads_that_are_too_much_are_refused() {
 /// What a proxy in front may take for one request and the server for two, or the other way round. What is hidden
 /// inside must never be carried out.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn a_request_hidden_in_another_is_never_carried_out() {
     let server = Server::start();
     let tenant = new_tenant();
@@ -431,6 +432,7 @@ fn no_call_shows_or_changes_anything_of_another_tenant() {
 
 /// Whatever a field holds, it stays within its line: of the wire and of the server's own log.
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn no_field_breaks_out_of_its_line() {
     let breaks = [
         "\n", "\r", "\r\n", "\n\n", "\u{0}", "\u{2028}", "\u{85}", "\u{b}",
