@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tidings_tests::{AccessToken, Request, Server, Setup, new_tenant};
+use tidings_tests::{AccessToken, Request, Setup, new_tenant};
 
 /// How long one life of the process is at least, so that its memory has a shape.
 const SHORTEST_LIFE: Duration = Duration::from_mins(2);
