@@ -99,6 +99,10 @@ fn scrape_of_everything() -> Scrape {
         .set("TIDINGS_LOG__MAX_BYTES", "256MiB")
         .set("TIDINGS_NATS__URL", &nats.url())
         .set("TIDINGS_METRICS__TENANTS", "1")
+        .set(
+            "TIDINGS_TRACES__ENDPOINT",
+            &format!("http://{}", any_address()),
+        )
         .tokens_in(&redis.url())
         .start();
     let tenant = new_tenant();

@@ -153,7 +153,7 @@ fn after_a_rotation_both_secrets_are_good_for_the_overlap() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn a_key_ends_when_it_was_made_to_and_publishes_no_more_than_its_rate() {
     let server = Server::start();
     let tenant = new_tenant();
@@ -241,7 +241,7 @@ fn a_key_ends_when_it_was_made_to_and_publishes_no_more_than_its_rate() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn an_operator_makes_and_knows_the_keys_of_its_own_tenant_only() {
     let configured = format!(
         "[{{id = \"static\", secret_sha256 = \"{}\", tenants = \"*\"}}]",

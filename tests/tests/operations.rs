@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tidings_tests::publish::{self, status};
 use tidings_tests::server::{any_address, run, run_to_end};
 use tidings_tests::{
-    AccessToken, Connection, Item, Receipt, Request, Server, Setup, Stream, new_tenant,
+    AccessToken, Connection, Item, Receipt, Request, Scrape, Server, Setup, Stream, new_tenant,
 };
 
 #[test]
@@ -487,6 +487,7 @@ fn small_disk(mount: &str) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn a_full_disk_is_507_loses_nothing_and_is_over_when_there_is_room_again() {
     let mount = tempfile::tempdir().expect("a folder");
     let path = mount.path().display().to_string();
@@ -497,6 +498,7 @@ fn a_full_disk_is_507_loses_nothing_and_is_over_when_there_is_room_again() {
         .set("TIDINGS_LOG__MAX_BYTES", "64MiB")
         .under(&words)
         .start();
+    let begun = std::time::Instant::now();
     let tenant = new_tenant();
     let access = server.publisher(&tenant);
     let mut stream = server.watch(&tenant).open();
@@ -515,6 +517,19 @@ fn a_full_disk_is_507_loses_nothing_and_is_over_when_there_is_room_again() {
         assert!(acknowledged < 100_000, "the disk is never full");
     };
     refused.problem(507);
+    // Each commit since the disk had no room for the next file has tried to make one. That is told once in ten
+    // seconds, and how often it was not.
+    let told = server
+        .output
+        .text()
+        .matches("no new segment can be made")
+        .count() as u64;
+    assert!(
+        (1..=1 + begun.elapsed().as_secs() / 10).contains(&told),
+        "{told}"
+    );
+    let withheld = Scrape::of(&server).value("tidings_log_lines_withheld_total");
+    assert!(withheld > 0.0, "{withheld}");
     let unready = server.ask_admin(&Request::get("/readyz")).expect(503);
     assert_eq!(unready["reasons"][0]["reason"], "disk_full", "{unready}");
     // All that was acknowledged can be read, live and again, and nothing of the refused body.

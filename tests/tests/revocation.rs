@@ -195,6 +195,21 @@ fn a_tenants_operator_revokes_nobody_of_another_tenant_and_no_super_admin() {
     assert_revoked(&mut all);
 }
 
+/// A script's unset variable once meant everybody of that name.
+#[test]
+fn an_empty_tenant_revokes_nobody() {
+    let server = Server::start();
+    let tenant = new_tenant();
+    let mut stream = open(
+        &server,
+        &tenant,
+        &issued(&server, "ada", &tenant, "viewer", 10),
+    );
+    let refused = delete(&server, &root(&server), "/users/ada/streams?tenant=");
+    assert_eq!(refused.problem(422)["parameter"], "tenant");
+    assert_open(&server, &tenant, &mut stream, 1);
+}
+
 fn assert_open_to_all(server: &Server, tenant: &str, all: &mut Stream) {
     assert_open(server, tenant, all, 2);
 }

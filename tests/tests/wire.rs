@@ -569,7 +569,10 @@ fn a_method_that_is_not_there_is_a_problem_that_names_those_that_are() {
     let tenant = new_tenant();
     let stream = format!("/tenants/{tenant}/events/stream");
     let events = format!("/tenants/{tenant}/events");
+    // Was told to take GET: methods were guessed by the path's form.
+    let device = format!("/tenants/{tenant}/devices/core-1");
     for (method, target, allowed) in [
+        ("GET", device.as_str(), "DELETE"),
         ("GET", "/auth/sse-token", "POST"),
         ("PUT", events.as_str(), "POST"),
         ("PUT", events.as_str(), "GET"),

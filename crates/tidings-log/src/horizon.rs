@@ -197,7 +197,7 @@ impl Shared {
                 Ok(false) => break,
                 Err(error) => {
                     // Readers meet the same trouble and tell of it; until then nothing expires.
-                    tracing::warn!(segment = segment.number, %error, "looking for what has expired");
+                    crate::seldom!(warn, segment = segment.number, %error, "looking for what has expired");
                     break;
                 }
             }
@@ -279,7 +279,7 @@ impl Passing<'_> {
                 .unwrap_or(0),
             // Saying that something has gone where nothing has is the lesser evil.
             Err(error) => {
-                tracing::warn!(segment = segment.number, %error, "looking for whose events have expired");
+                crate::seldom!(warn, segment = segment.number, %error, "looking for whose events have expired");
                 summary.last
             }
         }

@@ -21,6 +21,8 @@
 //!   and one that [`fork()`] is told of, has an epoch of its own and knows its ancestors (`lineage`, `fork`);
 //!   [`downgrade()`] makes it readable for an older program.
 //!
+//! What goes wrong with every attempt is said now and then ([`seldom!`]).
+//!
 //! Below all of it are two seams, [`storage`] and [`clock`], at which tests inject faults.
 
 mod active;
@@ -55,6 +57,7 @@ mod repair;
 mod retention;
 mod scan;
 mod segment;
+mod seldom;
 mod state;
 pub mod storage;
 mod tenant_caps;
@@ -82,5 +85,10 @@ pub use fork::{Fork, fork, purged_in};
 pub use lineage::{Ancestor, Kinship, Lineage};
 pub use log::{Answer, Listener, Log};
 pub use options::{LogOptions, TenantOptions};
+pub use seldom::{Seldom, lines_withheld};
 pub use state::{State, StateEntries, StateEntry, StateError, StateHealth, StateSnapshot};
 pub use verify::{Finding, VerifyError, VerifyReport, verify, verify_with};
+
+/// For [`seldom!`].
+#[doc(hidden)]
+pub use tracing;

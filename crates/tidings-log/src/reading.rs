@@ -300,7 +300,9 @@ impl Reading<'_> {
             let length = usize::try_from(length).expect("less than a segment");
             match self.buffer.fill(length, |room| file.read_at(room, offset)) {
                 Ok(()) => return,
-                Err(error) => tracing::error!(offset, length, %error, "reading a segment"),
+                Err(error) => {
+                    crate::seldom!(error, offset, length, %error, "reading a segment");
+                }
             }
         }
     }
@@ -367,7 +369,7 @@ impl Reading<'_> {
         }
         let mut frame = vec![0; FRAME_HEADER + header.payload_length as usize];
         let read = file.read_at(&mut frame, offset).unwrap_or_else(|error| {
-            tracing::error!(offset, %error, "reading a segment");
+            crate::seldom!(error, offset, %error, "reading a segment");
             0
         });
         if header.payload(&frame[..read]).is_none() {

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::event::Lost;
-use crate::format::{FRAMES_BEGIN, FrameHeader};
+use crate::format::{Events, FRAMES_BEGIN, FrameHeader, FrameKind};
 use crate::index::{FramePlace, MemoryIndex};
 use crate::scan;
 use crate::segment::{Files, Segment};
@@ -80,6 +80,15 @@ impl Shared {
     }
 }
 
+/// Whether a reader gets everything out of a frame: the checksum holds, and the payload has as many events as
+/// the header says. Of what fails only the latter no disk is to blame, and reading would end there for ever.
+fn can_be_read(header: &FrameHeader, frame: &[u8]) -> bool {
+    let count = header.count as usize;
+    header.payload(frame).is_some_and(|payload| {
+        header.kind == FrameKind::Blank || Events::new(payload).take(count).count() == count
+    })
+}
+
 /// Answers the index of the sound frames, with the stretches between them as skips, and the
 /// positions that are lost.
 fn examine(
@@ -99,7 +108,7 @@ fn examine(
             let read = file.read_at(&mut buffer, place.offset()).unwrap_or(0);
             let header = FrameHeader::decode(&buffer[..read], segment.salt, place.offset());
             let header = header.filter(|header| {
-                header.position == place.position && header.payload(&buffer[..read]).is_some()
+                header.position == place.position && can_be_read(header, &buffer[..read])
             });
             let holds = header.is_some();
             if let Some(header) = header {

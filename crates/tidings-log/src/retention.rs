@@ -19,7 +19,8 @@ impl Shared {
             .remove_while(|oldest, _| self.is_too_old(oldest))
             .and_then(|()| self.make_room_locked(0));
         if let Err(reason) = outcome {
-            tracing::error!(
+            crate::seldom!(
+                error,
                 reason,
                 "retention can't remove the oldest segment; trying again"
             );
@@ -97,7 +98,7 @@ impl Shared {
         }
         if removed && let Err(error) = self.files.storage.sync_folder(SEGMENTS) {
             // The files come back after a power loss; opening removes them again.
-            tracing::warn!(%error, "syncing the folder of segments");
+            crate::seldom!(warn, %error, "syncing the folder of segments");
         }
         Ok(())
     }
@@ -176,7 +177,7 @@ impl Shared {
             match self.trim(tenant, cap) {
                 Ok(kept) => self.caps.settle(tenant, account, kept),
                 Err(error) => {
-                    tracing::error!(%tenant, %error, "counting a tenant's bytes; trying again");
+                    crate::seldom!(error, %tenant, %error, "counting a tenant's bytes; trying again");
                 }
             }
         }

@@ -72,7 +72,7 @@ fn work(shared: &Shared, job: Job, noted: &mut Noted) {
             if let Err(reason) = &outcome {
                 // The writer says once that the log is full; each further attempt is no news.
                 if shared.view.read().health == Health::Healthy {
-                    tracing::warn!(reason, bytes, "no new segment can be made");
+                    crate::seldom!(warn, reason, bytes, "no new segment can be made");
                 } else {
                     tracing::debug!(reason, bytes, "no new segment can be made");
                 }

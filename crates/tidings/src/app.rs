@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use tidings_log::{Health, Log};
 use tidings_protocol::{EventType, Position, TenantId};
 use tokio::sync::Semaphore;
@@ -28,6 +29,7 @@ use crate::operate::tenants::Purges;
 use crate::registry::{DeviceGroup, Registry};
 use crate::shutdown::Life;
 use crate::time::unix_seconds;
+use crate::traces::{Traced, Traces};
 
 /// How many pages of the history are read at once.
 pub const HISTORY_READERS: usize = 4;
@@ -79,6 +81,8 @@ pub struct App {
     pub limits: Limits,
     /// What is counted and measured.
     pub metrics: Arc<Metrics>,
+    /// Traces of requests, where they are wanted.
+    pub traces: Option<Traces>,
     /// Permits to read pages of the history.
     pub history_readers: Semaphore,
     /// Permits to wait for the state.
@@ -97,6 +101,26 @@ impl App {
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
         self.running_config.load_full()
+    }
+
+    /// The span of a request that came at `since`; nothing where requests are not traced.
+    #[must_use]
+    pub fn traced(
+        &self,
+        name: &'static str,
+        headers: &HeaderMap,
+        since: Option<SystemTime>,
+    ) -> Traced {
+        match (&self.traces, since) {
+            (Some(traces), Some(since)) => traces.begin(name, headers, since),
+            _ => Traced::default(),
+        }
+    }
+
+    /// The time at which a request comes, where that is to be known.
+    #[must_use]
+    pub fn arrival(&self) -> Option<SystemTime> {
+        self.traces.is_some().then(SystemTime::now)
     }
 
     /// The cursor of a position of the log.

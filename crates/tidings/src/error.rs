@@ -31,6 +31,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What the caller is told.
+    #[must_use]
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
     /// A refusal with this status; the detail says what is wrong and what would be right.
     #[must_use]
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
@@ -161,7 +167,7 @@ impl From<LimitReached> for Refusal {
 impl From<BucketError> for Refusal {
     fn from(error: BucketError) -> Self {
         const SOON: Duration = Duration::from_secs(2);
-        tracing::warn!(%error, "a change of what all nodes share is refused");
+        tidings_log::seldom!(warn, %error, "a change of what all nodes share is refused");
         match error {
             BucketError::Unreachable { .. } => Self::unavailable(
                 "NATS, which holds what all nodes share, can't be reached; whether the change is stored is not known, \

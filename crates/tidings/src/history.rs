@@ -107,7 +107,7 @@ pub async fn history(
     match page {
         Ok(Ok(page)) => Ok(Json(page)),
         Ok(Err(error)) => {
-            tracing::error!(%error, "the log can't be read for a page of the history");
+            tidings_log::seldom!(error, %error, "the log can't be read for a page of the history");
             Err(Refusal::unavailable(
                 "the log can't be read at the moment",
                 std::time::Duration::from_secs(2),

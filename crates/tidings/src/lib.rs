@@ -17,7 +17,7 @@
 //! On top, through the public API alone: [`agent`], this machine as a device; [`demo`], a simulated fleet;
 //! [`cli`], the commands; [`doctor`], which looks for what would trouble a server.
 //!
-//! To the side: [`config`], [`auth`], [`audit`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`shutdown`], [`descriptors`], [`supervisor`], [`reload`].
+//! To the side: [`config`], [`auth`], [`audit`], [`limits`], [`registry`], [`cors`], [`error`], [`time`], [`logging`], [`metrics`], [`traces`], [`shutdown`], [`descriptors`], [`supervisor`], [`reload`].
 
 pub mod admin;
 pub mod agent;
@@ -60,3 +60,4 @@ pub mod state;
 pub mod stream;
 pub mod supervisor;
 pub mod time;
+pub mod traces;

@@ -1,5 +1,7 @@
 //! The API's description (`OpenAPI` 3.1), generated from the handlers.
 
+use std::sync::OnceLock;
+
 use tidings_protocol::Problem;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
@@ -392,6 +394,36 @@ struct Base;
 #[must_use]
 pub fn base() -> utoipa::openapi::OpenApi {
     Base::openapi()
+}
+
+/// The methods that a path takes, as an `Allow` header has them (RFC 9110, section 10.2.1); the path with its
+/// parameters as they are declared, under any mount. `None` where the description has no such path.
+#[must_use]
+pub fn allowed_methods(matched_path: &str) -> Option<&'static str> {
+    static METHODS: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    let described = METHODS.get_or_init(|| {
+        let (_, document) = crate::routes::api().split_for_parts();
+        let methods = document.paths.paths.into_iter().map(|(path, item)| {
+            let taken = [
+                ("GET, HEAD", item.get.is_some()),
+                ("POST", item.post.is_some()),
+                ("PUT", item.put.is_some()),
+                ("DELETE", item.delete.is_some()),
+            ];
+            let names: Vec<&str> = taken
+                .iter()
+                .filter_map(|(name, taken)| taken.then_some(*name))
+                .collect();
+            (path, names.join(", "))
+        });
+        methods.collect()
+    });
+    // A path can end like a longer one: `/streams` and `/tenants/{tenant_id}/streams`.
+    described
+        .iter()
+        .filter(|(path, _)| matched_path.ends_with(path.as_str()))
+        .max_by_key(|(path, _)| path.len())
+        .map(|(_, methods)| methods.as_str())
 }
 
 /// The whole description, as JSON with a line break at its end.

@@ -62,9 +62,11 @@ impl Reloading {
                     tracing::warn!(kept, "these settings stay as they are until a restart");
                 }
                 tracing::info!(changed = changed.join(" "), "configuration_reloaded");
+                self.app.metrics.reloads.applied.add(1);
                 "serving with the configuration as it is now"
             }
             Err(refused) => {
+                self.app.metrics.reloads.refused.add(1);
                 for error in refused.errors() {
                     tracing::error!(%error, "configuration_refused: the one before it stays");
                 }

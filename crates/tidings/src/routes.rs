@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -102,31 +102,12 @@ async fn not_found(request: Request) -> Response {
     Refusal::new(StatusCode::NOT_FOUND, detail).into_response()
 }
 
+/// Names the methods that the path takes, by the API's own description.
 async fn method_not_allowed(request: Request) -> Response {
-    let path = request.uri().path();
-    let allow = if path.ends_with("/auth/sse-token")
-        || (path.rsplit('/').nth(2) == Some("keys") && path.ends_with("/rotate"))
-    {
-        "POST"
-    } else if path.ends_with("/keys") {
-        "GET, HEAD, POST"
-    } else if path.rsplit('/').nth(1) == Some("keys")
-        || path.contains("/streams/")
-        || matches!(path.rsplit('/').nth(2), Some("users" | "tokens"))
-    {
-        "DELETE"
-    } else if path.contains("/device-groups/") {
-        "GET, HEAD, PUT, DELETE"
-    } else if path.rsplit('/').nth(1) == Some("tenants")
-        || (path.rsplit('/').nth(2) == Some("tenants") && path.ends_with("/streams"))
-    {
-        "DELETE"
-    } else if path.ends_with("/events") {
-        "GET, HEAD, POST"
-    } else {
-        "GET, HEAD"
-    };
-    Refusal::method_not_allowed(allow).into_response()
+    let path = request.extensions().get::<MatchedPath>();
+    let allow = path.and_then(|path| openapi::allowed_methods(path.as_str()));
+    // What the description does not have are pages.
+    Refusal::method_not_allowed(allow.unwrap_or("GET, HEAD")).into_response()
 }
 
 /// A handler has panicked: its request fails, the server stays.

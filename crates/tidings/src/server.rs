@@ -41,6 +41,7 @@ use crate::registry::{Registry, RegistryError};
 use crate::shutdown::Life;
 use crate::state;
 use crate::time::unix_microseconds;
+use crate::traces::Traces;
 use accept::Accepting;
 pub use listeners::Listeners;
 use listeners::Served;
@@ -340,6 +341,7 @@ fn assemble(
         audit: open_audit(&config)?,
         limits: Limits::new(&config),
         metrics,
+        traces: Traces::from_config(&config)?,
         registry,
         cluster,
         operations: TaskTracker::new(),

@@ -125,7 +125,7 @@ impl<'s> Folding<'s> {
                     }
                     Ok(()) => {}
                     Err(error) => {
-                        tracing::error!(%error, "the state can't be folded; trying again");
+                        crate::seldom!(error, %error, "the state can't be folded; trying again");
                         read_failed = true;
                         control.has_tried(Err(error.to_string()), None);
                         control.rest(RETRY);
@@ -392,7 +392,11 @@ impl<'s> Folding<'s> {
         }
         let outcome = self.try_checkpoint();
         if let Err(error) = &outcome {
-            tracing::error!(error, "the state can't be made durable; trying again");
+            crate::seldom!(
+                error,
+                error,
+                "the state can't be made durable; trying again"
+            );
             self.checkpoint_at = Instant::now() + RETRY;
         }
         outcome

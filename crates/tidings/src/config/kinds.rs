@@ -117,6 +117,39 @@ pub(super) const fn count<const MIN: u64, const MAX: u64>() -> Kind<usize> {
     }
 }
 
+/// A part of all, from 0 to 1.
+pub(super) const PART: Kind<f64> = Kind {
+    name: "part",
+    class: Class::Value,
+    read: |value| {
+        let whole = || value.as_integer().map(|number| number as f64);
+        let part = value.as_float().or_else(whole);
+        part.filter(|part| (0.0..=1.0).contains(part))
+            .ok_or_else(|| "this is a number from 0 to 1, such as 0.01".into())
+    },
+};
+
+/// A collector of traces that is spoken to by OTLP over HTTP.
+pub(super) const COLLECTOR: Kind<Option<Uri>> = Kind {
+    name: "URL",
+    class: Class::Url,
+    read: |value| {
+        let Some(text) = optional(value)? else {
+            return Ok(None);
+        };
+        let url = text.strip_prefix("http://").and_then(|rest| {
+            let path = rest.split_once('/').map_or("", |(_, path)| path);
+            // What OTLP calls its place where nothing else is said.
+            let place = if path.is_empty() { "/v1/traces" } else { "" };
+            let whole = format!("{}{place}", text.trim_end_matches('/'));
+            whole.parse::<Uri>().ok().filter(|url| url.host().is_some())
+        });
+        let problem = "write http:// and where the collector is, such as http://127.0.0.1:4318; TLS is not spoken to it, so put \
+                       one beside the server";
+        url.map(Some).ok_or_else(|| problem.into())
+    },
+};
+
 pub(super) const MOUNTS: Kind<Vec<String>> = Kind {
     name: "list of paths",
     class: Class::List,

@@ -54,7 +54,7 @@ pub use values::{
     Bound, LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, SubjectEnd, TenantConfig,
     TenantSettings, TokensKind,
 };
-pub use watching::MetricsConfig;
+pub use watching::{MetricsConfig, TracesConfig};
 
 /// The variable that names the configuration file where `--config` does not.
 pub const CONFIG_VARIABLE: &str = "TIDINGS_CONFIG";

@@ -25,7 +25,7 @@ use super::tenants::TENANTS;
 use super::values::{
     LogFormat, LogKind, LogLayout, PublisherConfig, SubjectConfig, TenantConfig, TenantSettings,
 };
-use super::watching::MetricsConfig;
+use super::watching::{MetricsConfig, TracesConfig};
 use crate::engine::Coding;
 
 section! {
@@ -87,6 +87,8 @@ section! {
         logging: LoggingConfig;
         /// Metrics.
         metrics: MetricsConfig;
+        /// Traces.
+        traces: TracesConfig;
     }
 }
 

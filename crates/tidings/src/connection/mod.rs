@@ -269,6 +269,6 @@ fn bound_kernel_share(app: &App, socket: &std::net::TcpStream, conflates: bool) 
         .set_send_buffer_size(send_buffer)
         .and_then(|()| options.set_tcp_user_timeout(Some(stall)));
     if let Err(error) = bounded {
-        tracing::warn!(%error, "a stream's socket keeps the kernel's defaults");
+        tidings_log::seldom!(warn, %error, "a stream's socket keeps the kernel's defaults");
     }
 }

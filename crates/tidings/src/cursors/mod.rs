@@ -123,7 +123,7 @@ impl Cursors {
             }
             Err(error) => {
                 // Whoever comes back with it is told that it leads nowhere, rather than to a wrong place.
-                tracing::error!(%error, position, "the cursor of a position can't be read");
+                tidings_log::seldom!(error, %error, position, "the cursor of a position can't be read");
                 CursorText::Single(Cursor::NOWHERE)
             }
         }

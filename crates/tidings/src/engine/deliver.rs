@@ -223,7 +223,8 @@ impl Thread {
     fn fall_behind(&mut self) {
         let position = self.position;
         self.mailbox.counters.overtaken.add(1);
-        tracing::warn!(
+        tidings_log::seldom!(
+            warn,
             position,
             "an engine was overtaken by the window; its streams read the log"
         );

@@ -401,7 +401,7 @@ impl Thread {
 
     /// The log could not be read for this stream, which can resume elsewhere or later.
     pub(super) fn read_failed(&mut self, slot: usize, error: &ReadError) {
-        tracing::error!(%error, connection_id = %self.streams[slot].ticket.connection, "the log can't be read for a stream");
+        tidings_log::seldom!(error, %error, connection_id = %self.streams[slot].ticket.connection, "the log can't be read for a stream");
         self.close(slot, ClosingReason::Disconnected);
     }
 

@@ -432,7 +432,7 @@ impl Thread {
             Some(Ok(snapshot)) => Some(snapshot),
             Some(Err(error)) => {
                 // Without it the client would take what follows for the whole picture.
-                tracing::warn!(%error, connection_id = %stream.ticket.connection, "a stream can't be given a snapshot");
+                tidings_log::seldom!(warn, %error, connection_id = %stream.ticket.connection, "a stream can't be given a snapshot");
                 self.close(slot, ClosingReason::Disconnected);
                 return;
             }

@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::error::Refusal;
 use crate::metrics::StoredBody;
 use crate::stream::request::read_tenant;
+use crate::traces::Traced;
 
 /// The header that makes a whole request safe to repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -78,7 +79,9 @@ pub async fn take_in(
     headers: HeaderMap,
     body: RequestBody,
 ) -> Result<Response, Refusal> {
-    let admitted = admit(app, tenant, peer, headers, body).await;
+    let mut traced = Traced::default();
+    let admitted = admit(app, tenant, peer, headers, body, &mut traced).await;
+    traced.end(admitted.as_ref().map_or_else(Refusal::status, |_| 200));
     match &admitted {
         Ok((tenant, stored, body)) => app.metrics.stored(
             *tenant,
@@ -107,9 +110,13 @@ async fn admit(
     peer: SocketAddr,
     headers: HeaderMap,
     body: RequestBody,
+    traced: &mut Traced,
 ) -> Result<(TenantId, Stored, Received), Refusal> {
+    let arrival = app.arrival();
     let tenant = read_tenant(tenant)?;
     let author = Author::identify(app, &headers, tenant, peer.ip()).await?;
+    *traced = app.traced("publish", &headers, arrival);
+    traced.tenant(Some(tenant));
     if app.store.is_read_only() {
         return Err(Refusal::read_only());
     }
@@ -123,6 +130,8 @@ async fn admit(
         bytes: bytes.len() as u64,
         received: Instant::now(),
     };
+    traced.mark("received");
+    traced.count("tidings.body_bytes", received.bytes);
     let terms = Terms {
         tenant,
         known_types: &app.known_types,
@@ -142,6 +151,8 @@ async fn admit(
     author.charge(app, count).inspect_err(refused)?;
     let allowed = app.limits.publish_allowed(tenant, count);
     allowed.map_err(Refusal::from).inspect_err(refused)?;
+    traced.mark("admitted");
+    traced.count("tidings.events", count.into());
     let stored = store(app, tenant, events).await;
     let stored = stored.map_err(|error| match error.key_conflict() {
         Some(index) => {
@@ -151,6 +162,7 @@ async fn admit(
         None => error.into(),
     })?;
     author.published(app, tenant, count);
+    traced.count("tidings.duplicates", stored.duplicates);
     Ok((tenant, stored, received))
 }
 

@@ -119,6 +119,10 @@ metrics! {
         ISSUER_FETCH_FAILURES = Counter, "tidings_issuer_key_fetch_failures_total", [];
         /// Entries that the audit log has lost, since the disk did not keep up.
         AUDIT_DROPPED = Counter, "tidings_audit_dropped_entries_total", [];
+        /// Reloads of the configuration (SIGHUP), by result: `applied`, or `refused`, after which the one before stays.
+        RELOADS = Counter, "tidings_config_reloads_total", ["result"];
+        /// Lines of the log that were left out, since they would have repeated what was said within the last ten seconds.
+        LINES_WITHHELD = Counter, "tidings_log_lines_withheld_total", [];
     }
 
     /// Streams: who watches, how they come and go, and what they are given.
@@ -243,6 +247,16 @@ metrics! {
         TENANT_EVENTS = Counter, "tidings_tenant_published_events_total", ["tenant"];
         /// Bytes of the bodies that were stored for it.
         TENANT_BYTES = Counter, "tidings_tenant_published_bytes_total", ["tenant"];
+    }
+
+    /// Traces (`traces.endpoint`). Without a value where nothing is traced.
+    "Traces" {
+        /// Spans that were recorded. Those that are neither exported nor failed wait, or had no room to.
+        SPANS = Counter, "tidings_trace_spans_total", [];
+        /// Spans that the collector took.
+        SPANS_EXPORTED = Counter, "tidings_trace_spans_exported_total", [];
+        /// Spans that the collector did not take.
+        SPANS_FAILED = Counter, "tidings_trace_spans_failed_total", [];
     }
 
     /// The process, as the kernel sees it.

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub openings: Openings,
     /// Requests for stream tokens.
     pub stream_tokens: Outcomes,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
     /// The busiest tenants.
     pub tenants: BusyTenants,
     /// Set at the start, where the log is a copy.
@@ -59,6 +61,15 @@ pub struct BrokerParts {
     pub nats: Nats,
     /// What the sources have met.
     pub sources: MirrorCounters,
+}
+
+/// Reloads of the configuration.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// Taken over.
+    pub applied: Counter,
+    /// Refused whole, so that the one before stays.
+    pub refused: Counter,
 }
 
 /// Group commits.
@@ -175,6 +186,7 @@ impl Metrics {
                 gaps: GapCounts::default(),
             },
             stream_tokens: Outcomes::default(),
+            reloads: Reloads::default(),
             tenants: BusyTenants::new(config.metrics.tenants),
             broker: OnceLock::new(),
             started: SystemTime::now(),

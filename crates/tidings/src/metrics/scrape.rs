@@ -53,6 +53,7 @@ pub async fn scrape(app: &Arc<App>, format: Format) -> String {
     log(app, &disk, &mut scrape);
     brokers(app, &mut scrape);
     tenants(app, &mut scrape);
+    traces(app, &mut scrape);
     process(&app.metrics, &disk.process, &mut scrape);
     scrape.finish()
 }
@@ -68,6 +69,13 @@ fn server(app: &App, scrape: &mut Exposition) {
     scrape.one(&of::STALE, app.liveness.is_stale());
     let mut build = scrape.metric(&of::BUILD_INFO);
     build.sample(&[env!("CARGO_PKG_VERSION")], 1_u64);
+    let reloads = &app.metrics.reloads;
+    let results = [
+        ("applied", reloads.applied.get()),
+        ("refused", reloads.refused.get()),
+    ];
+    by_one_label(scrape, &of::RELOADS, results);
+    scrape.one(&of::LINES_WITHHELD, tidings_log::lines_withheld());
 }
 
 fn access(app: &App, scrape: &mut Exposition) {
@@ -242,6 +250,15 @@ fn tenants(app: &App, scrape: &mut Exposition) {
         bytes.sample(&[&tenant.to_string()], published.bytes);
     }
     bytes.sample(&[OTHER_TENANTS], others.bytes);
+}
+
+fn traces(app: &App, scrape: &mut Exposition) {
+    if let Some(traces) = &app.traces {
+        let counts = traces.counts();
+        scrape.one(&of::SPANS, counts.recorded.get());
+        scrape.one(&of::SPANS_EXPORTED, counts.exported.get());
+        scrape.one(&of::SPANS_FAILED, counts.failed.get());
+    }
 }
 
 fn process(metrics: &Metrics, process: &Process, scrape: &mut Exposition) {

@@ -308,7 +308,7 @@ impl Work {
                     return;
                 }
                 Some(Stopped::Full(reason)) => {
-                    tracing::warn!(reason, "mirror_full");
+                    tidings_log::seldom!(warn, reason, "mirror_full");
                     self.all_behind(&format!("the copy of this node is full: {reason}"));
                     tokio::select! {
                         () = stop.cancelled() => return,

@@ -107,10 +107,10 @@ fn note(report: &watch::Sender<Connectivity>, event: &Event) {
         Event::ClientError(ClientError::Other(reason)) => away(report, reason),
         Event::ServerError(error) => {
             // Missing permissions, most of all. The server goes on, and so does the connection.
-            tracing::warn!(%error, "nats_refused");
+            tidings_log::seldom!(warn, %error, "nats_refused");
         }
         Event::SlowConsumer(subscription) => {
-            tracing::warn!(subscription, "nats_messages_dropped");
+            tidings_log::seldom!(warn, subscription, "nats_messages_dropped");
         }
         Event::ClientError(_) | Event::LameDuckMode | Event::Draining => {
             tracing::debug!(%event, "nats_event");

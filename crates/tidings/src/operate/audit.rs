@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::audit::PageRequest;
 use crate::auth::Operator;
 use crate::error::Refusal;
-use crate::stream::request::{Query, read_tenant};
+use crate::stream::request::Query;
 
 /// How many entries a page has where nothing is said, and at most.
 const DEFAULT_PAGE: usize = 1_000;
@@ -64,7 +64,7 @@ pub async fn audit(
 
 fn read_request(operator: &Operator, query: Option<&str>) -> Result<PageRequest, Refusal> {
     let query = Query::parse(query)?;
-    let after = match query.get("after").map(str::parse::<u64>) {
+    let after = match query.given("after").map(str::parse::<u64>) {
         None => 0,
         Some(Ok(after)) => after,
         Some(Err(_)) => {
@@ -79,7 +79,7 @@ fn read_request(operator: &Operator, query: Option<&str>) -> Result<PageRequest,
             return Err(Refusal::parameter("limit", detail));
         }
     };
-    let tenant = query.get("tenant").map(read_tenant).transpose()?;
+    let tenant = query.tenant()?;
     if let Some(tenant) = tenant {
         operator.check_tenant(tenant)?;
     }

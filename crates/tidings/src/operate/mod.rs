@@ -47,7 +47,7 @@ struct PageRequest {
 
 impl PageRequest {
     fn read(query: &Query) -> Result<Self, Refusal> {
-        let after = query.get("after").map(str::parse).transpose().map_err(
+        let after = query.given("after").map(str::parse).transpose().map_err(
             |error: crate::engine::InvalidConnectionId| {
                 Refusal::parameter("after", error.to_string())
             },
@@ -100,7 +100,7 @@ fn text_of(tenant: Option<TenantId>) -> Option<String> {
 
 /// A disk that refuses is told; what it says stands in the log only.
 fn log_unreadable(error: &tidings_log::ReadError) -> Refusal {
-    tracing::error!(%error, "the log can't be read for an operator");
+    tidings_log::seldom!(error, %error, "the log can't be read for an operator");
     Refusal::unavailable(
         "the log can't be read at the moment",
         std::time::Duration::from_secs(2),

@@ -70,7 +70,7 @@ pub async fn user(
 /// The only tenant that is meant, if not all are.
 fn whose_tenant(operator: &Operator, query: Option<&str>) -> Result<Option<TenantId>, Refusal> {
     let query = Query::parse(query)?;
-    let Some(asked) = query.get("tenant").map(read_tenant).transpose()? else {
+    let Some(asked) = query.tenant()? else {
         return Ok(operator.only_tenant());
     };
     operator.check_tenant(asked)?;

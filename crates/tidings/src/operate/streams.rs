@@ -20,7 +20,7 @@ use crate::cluster::Question;
 use crate::engine::{ConnectionId, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::view::EventFacts;
-use crate::stream::request::{Query, read_tenant};
+use crate::stream::request::Query;
 use crate::time::{rfc3339, unix_microseconds};
 
 /// How many events are looked at to count what one stream still has to be given.
@@ -54,7 +54,7 @@ pub async fn list(
 ) -> Result<Json<StreamList>, Refusal> {
     let query = Query::parse(query.as_deref())?;
     let page = PageRequest::read(&query)?;
-    let tenant = query.get("tenant").map(read_tenant).transpose()?;
+    let tenant = query.tenant()?;
     if let Some(tenant) = tenant {
         operator.check_tenant(tenant)?;
     }

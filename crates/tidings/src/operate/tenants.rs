@@ -119,7 +119,7 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<TenantList>, Refusal> {
     let query = Query::parse(query.as_deref())?;
-    let after = query.get("after").map(str::parse).transpose().map_err(
+    let after = query.given("after").map(str::parse).transpose().map_err(
         |error: tidings_protocol::tenant::InvalidTenantId| {
             Refusal::parameter("after", error.to_string())
         },

@@ -109,6 +109,9 @@ impl Server {
             app.engines.stop(deadline);
             app.audit.stop();
             app.log.clone().close();
+            if let Some(traces) = &app.traces {
+                traces.stop();
+            }
         });
         if ended.await.is_err() {
             tracing::error!("the log's end has panicked");

@@ -31,6 +31,7 @@ use crate::metrics::outcome::Begin;
 use crate::operate::groups::still_the_same;
 use crate::state;
 use crate::time::{unix_microseconds, unix_seconds};
+use crate::traces::Traced;
 
 /// The header that names a stream to its client.
 pub const CONNECTION_ID: &str = "x-connection-id";
@@ -81,9 +82,11 @@ async fn answer(app: Arc<App>, tenant: Option<String>, request: Request) -> Resp
     // A GET's body, if there is one, is of no interest.
     let (request, _) = request.into_parts();
     let attempt = Attempt::new(&app, &request);
-    match attempt.run(tenant.as_deref(), &request).await {
+    let mut traced = Traced::default();
+    match attempt.run(tenant.as_deref(), &request, &mut traced).await {
         Ok(response) => response,
         Err(refusal) => {
+            traced.end(refusal.status());
             app.metrics.openings.refused(refusal.status());
             let asked = tenant.as_deref().and_then(|tenant| tenant.parse().ok());
             let (who, address) = (attempt.who.get().map(|who| &**who), attempt.address);
@@ -157,8 +160,14 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn run(&self, tenant: Option<&str>, request: &Parts) -> Result<Response, Refusal> {
+    async fn run(
+        &self,
+        tenant: Option<&str>,
+        request: &Parts,
+        traced: &mut Traced,
+    ) -> Result<Response, Refusal> {
         let app = self.app;
+        let arrival = app.arrival();
         let config = app.config();
         let parameters = StreamRequest::parse(
             tenant,
@@ -176,7 +185,10 @@ impl<'a> Attempt<'a> {
         if self.head_only {
             return Ok((StatusCode::OK, stream_headers(None)).into_response());
         }
+        *traced = app.traced("open_stream", &request.headers, arrival);
+        traced.mark("authorised");
         let shown_tenant = if sees_all { None } else { parameters.tenant };
+        traced.tenant(shown_tenant);
         let rules = app.rules(Arc::clone(&identity), shown_tenant, parameters.view.clone())?;
         let view = rules.view(&app.types);
         // What is acknowledged after the client has seen the head is behind the tail that is fixed here.
@@ -190,17 +202,14 @@ impl<'a> Attempt<'a> {
             None
         };
         let passage = self.passage(&view, &mut start).await?;
+        traced.mark("start_found");
+        traced.count("tidings.gaps", start.gaps.len() as u64);
         let beginning = Beginning {
             start,
             passage,
             snapshot,
             wants_snapshot: parameters.snapshot,
-            conflation: parameters.conflate.as_ref().map(|names| {
-                Arc::new(Conflation::new(
-                    &app.types,
-                    names.iter().map(String::as_str),
-                ))
-            }),
+            conflation: conflation(app, &parameters),
         };
         // A super admin's streams are no tenant's, whatever its access token says.
         let counted_for = identity.tenant.filter(|_| !identity.super_admin);
@@ -213,6 +222,7 @@ impl<'a> Attempt<'a> {
         }
 
         let connection = ConnectionId::random();
+        traced.set("tidings.connection_id", || connection.to_string());
         let ticket = Ticket {
             connection,
             identity,
@@ -224,6 +234,9 @@ impl<'a> Attempt<'a> {
         };
         let begin = Begin::of(&parameters.start, beginning.snapshot.is_some());
         app.audit.note(opened(&ticket));
+        traced.set("tidings.begin", || begin.as_str());
+        // From here on an engine has the stream, or it is over at once.
+        traced.end(200);
         let ends = beginning.start.passage.is_some();
         let granted = self.grant(&request.headers, view, beginning, ticket);
         if ends {
@@ -441,6 +454,13 @@ fn opened(ticket: &Ticket) -> AuditEntry {
     }
 }
 
+/// What a stream can do without that asked for that.
+fn conflation(app: &App, parameters: &StreamRequest) -> Option<Arc<Conflation>> {
+    let names = parameters.conflate.as_ref()?;
+    let names = names.iter().map(String::as_str);
+    Some(Arc::new(Conflation::new(&app.types, names)))
+}
+
 /// Gives the stream to an engine: with the connection's socket over HTTP/1, with a body that hyper
 /// writes over HTTP/2.
 async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Response, Refusal> {
@@ -550,7 +570,7 @@ fn title_case(name: &str) -> String {
 
 /// The log can't be read.
 pub(super) fn log_unavailable(error: &tidings_log::ReadError) -> Refusal {
-    tracing::error!(%error, "the log can't be read");
+    tidings_log::seldom!(error, %error, "the log can't be read");
     Refusal::unavailable(
         "the log can't be read at the moment",
         Duration::from_secs(2),

@@ -47,6 +47,24 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
+    /// The value of a parameter, an empty one too. For operators' calls: what a script's unset variable leaves must
+    /// not count as absent, where that means *all*.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The tenant that an operator's call is bounded to, of the parameter `tenant`.
+    ///
+    /// # Errors
+    ///
+    /// 422 when it is no UUID, or empty.
+    pub fn tenant(&self) -> Result<Option<TenantId>, Refusal> {
+        self.given("tenant")
+            .map(|text| read_tenant_in("tenant", text))
+            .transpose()
+    }
+
     /// The types and devices asked for.
     ///
     /// # Errors
@@ -240,9 +258,13 @@ impl StreamRequest {
 ///
 /// 422 when it is no UUID.
 pub fn read_tenant(text: &str) -> Result<TenantId, Refusal> {
+    read_tenant_in("tenant_id", text)
+}
+
+fn read_tenant_in(parameter: &str, text: &str) -> Result<TenantId, Refusal> {
     text.parse()
         .map_err(|error: tidings_protocol::tenant::InvalidTenantId| {
-            Refusal::parameter("tenant_id", error.to_string())
+            Refusal::parameter(parameter, error.to_string())
         })
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use parking_lot::{Mutex, RwLock};
+use tidings_log::Seldom;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -31,9 +32,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// A connection that broke sooner than this counts as one that could not be made.
 const STABLE: Duration = Duration::from_secs(1);
-
-/// How often a refusal of Redis is logged.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Gets a key and deletes it as one, where the server has no `GETDEL` (before 6.2).
 const GETDEL_SCRIPT: &str = "local value = redis.call('GET', KEYS[1]) if value then redis.call('DEL', KEYS[1]) end return value";
@@ -60,7 +58,8 @@ pub(super) struct Link {
     answered: Mutex<Instant>,
     /// The server has no `GETDEL`.
     scripts: AtomicBool,
-    complained: Mutex<Option<Instant>>,
+    /// Refusals are told now and then.
+    complaints: Seldom,
     /// Where Redis is, for people.
     place: String,
     cluster: bool,
@@ -91,7 +90,7 @@ impl Link {
             suspicion: Notify::new(),
             answered: Mutex::new(Instant::now()),
             scripts: AtomicBool::new(false),
-            complained: Mutex::new(None),
+            complaints: Seldom::new(),
             place: url.servers.to_string(),
             cluster: matches!(url.servers, RedisServers::Cluster(_)),
         }
@@ -188,12 +187,10 @@ impl Link {
 
     /// Says now and then that Redis refuses. What it said in full can quote a key, and that a token.
     fn complain(&self, error: &RedisError) {
-        let now = Instant::now();
-        let mut complained = self.complained.lock();
-        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY) {
-            *complained = Some(now);
+        if let Some(withheld) = self.complaints.turn() {
+            let withheld = (withheld > 0).then_some(withheld);
             let code = error.code().unwrap_or("ERR");
-            tracing::error!(redis = %self.place, code, "redis_refuses");
+            tracing::error!(redis = %self.place, code, withheld, "redis_refuses");
         }
     }
 }

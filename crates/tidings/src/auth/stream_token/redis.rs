@@ -189,5 +189,5 @@ fn bytes(value: Value) -> Option<Vec<u8>> {
 
 /// A token whose record says what this version does not know is no token here.
 fn unreadable(layout: &str) {
-    tracing::warn!(layout, "stream_token_unreadable");
+    tidings_log::seldom!(warn, layout, "stream_token_unreadable");
 }
