@@ -1,8 +1,9 @@
 //! Whatever a crash, a bad disk or a meddler leaves of a log's folder.
 //!
 //! The input is a list of changes to the segments of a small log: what a disk does (bytes of other values,
-//! a file cut short or longer, a file replaced or gone) and what no disk does, a changed header or payload whose checksums
-//! are right all the same.
+//! a file cut short or longer, a file replaced or gone) and what no disk does, a changed payload whose checksums
+//! are right all the same. Headers with other values and the right checksum are left out: a header's checksum is over
+//! a salt that nobody outside knows (invariant 5 of `format.rs`), and its values are taken as they stand.
 //!
 //! Promises: `verify` and opening end, in a log or in an error; positions ascend; what is appended afterwards
 //! is read back, and all of it again after another start, with nothing changed in between.
@@ -158,11 +159,10 @@ impl<'a> Changes<'a> {
                 files.remove(name);
             }
             4 => {
-                // A frame's header with other values and the right checksum.
+                // A byte of a frame's header.
                 let frame = frame_at(content, self.byte()?)?;
-                let at = frame + 12 + usize::from(self.byte()?) % (FRAME_HEADER - 12);
+                let at = frame + usize::from(self.byte()?) % FRAME_HEADER;
                 content[at] = self.byte()?;
-                seal(content, frame);
             }
             _ => {
                 // A payload with other bytes and the right checksum.
