@@ -107,8 +107,8 @@ fn sound() -> &'static BTreeMap<String, Vec<u8>> {
     })
 }
 
-/// Reads changes off the input.
-struct Changes<'a>(&'a [u8]);
+/// Reads changes off the input; the second says whether one of them was none that a disk makes.
+struct Changes<'a>(&'a [u8], bool);
 
 impl<'a> Changes<'a> {
     fn byte(&mut self) -> Option<u8> {
@@ -175,6 +175,7 @@ impl<'a> Changes<'a> {
                 let sum = crc32fast::hash(content.get(payload)?).to_le_bytes();
                 content[frame + 12..frame + 16].copy_from_slice(&sum);
                 seal(content, frame);
+                self.1 = true;
             }
         }
         Some(())
@@ -234,7 +235,7 @@ fn everything(log: &Log, scope: Scope) -> Vec<(Position, Vec<u8>)> {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut files = sound().clone();
-    let mut changes = Changes(bytes);
+    let mut changes = Changes(bytes, false);
     while changes.apply(&mut files).is_some() {}
 
     let disk = Arc::new(Disk::of(&files));
@@ -251,6 +252,8 @@ fuzz_target!(|bytes: &[u8]| {
     log.close();
 
     let again = open(&disk).expect("what was opened once opens again");
-    assert_eq!(everything(&again, Scope::All), seen);
+    let seen_again = everything(&again, Scope::All);
+    // Of a body whose events end in the middle the first ones are shown until it is found out.
+    assert!(changes.1 || seen_again == seen, "{seen:?}\n{seen_again:?}");
     again.close();
 });
