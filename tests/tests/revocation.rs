@@ -243,7 +243,7 @@ fn a_user_id_can_be_any_text_and_a_wrong_call_is_told() {
     let get = server.exchange(&Request::get(&format!("/tenants/{tenant}/streams")).bearer(&access));
     assert_eq!((get.status, get.header("allow")), (405, Some("DELETE")));
     let wrong = delete(&server, &access, "/users/ada/streams?tenant=x").problem(422);
-    assert_eq!(wrong["parameter"], json!("tenant_id"), "{wrong}");
+    assert_eq!(wrong["parameter"], json!("tenant"), "{wrong}");
     let control = delete(&server, &access, "/users/a%00b/streams").problem(422);
     assert_eq!(control["parameter"], Value::from("user_id"), "{control}");
 }
