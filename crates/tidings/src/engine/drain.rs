@@ -5,6 +5,8 @@
 //! server would have.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidings_protocol::api::ClosingReason;
@@ -62,24 +64,26 @@ impl Drain {
     }
 }
 
-/// Times to come back, each as far from those before as it can be: multiples of the golden ratio.
-#[derive(Debug)]
-pub(super) struct Evenly(u64);
+/// Times to come back, each as far from those before as it can be: multiples of the golden ratio. Clones go on
+/// with one sequence: those of several threads with sequences of their own could come out pairwise alike.
+#[derive(Clone, Debug)]
+pub(super) struct Evenly(Arc<AtomicU64>);
 
 impl Evenly {
     /// 2^64 divided by the golden ratio.
     const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-    /// A sequence with a beginning of its own: other threads and nodes have others.
+    /// A sequence with a beginning of its own: other nodes have others.
     pub(super) fn random() -> Self {
-        Self(rand::random())
+        Self(Arc::new(AtomicU64::new(rand::random())))
     }
 
     /// The next, from `low` to `high`.
-    fn next(&mut self, low: u64, high: u64) -> u64 {
-        self.0 = self.0.wrapping_add(Self::STEP);
+    fn next(&self, low: u64, high: u64) -> u64 {
+        // Wraps around, as it must.
+        let drawn = self.0.fetch_add(Self::STEP, Ordering::Relaxed);
         let width = u128::from(high - low) + 1;
-        low + u64::try_from((u128::from(self.0) * width) >> 64).expect("less than the width")
+        low + u64::try_from((u128::from(drawn) * width) >> 64).expect("less than the width")
     }
 }
 
@@ -134,7 +138,7 @@ impl Thread {
 
     /// When a client whose stream ends since the server goes is to come back, in milliseconds: ¾ to 1¼ of the
     /// configured time, and what was left of a drain that was cut short.
-    pub(super) fn retry_elsewhere(&mut self) -> u64 {
+    pub(super) fn retry_elsewhere(&self) -> u64 {
         let milliseconds =
             |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 8);
         let retry = milliseconds(self.options.retry);
@@ -149,11 +153,13 @@ mod tests {
 
     #[test]
     fn times_to_come_back_are_spread_evenly_and_lie_in_their_range() {
-        let mut evenly = Evenly::random();
+        // Drawn by two threads in turn: once each had a sequence of its own, and now and then the two were alike.
+        let evenly = Evenly::random();
+        let threads = [evenly.clone(), evenly.clone()];
         let mut tenths = [0_u32; 10];
         let mut seen = std::collections::HashSet::new();
-        for _ in 0..500 {
-            let retry = evenly.next(1_500, 2_499);
+        for number in 0..500 {
+            let retry = threads[number % 2].next(1_500, 2_499);
             assert!((1_500..2_500).contains(&retry));
             tenths[usize::try_from((retry - 1_500) / 100).unwrap()] += 1;
             seen.insert(retry);

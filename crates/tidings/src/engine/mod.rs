@@ -119,6 +119,7 @@ impl Engines {
     ) -> io::Result<Self> {
         let pool = Arc::new(CatchUpPool::start(log, cursors, types)?);
         let ended = Arc::new(EndedStreams::new(options.ended_streams));
+        let retries = drain::Evenly::random();
         let threads = (0..options.threads.max(1))
             .map(|number| {
                 let (mailbox, poll) = Mailbox::new()?;
@@ -129,6 +130,7 @@ impl Engines {
                     Arc::clone(window),
                     Arc::clone(&pool),
                     Arc::clone(&ended),
+                    retries.clone(),
                 );
                 let handle = std::thread::Builder::new()
                     .name(format!("engine-{number}"))

@@ -87,6 +87,7 @@ impl Thread {
         window: Arc<Window>,
         pool: Arc<CatchUpPool>,
         ended: Arc<EndedStreams>,
+        retries: Evenly,
     ) -> Self {
         let position = window.tail();
         Self {
@@ -108,7 +109,7 @@ impl Thread {
             closing: None,
             drain: None,
             retry_spread: Duration::ZERO,
-            retries: Evenly::random(),
+            retries,
             now: START,
             started: Instant::now(),
             stop: None,
@@ -310,7 +311,15 @@ mod tests {
         };
         let window = Arc::new(Window::new(1 << 20));
         let ended = Arc::new(EndedStreams::new(options.ended_streams));
-        let thread = Thread::new(options, poll, mailbox, window, pool, ended);
+        let thread = Thread::new(
+            options,
+            poll,
+            mailbox,
+            window,
+            pool,
+            ended,
+            Evenly::random(),
+        );
         (thread, folder)
     }
 
