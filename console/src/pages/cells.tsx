@@ -71,7 +71,7 @@ export function Cells({ devices, onOpen }: { devices: readonly Device[]; onOpen:
   const canvas = useRef<HTMLCanvasElement>(null);
   const painter = useRef<Painter>();
   const [width, setWidth] = useState(0);
-  const [at, setAt] = useState<number | undefined>();
+  const [choice, choose] = useState<{ key: string; by: 'keys' | 'pointer' } | undefined>();
   useLayoutEffect(() => {
     const box = canvas.current?.parentElement;
     if (!box) return;
@@ -97,10 +97,19 @@ export function Cells({ devices, onOpen }: { devices: readonly Device[]; onOpen:
   }, [laid, width, theme]);
   useEffect(() => painter.current?.paint(devices), [devices, laid, width, theme]);
 
+  // By its key: a device that comes before it moves its cell, and the choice goes along.
+  const found = useMemo(() => devices.findIndex(({ key }) => key === choice?.key), [devices, choice?.key]);
+  const at = found < 0 ? undefined : found;
   const chosen = at === undefined ? undefined : devices[at];
-  const open = (place: number | undefined) => {
-    const device = place === undefined ? undefined : devices[place];
-    if (device) onOpen(device);
+  const deviceAt = ({ offsetX, offsetY }: MouseEvent) => {
+    const place = placeAt(laid, offsetX, offsetY);
+    return place === undefined ? undefined : devices[place];
+  };
+  const point = (event: MouseEvent) => {
+    // A browser tells of a move also where the page moved under a pointer that rests: nobody pointed then.
+    if (event.movementX === 0 && event.movementY === 0) return;
+    const device = deviceAt(event);
+    choose(device && { key: device.key, by: 'pointer' });
   };
   const step = (event: KeyboardEvent) => {
     const moves: Record<string, number> = {
@@ -110,15 +119,17 @@ export function Cells({ devices, onOpen }: { devices: readonly Device[]; onOpen:
       ArrowUp: -laid.columns,
     };
     const move = moves[event.key];
-    if (event.key === 'Enter') open(at);
-    else if (move !== undefined) {
+    if (event.key === 'Enter') {
+      if (chosen) onOpen(chosen);
+    } else if (move !== undefined) {
       event.preventDefault();
-      setAt(Math.min(devices.length - 1, Math.max(0, at === undefined ? 0 : at + move)));
+      const next = devices[Math.min(devices.length - 1, Math.max(0, at === undefined ? 0 : at + move))];
+      choose(next && { key: next.key, by: 'keys' });
     }
   };
   const corner = at === undefined || chosen === undefined ? undefined : cornerOf(laid, at);
   const about = chosen
-    ? `${chosen.name}: ${chosen.health}${chosen.alerts > 0 ? `, ${chosen.alerts} alerts` : ''}`
+    ? `${chosen.name}: ${chosen.health}${chosen.alerts > 0 ? `, ${chosen.alerts} ${chosen.alerts === 1 ? 'alert' : 'alerts'}` : ''}`
     : '';
   return (
     <div class="cells">
@@ -126,11 +137,14 @@ export function Cells({ devices, onOpen }: { devices: readonly Device[]; onOpen:
         ref={canvas}
         tabIndex={0}
         role="application"
-        aria-label={`${devices.length} devices. Arrow keys choose one, Enter opens it. The list shows the same as text.`}
+        aria-label={`${devices.length} ${devices.length === 1 ? 'device' : 'devices'}. Arrow keys choose one, Enter opens it. The list shows the same as text.`}
         aria-describedby="cell-about"
-        onMouseMove={(event) => setAt(placeAt(laid, event.offsetX, event.offsetY))}
-        onMouseLeave={() => setAt(undefined)}
-        onClick={(event) => open(placeAt(laid, event.offsetX, event.offsetY))}
+        onMouseMove={point}
+        onMouseLeave={() => choose((now) => (now?.by === 'pointer' ? undefined : now))}
+        onClick={(event) => {
+          const device = deviceAt(event);
+          if (device) onOpen(device);
+        }}
         onKeyDown={step}
       />
       {corner && (

@@ -57,12 +57,12 @@ export function FleetView({
   return (
     <>
       <div class="figures">
-        <Figure name="devices" value={all.length} />
+        <Figure name={all.length === 1 ? 'device' : 'devices'} value={all.length} />
         <Figure name="up" value={count.up} tone="up" />
         <Figure name="down" value={count.down} tone={count.down > 0 ? 'down' : ''} link={links.down} />
         {count.unknown > 0 && <Figure name="unknown" value={count.unknown} />}
         <Figure
-          name="alerts open"
+          name={fleet.alerts.size === 1 ? 'alert open' : 'alerts open'}
           value={fleet.alerts.size}
           tone={fleet.alerts.size > 0 ? 'alert' : ''}
           link={links.alerts}
