@@ -27,6 +27,7 @@ use crate::engine::{
 };
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
 use crate::fanout::{Conflation, View};
+use crate::front::Unhurried;
 use crate::metrics::outcome::Begin;
 use crate::operate::groups::still_the_same;
 use crate::state;
@@ -478,7 +479,9 @@ async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Respo
     let (sink, body) = engine::body();
     stream.sink = StreamSink::Body(sink);
     app.engines.open(stream).await;
-    Ok((StatusCode::OK, headers, axum::body::Body::new(body)).into_response())
+    let mut response = (StatusCode::OK, headers, axum::body::Body::new(body)).into_response();
+    response.extensions_mut().insert(Unhurried);
+    Ok(response)
 }
 
 /// A stream that ends with what it begins with, and whose client comes back for more.
