@@ -59,19 +59,6 @@ impl Rewound {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until there is something to read, or the end.
-    ///
-    /// # Errors
-    ///
-    /// The connection is broken.
-    pub async fn readable(&self) -> io::Result<()> {
-        if self.prefix.is_empty() {
-            // A look at the bytes themselves: the runtime calls a fresh socket readable before it knows.
-            self.socket.peek(&mut [0]).await?;
-        }
-        Ok(())
-    }
-
     /// The socket itself; what was read ahead and not read again is gone.
     #[must_use]
     pub fn into_socket(self) -> TcpStream {
