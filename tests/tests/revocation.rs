@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tidings_tests::access::now;
 use tidings_tests::publish::{one, status};
-use tidings_tests::{AccessToken, Answer, Request, Server, Stream, new_tenant};
+use tidings_tests::{AccessToken, Answer, Request, Server, Setup, Stream, new_tenant};
 
 fn delete(server: &Server, access: &str, target: &str) -> Answer {
     server.exchange(&Request::new("DELETE", target).bearer(access))
@@ -115,6 +115,31 @@ fn a_token_that_does_not_say_when_it_was_issued_counts_as_issued_before() {
     delete(&server, &root(&server), "/users/ada/streams").expect(200);
     assert_revoked(&mut stream);
     assert_refused_everywhere(&server, &tenant, &unknown);
+}
+
+/// An operator of one tenant could have any number remembered, each for a month, in everybody's memory and on disk.
+#[test]
+fn the_revocations_of_a_tenant_are_limited_and_the_whole_tenant_can_be_revoked_still() {
+    let server = Setup::new().set("TIDINGS_LIMITS__REVOCATIONS", "2").start();
+    let (tenant, other_tenant) = (new_tenant(), new_tenant());
+    let access = operator(&server, &tenant);
+    let ada = issued(&server, "ada", &tenant, "publisher", 10);
+    delete(&server, &access, "/users/one/streams").expect(200);
+    delete(&server, &access, "/tokens/t-1/streams").expect(200);
+    for target in ["/users/ada/streams", "/tokens/t-2/streams"] {
+        let problem = delete(&server, &access, target).problem(409);
+        let detail = problem["detail"].as_str().expect("text");
+        assert!(detail.contains("limits.revocations"), "{detail}");
+        assert!(detail.contains("nothing was revoked"), "{detail}");
+    }
+    let mut stream = open(&server, &tenant, &ada);
+    delete(&server, &access, "/users/one/streams").expect(200);
+    let others = operator(&server, &other_tenant);
+    delete(&server, &others, "/users/ada/streams").expect(200);
+    let target = format!("/tenants/{tenant}/streams");
+    delete(&server, &access, &target).expect(200);
+    assert_revoked(&mut stream);
+    assert_refused_everywhere(&server, &tenant, &ada);
 }
 
 #[test]

@@ -208,6 +208,9 @@ section! {
         publish_rate_per_key: u64 = kinds::COUNT, "0", live;
         /// The most API keys of one tenant, those that were revoked and are still remembered among them.
         publisher_keys: usize = kinds::count::<1, 100_000>(), "1000", live;
+        /// The most users and tokens of one tenant of which it is remembered that they were revoked, each for
+        /// `auth.revocations_kept`. A further revocation is refused with 409; the whole tenant can always be revoked.
+        revocations: usize = kinds::count::<1, 10_000_000>(), "10000", live;
         /// Requests that are being answered at once, until their answers are written; streams that are being opened
         /// among them and open ones not. 0 means no limit. What comes beyond is answered 503 at once rather than kept
         /// waiting.
