@@ -368,6 +368,28 @@ fn an_operator_that_is_limited_to_types_gets_no_hold_of_a_key_for_more() {
     call(&server, "POST", &rotate(&all).1, &all_types, None).expect(200);
 }
 
+/// A key's own rate holds instead of the configured one, which is the platform's.
+#[test]
+fn an_operator_gives_no_key_a_rate_above_the_configured_one() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__PUBLISH_RATE_PER_KEY", "5")
+        .start();
+    let tenant = new_tenant();
+    let operator = operator(&server, &tenant);
+    let body = json!({"name": "fast", "publish_rate": 1_000_000});
+    let refused = call(&server, "POST", "/keys", &operator, Some(&body)).problem(403);
+    assert_eq!(refused["field"], "publish_rate");
+    let (_, id) = created(
+        &server,
+        &tenant,
+        &json!({"name": "as all", "publish_rate": 5}),
+    );
+    assert!(!id.is_empty());
+    // The platform's own operators may.
+    let body = json!({"name": "fast", "publish_rate": 1_000_000, "tenants": [tenant]});
+    call(&server, "POST", "/keys", &server.super_admin(), Some(&body)).expect(201);
+}
+
 #[test]
 fn a_tenants_keys_are_limited_and_go_with_it() {
     let server = Setup::new()

@@ -299,6 +299,18 @@ fn checked(app: &App, operator: &Operator, asked: NewKey, now: i64) -> Result<Ma
         )
         .at_field("types"));
     }
+    let publish_rate = asked.publish_rate.filter(|rate| *rate > 0);
+    // A key's own rate holds instead of the configured one, so a tenant's operator would lift what binds the tenant.
+    let most = app.config().limits.publish_rate_per_key;
+    if operator.only_tenant().is_some()
+        && most != 0
+        && publish_rate.is_some_and(|rate| u64::from(rate) > most)
+    {
+        return Err(Refusal::forbidden(format!(
+            "a tenant's operator gives a key at most {most} events a second (limits.publish_rate_per_key)"
+        ))
+        .at_field("publish_rate"));
+    }
     let expires_at = match asked.expires_at.as_deref() {
         None => None,
         Some(text) => Some(
@@ -311,7 +323,7 @@ fn checked(app: &App, operator: &Operator, asked: NewKey, now: i64) -> Result<Ma
         name: asked.name,
         tenants,
         types,
-        publish_rate: asked.publish_rate.filter(|rate| *rate > 0),
+        publish_rate,
         created_at: now,
         created_by: operator.identity().user.to_string(),
         by_super_admin: operator.only_tenant().is_none(),
