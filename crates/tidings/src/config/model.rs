@@ -103,8 +103,8 @@ section! {
         operator_role: String = kinds::TEXT, "tenant_operator", live;
         /// The cookie that may carry the access token when a stream token is asked for.
         cookie: String = kinds::COOKIE, "access_token", live;
-        /// For how long it is remembered whose access tokens were revoked; 0 is for ever. It must be longer than any
-        /// access token lives: one that outlives this is good again.
+        /// For how long it is remembered whose access tokens were revoked; 0 is for ever. An access token that lives
+        /// longer (from `iat`, or where that is missing from now, to `exp`) is refused: it would be good again.
         revocations_kept: Duration = kinds::RETENTION, "30d";
         /// Publishers that show an API key instead of an access token. Each is a table with `id`,
         /// `secret_sha256` (64 hexadecimal digits: SHA-256 of the part of the key behind `tdk_<id>_`),
