@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use tidings_tests::access::now;
 use tidings_tests::publish::{one, status};
+use tidings_tests::server::run;
 use tidings_tests::{AccessToken, Answer, GUARD, Request, Server, Setup, Stream, new_tenant};
 
 fn delete(server: &Server, access: &str, target: &str) -> Answer {
@@ -164,6 +165,79 @@ fn a_token_that_would_outlive_its_revocation_is_refused() {
         "it is that old already"
     );
     assert_eq!(status(&kept("0"), Some(0), 100_000_000), 200);
+}
+
+/// Closing a stream keeps nobody out: with what opened it, the next one opens at once.
+#[test]
+fn a_stream_is_revoked_with_the_token_that_opened_it() {
+    let mut server = Server::start();
+    let (tenant, other_tenant) = (new_tenant(), new_tenant());
+    let with_id = |tenant: &str, id: &str| {
+        let token = AccessToken::new("ada", tenant, "publisher").claim("jti", id);
+        server.sign(&token)
+    };
+    let (lost, kept) = (with_id(&tenant, "t-1"), with_id(&tenant, "t-2"));
+    let elsewhere = with_id(&other_tenant, "t-1");
+    let mut named = open(&server, &tenant, &lost);
+    let mut beside = open(&server, &tenant, &lost);
+    let mut stays = open(&server, &tenant, &kept);
+    let mut theirs = open(&server, &other_tenant, &elsewhere);
+    let target = format!("/streams/{}?revoke=true", named.connection_id());
+    let of_other = operator(&server, &other_tenant);
+    delete(&server, &of_other, &target).problem(404);
+    delete(&server, &server.viewer(&tenant), &target).problem(403);
+    let answer = delete(&server, &operator(&server, &tenant), &target).expect(200);
+    assert_eq!(answer["streams_closed"], 2, "{answer}");
+    assert_eq!(answer["token_id"], "t-1");
+    assert!(answer["revoked_at"].is_string(), "{answer}");
+    assert_revoked(&mut named);
+    assert_revoked(&mut beside);
+    assert_refused_everywhere(&server, &tenant, &lost);
+    assert_open(&server, &tenant, &mut stays, 1);
+    assert_open(&server, &other_tenant, &mut theirs, 1);
+
+    // By the command; what opened a super admin's stream is nobody's else.
+    let root_token = server.sign(&AccessToken::super_admin("root-2").claim("jti", "t-2"));
+    let mut all = server.stream_of(&tenant).bearer(&root_token).open();
+    let url = format!("http://{}", server.address);
+    let access = root(&server);
+    let variables = [("TIDINGS_URL", &*url), ("TIDINGS_TOKEN", &*access)];
+    let revoke = |stream: &Stream| {
+        let arguments = ["revoke", "connection", stream.connection_id()];
+        run(&arguments, &variables, &server.folder())
+    };
+    let done = revoke(&all);
+    assert!(done.status.success(), "{}", done.said);
+    assert_revoked(&mut all);
+    assert_revoked(&mut stays);
+
+    // Without an id there is nothing to revoke, and that is said.
+    let nameless = issued(&server, "eve", &tenant, "viewer", 10);
+    let mut stream = open(&server, &tenant, &nameless);
+    let done = revoke(&stream);
+    assert!(!done.status.success());
+    let said = format!("tidings revoke user 'eve' --tenant {tenant}");
+    assert!(done.said.contains(&said), "{}", done.said);
+    assert_eq!(
+        stream.next_named("closing").json()["reason"],
+        "disconnected"
+    );
+    let mut again = open(&server, &tenant, &nameless);
+    let target = format!("/streams/{}?revoke=true", again.connection_id());
+    let answer = delete(&server, &root(&server), &target).expect(200);
+    assert_eq!(answer["revoked_at"], Value::Null, "{answer}");
+    assert_eq!(
+        (&answer["user_id"], &answer["token_id"]),
+        (&json!("eve"), &Value::Null)
+    );
+    assert_eq!(again.next_named("closing").json()["reason"], "disconnected");
+
+    server.kill();
+    server.start_again();
+    for access in [&lost, &root_token] {
+        assert_refused_everywhere(&server, &tenant, access);
+    }
+    open(&server, &other_tenant, &elsewhere);
 }
 
 /// An operator of one tenant could have any number remembered, each for a month, in everybody's memory and on disk.
