@@ -222,11 +222,16 @@ impl Project {
         self.running.insert(name.to_owned(), container);
     }
 
-    /// `docker compose stop` of one service.
-    fn stop(&mut self, name: &str) {
-        let ended = self.running.remove(name).expect("it runs").stop();
-        if self.service(name)["image"] == "tidings" {
-            assert_eq!(ended.code(), Some(0), "{name}");
+    /// `docker compose stop` of some services, which end side by side.
+    fn stop(&mut self, names: &[String]) {
+        for name in names {
+            self.running[name].order_to_stop();
+        }
+        for name in names {
+            let ended = self.running.remove(name).expect("it runs").ended();
+            if self.service(name)["image"] == "tidings" {
+                assert_eq!(ended.code(), Some(0), "{name}");
+            }
         }
     }
 
@@ -238,12 +243,10 @@ impl Project {
                 .keys()
                 .flat_map(|name| needed(&self.service(name)).into_keys())
                 .collect();
-            let next = self
-                .running
-                .keys()
-                .find(|name| !needed.contains(*name))
-                .cloned();
-            self.stop(&next.expect("something that nobody depends on"));
+            let last = self.running.keys().filter(|name| !needed.contains(*name));
+            let last: Vec<String> = last.cloned().collect();
+            assert!(!last.is_empty(), "services wait for each other");
+            self.stop(&last);
         }
     }
 
@@ -375,7 +378,7 @@ fn two_nodes_behind_a_proxy_serve_as_one_and_keep_what_they_have() {
     }
 
     // One node goes: its clients come back to the other one, and get what they lack.
-    project.stop("node-1");
+    project.stop(&["node-1".to_owned()]);
     let second = client.publish(2);
     let mut led = 0;
     for mut stream in streams {
@@ -423,7 +426,6 @@ fn two_nodes_behind_a_proxy_serve_as_one_and_keep_what_they_have() {
             "{name}: {events}"
         );
     }
-    project.down();
 }
 
 #[test]

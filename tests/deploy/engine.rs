@@ -320,11 +320,21 @@ impl Container {
         });
     }
 
-    /// Sends its signal and waits for its end, as `docker stop` does.
-    pub(crate) fn stop(mut self) -> ExitStatus {
+    /// Sends the signal that it is stopped with.
+    pub(crate) fn order_to_stop(&self) {
         let first = Pid::from_raw(self.pid()).expect("a process");
         kill_process(first, self.plan.stop).expect("a process of ours");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(mut self) -> ExitStatus {
         self.child.wait().expect("a child of ours")
+    }
+
+    /// What `docker stop` does.
+    pub(crate) fn stop(self) -> ExitStatus {
+        self.order_to_stop();
+        self.ended()
     }
 }
 
