@@ -40,6 +40,9 @@ export interface TenantUsage {
   readonly bytes: number;
   readonly streams: number;
   readonly oldest_at: string | null;
+  /** Events that came since `appended_since`; it only grows. */
+  readonly appended: number;
+  readonly appended_since: string;
   readonly purged: { readonly at: string } | null;
   readonly settings: {
     readonly retention_seconds: number;

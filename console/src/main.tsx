@@ -125,7 +125,7 @@ function Shell({
         ))}
         <a href="/docs">API</a>
       </nav>
-      <main id="content" tabIndex={-1}>
+      <main id="content" tabIndex={-1} data-page={route.page}>
         {notices.map((notice) => (
           <p class="strip notice" key={notice.at}>
             <time>{clock(notice.at)}</time> {notice.text}

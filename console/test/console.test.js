@@ -239,6 +239,68 @@ test.describe('the console', () => {
     await page.waitForFunction(() => document.querySelectorAll('.events li').length === 2);
   });
 
+  test('every page is grey while the line is not live, and is not grey when it is', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    await server.publish('alert_fired', {
+      device_id: 'edge-1',
+      alert_event_id: 'a1',
+      severity: 'critical',
+      message: 'cpu is hot',
+    });
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
+    const page = await open(server.token('super_admin', { tenant: null }));
+    const health = (load) => ({ device_id: 'edge-1', type: 'health', health: { cpu_load: `${load}` } });
+    for (const load of [11, 12]) await server.publish('metric_update', health(load));
+    // What says how things are, on each page.
+    const shown = {
+      fleet: ['.figures', '.cells', 'nav .badge'],
+      'fleet?as=list': ['.figures', 'tbody .state'],
+      [`device?key=${TENANT}/edge-1`]: [
+        'header.title .state',
+        '.strip.critical',
+        '.strip.busy',
+        '.plots',
+        '.facts',
+        '.events',
+      ],
+      alerts: ['.alerts .critical'],
+      work: ['.jobs .job'],
+      feed: ['.events'],
+      rates: ['.figures', '.plot', '.rates-type'],
+      streams: ['table'],
+      tenants: ['tbody tr'],
+      audit: ['.audit tbody'],
+    };
+    const colours = async (expected) => {
+      for (const [name, selectors] of Object.entries(shown)) {
+        await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
+        for (const selector of selectors) {
+          const element = await page.waitForSelector(
+            selector.startsWith('nav') ? selector : `#content ${selector}`,
+          );
+          const look = await element.evaluate((found) => {
+            const filters = [];
+            for (let each = found; each; each = each.parentElement)
+              filters.push(getComputedStyle(each).filter);
+            return filters.some((filter) => filter.includes('grayscale(1)')) ? 'grey' : 'coloured';
+          });
+          assert.equal(look, expected, `${name}: ${selector}`);
+        }
+      }
+    };
+    await colours('coloured');
+    // The stream is ended and can't come back, while the operators' calls are answered as before.
+    await page.route('**/events/stream**', (route) => route.abort());
+    const [{ connection_id: id }] = await server.streams();
+    const headers = { authorization: `Bearer ${server.publisher}` };
+    await fetch(`${server.origin}/streams/${id}`, { method: 'DELETE', headers });
+    await page.waitForSelector('.line[data-state=reconnecting]');
+    await colours('grey');
+    await page.unroute('**/events/stream**');
+    await page.waitForSelector('.line[data-state=live]');
+    await colours('coloured');
+  });
+
   test('in the demo this machine is a device, and its measurements move', async () => {
     const port = await freePort();
     const args = ['demo', '--listen', `127.0.0.1:${port}`, '--devices', '3'];
@@ -338,6 +400,19 @@ test.describe('the console', () => {
     await shows(page, '.inside table', 'developer');
     await page.evaluate(() => (location.hash = '#/tenants'));
     await shows(page, 'tbody', '11111111');
+  });
+
+  test('a tenant’s rate is there while something is published, and goes when nothing is any more', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('tenant_operator'), '#/tenants');
+    const rate = 'tbody td:nth-of-type(2)';
+    await shows(page, rate, '0.0/s');
+    await server.publish('device_status', status('edge-1', 'offline'));
+    await page.waitForFunction(
+      (where) => Number.parseFloat(document.querySelector(where).textContent) > 0,
+      rate,
+    );
+    await shows(page, rate, '0.0/s');
   });
 
   test('an operator makes an API key that publishes, gives it a new secret, and revokes it', async () => {

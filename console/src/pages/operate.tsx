@@ -1,4 +1,5 @@
-import { useRef, useState } from 'preact/hooks';
+import { useMemo, useRef, useState } from 'preact/hooks';
+import { Growth } from '../growth';
 import type { Session } from '../session';
 import { bytes, short, span, words } from '../text';
 import { useAsked, useNow } from '../use';
@@ -89,21 +90,14 @@ function viewText(view: Readonly<Record<string, unknown>>): string {
 
 /** What each tenant has, and how fast it grows. */
 export function TenantsPage({ session }: { session: Session }) {
-  const asked = useAsked(() => session.api.tenants(), 'tenants', 5_000);
-  const now = useNow(5_000);
-  const before = useRef(new Map<string, { at: number; events: number; rate: number }>());
-  const rates = new Map<string, number>();
-  for (const { id, events } of asked.answer?.tenants ?? []) {
-    const known = before.current.get(id);
-    if (known === undefined) before.current.set(id, { at: now, events, rate: 0 });
-    else if (known.events !== events && now > known.at)
-      before.current.set(id, {
-        at: now,
-        events,
-        rate: Math.max(0, (1000 * (events - known.events)) / (now - known.at)),
-      });
-    rates.set(id, before.current.get(id)?.rate ?? 0);
-  }
+  const asked = useAsked(() => session.api.tenants(), 'tenants', 3_000);
+  const now = useNow(3_000);
+  const growth = useRef(new Growth()).current;
+  // With each answer, whether or not anything came: what stands still has a rate too.
+  useMemo(() => {
+    for (const { id, appended, appended_since } of asked.answer?.tenants ?? [])
+      growth.take(id, { count: appended, since: appended_since }, performance.now());
+  }, [asked.answer]);
   return (
     <>
       {asked.error && <p class="bad">{asked.error}</p>}
@@ -127,7 +121,7 @@ export function TenantsPage({ session }: { session: Session }) {
                   {tenant.name ?? short(tenant.id)} {tenant.purged && <span class="tag">purged</span>}
                 </th>
                 <td class="number">{tenant.events.toLocaleString()}</td>
-                <td class="number">{(rates.get(tenant.id) ?? 0).toFixed(1)}/s</td>
+                <td class="number">{perSecond(growth.rate(tenant.id, tenant.appended_since))}</td>
                 <td class="number">
                   {bytes(tenant.bytes)}
                   {tenant.settings.max_bytes > 0 && (
@@ -150,3 +144,5 @@ export function TenantsPage({ session }: { session: Session }) {
     </>
   );
 }
+
+const perSecond = (rate: number | undefined): string => (rate === undefined ? '–' : `${rate.toFixed(1)}/s`);
