@@ -17,6 +17,13 @@ export interface Notice {
   readonly text: string;
 }
 
+/** What a page wants to be told at once, and not only to find among what was seen. */
+export interface Watcher {
+  event(event: TidingsEvent): void;
+  gap(): void;
+  connection(state: Connection): void;
+}
+
 const MOST_SEEN = 2_000;
 
 /** All that a login brings: the stream that all tabs of it share, the fleet, and the newest events. */
@@ -31,6 +38,7 @@ export class Session {
   failure: TidingsError | undefined;
 
   readonly #listeners = new Set<() => void>();
+  readonly #watchers = new Set<Watcher>();
   readonly #close: () => void;
   #isTelling = false;
 
@@ -48,9 +56,14 @@ export class Session {
       { ...tenant, baseUrl: mount, token, conflate: 'default', interval: 200 },
       {
         event: (event) => this.#see(event),
-        connection: ({ state }) => this.rates.note(state === 'live', Date.now()),
-        gap: ({ reason }) =>
-          this.#notice(`Events are missing here (${reason.replaceAll('_', ' ')}); the fleet is read anew.`),
+        connection: (connection) => {
+          this.rates.note(connection.state === 'live', Date.now());
+          for (const watcher of this.#watchers) watcher.connection(connection);
+        },
+        gap: ({ reason }) => {
+          this.#notice(`Events are missing here (${reason.replaceAll('_', ' ')}); the fleet is read anew.`);
+          for (const watcher of this.#watchers) watcher.gap();
+        },
         closing: ({ reason }) => {
           if (reason === 'view_changed') this.#notice('What you may see has changed.');
         },
@@ -84,7 +97,15 @@ export class Session {
     return () => this.#listeners.delete(listener);
   };
 
+  /** Tells of every event, gap and state of the line, as they come; answers how to end that. */
+  watch(watcher: Watcher): () => void {
+    this.#watchers.add(watcher);
+    watcher.connection(this.connection);
+    return () => this.#watchers.delete(watcher);
+  }
+
   #see(event: TidingsEvent): void {
+    for (const watcher of this.#watchers) watcher.event(event);
     const at = Date.now();
     this.seen.push({ event, at });
     this.rates.count(event.type, event.data.tenant_id, at);

@@ -415,6 +415,157 @@ test.describe('the console', () => {
     await shows(page, rate, '0.0/s');
   });
 
+  test('all pages of a device’s measurements are read, and the newest is what is shown', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    for (let load = 1; load <= 10; load++)
+      await server.publish('metric_update', {
+        device_id: 'edge-1',
+        type: 'health',
+        health: { cpu_load: `${load}` },
+      });
+    const page = await open(server.token('viewer'));
+    // Pages end early, as they do where much is published: by the server itself.
+    await page.route('**/tenants/*/events?**', (route) =>
+      route.continue({ url: route.request().url().replace('limit=1000', 'limit=3') }),
+    );
+    await page.evaluate((hash) => (location.hash = hash), `#/device?key=${TENANT}/edge-1`);
+    await shows(page, '.plots', 'Processor 10 %');
+    await page.waitForSelector('.plots[aria-busy=false]');
+  });
+
+  test('why somebody was not shown an event is told of all, and where it is not remembered that is said', async () => {
+    const forgetful = await Server.start({ TIDINGS_STREAM__ENDED_STREAMS: '1' });
+    const watching = new Set();
+    const watch = async (more) => {
+      const headers = { authorization: `Bearer ${forgetful.token('viewer', { more })}` };
+      const end = new AbortController();
+      const path = `${forgetful.origin}/tenants/${TENANT}/events/stream`;
+      const { body } = await fetch(path, { headers, signal: end.signal });
+      watching.add(end);
+      await body.getReader().read();
+      return end;
+    };
+    try {
+      await watch(['--devices', 'other']);
+      const second = await watch([]);
+      const third = await watch([]);
+      const page = await context.newPage();
+      await page.goto(`${forgetful.origin}/`);
+      await page.fill('#token', forgetful.token('tenant_operator'));
+      await page.click('button[type=submit]');
+      await page.waitForSelector('.line[data-state=live]');
+      await page.evaluate(() => (location.hash = '#/feed'));
+      await forgetful.publish('device_status', status('edge-1', 'online'));
+      await page.route('**/audience?**', (route) =>
+        route.continue({ url: route.request().url().replace('limit=1000', 'limit=1') }),
+      );
+      await page.click('.events .row');
+      await page.click('text=Who was shown this?');
+      await page.waitForFunction(() => document.querySelectorAll('.inside tbody tr').length === 4);
+      await shows(page, '.inside tbody', 'devices claim');
+      assert.equal(await page.locator('.inside .notice').count(), 0, 'all is remembered');
+      // One of the two that end is forgotten.
+      second.abort();
+      third.abort();
+      const headers = { authorization: `Bearer ${forgetful.publisher}` };
+      const open = async () =>
+        (await (await fetch(`${forgetful.origin}/streams`, { headers })).json()).streams.length;
+      while ((await open()) > 2);
+      await page.click('.events .row');
+      await page.click('.events .row');
+      await page.click('text=Who was shown this?');
+      await shows(page, '.inside .notice', 'are not remembered');
+      await page.waitForFunction(() => document.querySelectorAll('.inside tbody tr').length === 3);
+    } finally {
+      for (const end of watching) end.abort();
+      await forgetful.stop();
+    }
+  });
+
+  test('the list of streams says what it does not have: other pages, nodes that are silent, a lag that was not counted', async () => {
+    await open(server.token('viewer'));
+    const page = await open(server.token('tenant_operator'));
+    const is = (url) => url.pathname === '/streams';
+    await page.route(is, (route) =>
+      route.continue({ url: route.request().url().replace('limit=1000', 'limit=1') }),
+    );
+    await page.evaluate(() => (location.hash = '#/streams'));
+    await shows(page, '#content > .hint', 'there are more');
+    const first = await page.getAttribute('tbody button', 'aria-label');
+    await page.click('text=Next page');
+    await page.waitForFunction(
+      (label) => ![null, undefined, label].includes(document.querySelector('tbody button')?.ariaLabel),
+      first,
+    );
+    assert.equal(await page.locator('text=Next page').count(), 0, 'it was the last');
+    await page.click('text=First page');
+    await page.waitForSelector(`tbody button[aria-label="${first}"]`);
+    await page.unroute(is);
+    await page.route(is, async (route) => {
+      const response = await route.fetch();
+      const answer = await response.json();
+      const streams = answer.streams.map((stream) => ({
+        ...stream,
+        lag_events: 10_000,
+        lag_exact: false,
+        lag_seconds: 12,
+      }));
+      const nodes = [
+        { node: 'north', id: 'a', answered: true },
+        { node: 'south', id: 'b', answered: false },
+      ];
+      await route.fulfill({ response, json: { ...answer, streams, nodes } });
+    });
+    await shows(page, '.notice', 'The node south does not answer');
+    await shows(page, 'tbody', 'more than 10,000');
+  });
+
+  test('a server that does not answer is asked one thing at a time, and said to be silent', async () => {
+    const page = await open(server.token('tenant_operator'), '#/streams');
+    await shows(page, 'tbody', 'developer');
+    const held = [];
+    await page.route(
+      (url) => url.pathname === '/streams',
+      (route) => void held.push(route),
+    );
+    await shows(page, '.bad', 'did not answer within');
+    assert.equal(held.length, 1);
+    await page.unroute((url) => url.pathname === '/streams');
+    await page.unrouteAll({ behavior: 'ignoreErrors' });
+    await page.waitForFunction(() => document.querySelector('.bad') === null);
+  });
+
+  test('a server that can’t write its log is said to bring nothing new, with its reason', async () => {
+    const page = await open(server.token('viewer'), '#/feed');
+    await page.evaluate(() => (location.hash = '#/fleet'));
+    const reason = 'no space left on the device';
+    // What the server says when its disk is full; the rest of this page's line is the server's own.
+    await page.route('**/events/stream**', (route) =>
+      route.fulfill({
+        contentType: 'text/event-stream',
+        body: `id: a.1\nevent: snapshot_end\ndata: {}\n\nevent: stale\ndata: {"since":"2026-11-28T00:00:00Z","reason":"${reason}"}\n\nretry: 3600000\n\n`,
+      }),
+    );
+    const states = [];
+    await page.exposeFunction('told', (text) => states.push(text));
+    await page.evaluate(() =>
+      new MutationObserver(() => window.told(document.querySelector('.line').textContent)).observe(
+        document.querySelector('.line'),
+        { subtree: true, childList: true, characterData: true, attributes: true },
+      ),
+    );
+    const [{ connection_id: id }] = await server.streams();
+    const headers = {
+      authorization: `Bearer ${server.publisher ?? server.token('super_admin', { tenant: null })}`,
+    };
+    await fetch(`${server.origin}/streams/${id}`, { method: 'DELETE', headers });
+    const deadline = Date.now() + 60_000;
+    while (!states.some((text) => text.includes(`The server brings nothing new${reason}`))) {
+      assert.ok(Date.now() < deadline, states.join('\n'));
+      await page.evaluate(() => undefined);
+    }
+  });
+
   test('an operator makes an API key that publishes, gives it a new secret, and revokes it', async () => {
     await server.publish('device_status', status('edge-1', 'online'));
     const page = await open(server.token('tenant_operator'), '#/keys');

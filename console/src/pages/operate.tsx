@@ -1,12 +1,15 @@
 import { useMemo, useRef, useState } from 'preact/hooks';
+import type { Node } from '../api';
 import { Growth } from '../growth';
+import { href, type Route } from '../route';
 import type { Session } from '../session';
 import { bytes, short, span, words } from '../text';
 import { useAsked, useNow } from '../use';
 
 /** Open streams: who, from where, what they see, how far behind; one can be ended. */
-export function StreamsPage({ session }: { session: Session }) {
-  const asked = useAsked(() => session.api.streams(), 'streams', 2_000);
+export function StreamsPage({ session, route }: { session: Session; route: Route }) {
+  const after = route.query.get('after') ?? '';
+  const asked = useAsked(() => session.api.streams(after), `streams ${after}`, 2_000);
   const now = useNow(1_000);
   const [trouble, setTrouble] = useState('');
   const streams = asked.answer?.streams ?? [];
@@ -18,9 +21,12 @@ export function StreamsPage({ session }: { session: Session }) {
   return (
     <>
       {(asked.error ?? trouble) && <p class="bad">{asked.error ?? trouble}</p>}
+      <Silent nodes={asked.answer?.nodes} what="The streams on it are not in this list." />
       <p class="hint">
-        {streams.length.toLocaleString()} open{asked.answer?.next ? ' on this page; there are more' : ''}.
-        Ending one only disconnects it: its client comes back.
+        {streams.length.toLocaleString()} open
+        {asked.answer?.next || after ? ' on this page; there are more' : ''}. Ending one only disconnects it:
+        its client comes back. {after && <a href={href('streams')}>First page</a>}{' '}
+        {asked.answer?.next && <a href={href('streams', { after: asked.answer.next })}>Next page</a>}
       </p>
       <div class="scroll">
         <table>
@@ -53,7 +59,7 @@ export function StreamsPage({ session }: { session: Session }) {
                 <td class={stream.lag_seconds > 2 ? 'number bad' : 'number'}>
                   {stream.lag_events === 0
                     ? '0'
-                    : `${stream.lag_events} · ${stream.lag_seconds.toFixed(1)} s`}
+                    : `${stream.lag_exact ? '' : 'more than '}${stream.lag_events.toLocaleString()} · ${stream.lag_seconds.toFixed(1)} s`}
                 </td>
                 <td class="number">
                   {stream.events.toLocaleString()} · {bytes(stream.bytes)}
@@ -74,6 +80,18 @@ export function StreamsPage({ session }: { session: Session }) {
         </table>
       </div>
     </>
+  );
+}
+
+/** What a node of several that did not answer means for what is shown. */
+export function Silent({ nodes, what }: { nodes: readonly Node[] | undefined; what: string }) {
+  const silent = (nodes ?? []).filter(({ answered }) => !answered);
+  if (silent.length === 0) return null;
+  const names = silent.map(({ node }) => node).join(', ');
+  return (
+    <p class="strip notice" role="status">
+      {silent.length === 1 ? `The node ${names} does` : `The nodes ${names} do`} not answer. {what}
+    </p>
   );
 }
 
@@ -101,6 +119,11 @@ export function TenantsPage({ session }: { session: Session }) {
   return (
     <>
       {asked.error && <p class="bad">{asked.error}</p>}
+      {asked.answer?.isCut && (
+        <p class="hint">
+          These are the first {asked.answer.tenants.length.toLocaleString()} tenants; there are more.
+        </p>
+      )}
       <div class="scroll">
         <table>
           <thead>
