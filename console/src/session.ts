@@ -1,4 +1,4 @@
-import { type Connection, exchange, type TidingsError, type TidingsEvent } from '@tidings/client';
+import { type Connection, exchange, TidingsError, type TidingsEvent } from '@tidings/client';
 import { type FleetStore, followFleet } from '@tidings/client/fleet';
 import { SharedStream } from '@tidings/client/shared';
 import { Api } from './api';
@@ -51,7 +51,7 @@ export class Session {
     this.api = new Api(access, mount);
     const token = exchange({ baseUrl: mount, accessToken: access });
     const tenant = login.tenant === null ? {} : { tenant: login.tenant };
-    const name = `console/${login.user}/${login.tenant ?? 'all'}/${fingerprint(login.token)}`;
+    const name = `console/${login.user}/${login.tenant ?? 'all'}/${fingerprint(login.identity)}`;
     const followed = followFleet(
       { ...tenant, baseUrl: mount, token, conflate: 'default', interval: 200 },
       {
@@ -138,15 +138,27 @@ function accessOf(login: Login): () => Promise<string> {
   return async () => {
     if (current.source !== undefined && Date.now() > current.expiresAt - AHEAD) {
       fetching ??= fetchLogin(current.source).finally(() => (fetching = undefined));
-      current = await fetching;
+      const fresh = await fetching;
+      // Somebody else logged in beside this tab: what is on the screen is not theirs. What the same user may see is
+      // the server's to say, and claims that are of no concern here can be others in every token.
+      if (fresh.user !== login.user || fresh.tenant !== login.tenant || fresh.role !== login.role)
+        throw new TidingsError('unauthorized', 'Another login is there now: sign in with it.');
+      current = fresh;
     }
     return current.token;
   };
 }
 
-/** Two logins never share a stream: a short mark of the token, from which it can't be had. */
-function fingerprint(token: string): string {
-  let hash = 0x811c9dc5;
-  for (let at = 0; at < token.length; at++) hash = Math.imul(hash ^ token.charCodeAt(at), 0x01000193) >>> 0;
-  return hash.toString(36);
+/**
+ * Two logins never share a stream: a short mark of what they have in common, from which a token can't be had. Who only
+ * claims to be somebody gets nothing by it: a tab is told what another reads only after it has opened a stream itself.
+ */
+function fingerprint(identity: string): string {
+  // Two marks of 32 bits from different beginnings: one alone could be met by chance.
+  const mark = (hash: number) => {
+    for (let at = 0; at < identity.length; at++)
+      hash = Math.imul(hash ^ identity.charCodeAt(at), 0x01000193) >>> 0;
+    return hash.toString(36);
+  };
+  return `${mark(0x811c9dc5)}-${mark(0x9747b28c)}`;
 }

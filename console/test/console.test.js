@@ -776,6 +776,57 @@ test.describe('the console', () => {
     assert.deepEqual(kept, { local: 0, cookies: '', databases: 0, address: false });
   });
 
+  test('tabs that fetched a token each share one stream, and who is somebody else does not', async () => {
+    let fetched = 0;
+    const tokens = new Set();
+    let more = [];
+    await context.route('**/login/token', (route) => {
+      fetched += 1;
+      const token = server.token('viewer', { lifetime: `${1_000 + fetched}s`, more });
+      tokens.add(token);
+      return route.fulfill({ json: { access_token: token } });
+    });
+    const fetching = async () => {
+      const page = await context.newPage();
+      await page.goto(`${server.origin}/#fetch=/login/token`);
+      await page.click('button:text-is("Fetch")');
+      await page.waitForSelector('.line[data-state=live]');
+      await page.evaluate(() => (location.hash = '#/feed'));
+      return page;
+    };
+    const pages = [await fetching(), await fetching(), await fetching()];
+    assert.equal(tokens.size, 3, 'a token for each');
+    const settle = async (expected) => {
+      const deadline = Date.now() + 60_000;
+      while ((await server.streams()).length !== expected) {
+        assert.ok(Date.now() < deadline, `${expected} within a minute`);
+        await server.publish('device_status', status('edge-1', 'online'));
+      }
+    };
+    await settle(1);
+    for (const page of pages) await page.waitForSelector('.events li');
+    // The same user, who may see less.
+    more = ['--devices', 'mine'];
+    const other = await fetching();
+    await settle(2);
+    await server.publish('device_status', status('mine', 'online'));
+    await shows(other, '.events', 'mine');
+    assert.equal(await other.locator('.events li').count(), 1);
+  });
+
+  test('a tab whose login has become another one shows nothing for it', async () => {
+    let user = 'one';
+    await context.route('**/login/token', (route) =>
+      route.fulfill({ json: { token: server.token('viewer', { lifetime: '4s', more: ['--user', user] }) } }),
+    );
+    const page = await context.newPage();
+    await page.goto(`${server.origin}/#fetch=/login/token`);
+    await page.click('button:text-is("Fetch")');
+    await page.waitForSelector('.line[data-state=live]');
+    user = 'another';
+    await shows(page, '.signin [role=alert]', 'Another login');
+  });
+
   test('it works where the API is below /api', async () => {
     const below = await Server.start({ TIDINGS_MOUNT: '/api' });
     try {
@@ -799,7 +850,33 @@ test.describe('the console', () => {
     });
     await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
     const axe = readFileSync(new URL('../node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
+    for (const load of [11, 12])
+      await server.publish('metric_update', {
+        device_id: 'edge-1',
+        type: 'health',
+        health: { cpu_load: `${load}` },
+      });
+    const isClean = async (page, name) => {
+      const { violations: found } = await page.evaluate(() =>
+        window.axe.run(document, { resultTypes: ['violations'] }),
+      );
+      assert.deepEqual(
+        found.map(({ id, nodes }) => `${name}: ${id}: ${nodes[0].html}`),
+        [],
+      );
+    };
     for (const colorScheme of ['light', 'dark']) {
+      const outside = await context.newPage();
+      await outside.emulateMedia({ colorScheme });
+      await outside.goto(`${server.origin}/`);
+      await outside.waitForSelector('.signin form');
+      await outside.evaluate(axe);
+      await isClean(outside, `sign in, ${colorScheme}`);
+      await outside.fill('#token', 'no token');
+      await outside.click('button[type=submit]');
+      await outside.waitForSelector('.signin [role=alert]');
+      await isClean(outside, `refused, ${colorScheme}`);
+      await outside.close();
       const page = await open(server.token('tenant_operator'));
       await page.emulateMedia({ colorScheme });
       // Evaluated by the test's own connection: the page's policy lets no such script in.
@@ -815,6 +892,7 @@ test.describe('the console', () => {
         'past?see=alerts',
         'past?see=work',
         'past?see=events',
+        `device?key=${TENANT}/edge-1`,
         'rates',
         'streams',
         'tenants',
@@ -824,14 +902,8 @@ test.describe('the console', () => {
       ]) {
         await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
         await page.waitForFunction(() => document.querySelector('#content')?.childElementCount > 1);
-        const { violations: found } = await page.evaluate(() =>
-          window.axe.run(document, { resultTypes: ['violations'] }),
-        );
-        assert.deepEqual(
-          found.map(({ id, nodes }) => `${name}: ${id}: ${nodes[0].html}`),
-          [],
-          colorScheme,
-        );
+        if (name.startsWith('device')) await page.waitForSelector('.plots');
+        await isClean(page, `${name}, ${colorScheme}`);
       }
       await page.evaluate(() => (location.hash = '#/fleet'));
       await page.focus('.cells canvas');
@@ -866,8 +938,31 @@ test.describe('the console', () => {
 
   test('at 360 pixels nothing hangs out', async () => {
     await server.publish('device_status', status('edge-1', 'online'));
+    await server.publish('alert_fired', {
+      device_id: 'edge-1',
+      alert_event_id: 'a1',
+      severity: 'critical',
+      message: 'a message of some length, as devices have them that have much to say',
+    });
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
+    for (const load of [11, 12])
+      await server.publish('metric_update', {
+        device_id: 'edge-1',
+        type: 'health',
+        health: { cpu_load: `${load}` },
+      });
+    const narrow = { width: 360, height: 740 };
+    const fits = async (page, name) => {
+      const width = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(width <= 360, `${name}: ${width}`);
+    };
+    const outside = await context.newPage();
+    await outside.setViewportSize(narrow);
+    await outside.goto(`${server.origin}/`);
+    await outside.waitForSelector('.signin form');
+    await fits(outside, 'sign in');
     const page = await open(server.token('tenant_operator'));
-    await page.setViewportSize({ width: 360, height: 740 });
+    await page.setViewportSize(narrow);
     for (const name of [
       'fleet',
       'fleet?as=list',
@@ -876,6 +971,10 @@ test.describe('the console', () => {
       'feed',
       'past',
       'past?as=list',
+      'past?see=alerts',
+      'past?see=work',
+      'past?see=events',
+      `device?key=${TENANT}/edge-1`,
       'rates',
       'streams',
       'tenants',
@@ -885,8 +984,10 @@ test.describe('the console', () => {
     ]) {
       await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
       await page.waitForFunction(() => document.querySelector('#content')?.childElementCount > 1);
-      const width = await page.evaluate(() => document.documentElement.scrollWidth);
-      assert.ok(width <= 360, `${name}: ${width}`);
+      if (name.startsWith('past'))
+        await page.waitForSelector('.progress[data-reading=done]', { state: 'attached' });
+      if (name.startsWith('device')) await page.waitForSelector('.plots');
+      await fits(page, name);
     }
   });
 });
