@@ -6,8 +6,8 @@ use std::net::TcpStream;
 
 use tidings_tests::publish::{self, status};
 use tidings_tests::{
-    Answer, Certificates, Connection, GUARD, Request, Server, Setup, Stream, Tunnel, Watch, Way,
-    new_tenant,
+    AccessToken, Answer, Certificates, Connection, GUARD, Request, Server, Setup, Stream, Tunnel,
+    Watch, Way, new_tenant,
 };
 
 /// A server that takes one stream from each address and trusts this machine's proxies.
@@ -288,6 +288,46 @@ fn a_body_that_trickles_is_408_and_others_do_not_wait() {
     connection.read_answer().expect("an answer").problem(408);
     drop(connection);
     trickle.join().expect("it ends");
+}
+
+/// A byte now and then keeps any idle timeout from ending it, and the time for a whole body may be long.
+#[test]
+fn a_body_that_comes_too_slowly_is_408_long_before_its_time_is_over() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__BODY_TIME", "1h")
+        .set("TIDINGS_LIMITS__BODY_RATE", "64KiB")
+        .start();
+    let tenant = new_tenant();
+    let token = server.publisher(&tenant);
+    let head = format!(
+        "POST /tenants/{tenant}/events HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n{{"
+    );
+    // A call of operators too.
+    let operator = server.sign(&AccessToken::new("operator-1", &tenant, "tenant_operator"));
+    let call = format!(
+        "POST /keys HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {operator}\r\n\
+         Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n"
+    );
+    let trickles = [(head, &b" "[..]), (call, b"1\r\n \r\n")].map(|(head, more)| {
+        let mut connection = Connection::open(server.address).expect("connects");
+        connection.send(head.as_bytes()).expect("sends");
+        let mut socket = connection.socket().try_clone().expect("a handle");
+        let trickle = std::thread::spawn(move || {
+            while socket.write_all(more).is_ok() {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        (connection, trickle)
+    });
+    for (mut connection, trickle) in trickles {
+        let problem = connection.read_answer().expect("an answer").problem(408);
+        let detail = problem["detail"].as_str().expect("a sentence");
+        assert!(detail.contains("limits.body_rate"), "{detail}");
+        drop(connection);
+        trickle.join().expect("it ends");
+    }
+    server.publish(&tenant, &status("r1", 1));
 }
 
 #[test]

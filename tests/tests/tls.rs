@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tidings_tests::publish::{self, status};
-use tidings_tests::server::run_to_end;
+use tidings_tests::server::{Output, binary, run_to_end};
 use tidings_tests::{Certificates, Request, Server, Setup, Stream, Tunnel, Watch, Way, new_tenant};
 
 /// A server with a certificate of its own authority.
@@ -419,4 +419,120 @@ fn tls_alone_is_served_where_the_plain_address_is_empty() {
     let tenant = new_tenant();
     watch(&server, &tunnel, &tenant).open();
     assert!(TcpStream::connect(server.address).is_err());
+}
+
+fn url_of(server: &Server) -> String {
+    format!("https://{}", server.tls)
+}
+
+/// A command that is a client of the server at this URL, for somebody with this token.
+fn client(url: &str, certificates: &Certificates, token: &str, command: &[&str]) -> Command {
+    let mut run = Command::new(binary());
+    // Of this machine's settings none is the test's.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDINGS_") {
+            run.env_remove(name);
+        }
+    }
+    run.args(command)
+        .args(["--url", url])
+        .args(["--ca-file", &certificates.path("ca.pem")])
+        .env("TIDINGS_TOKEN", token)
+        .stdin(std::process::Stdio::null());
+    run
+}
+
+#[test]
+fn the_commands_publish_and_follow_over_tls() {
+    let certificates = Certificates::new();
+    let mut server = served(&certificates).start();
+    let tenant = new_tenant();
+    let publish = |server: &Server, number: u64| {
+        let data = json!({"status": "online", "n": number}).to_string();
+        let event = [
+            "publish",
+            "--type",
+            "device_status",
+            "--device",
+            "r1",
+            "--data",
+        ];
+        let token = server.publisher(&tenant);
+        let ended = run_to_end(client(
+            &url_of(server),
+            &certificates,
+            &token,
+            &[&event[..], &[&data]].concat(),
+        ));
+        assert!(ended.status.success(), "{}", ended.said);
+    };
+    publish(&server, 0);
+    let viewer = server.viewer(&tenant);
+    let mut tail = client(
+        &url_of(&server),
+        &certificates,
+        &viewer,
+        &["tail", "--json", "--since", "1h"],
+    );
+    let mut tail = tail
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let said = std::sync::Arc::<Output>::default();
+    said.collect(tail.stdout.take().expect("piped"));
+    let follows = |number: u64| {
+        let mark = format!("\"n\":{number}");
+        said.wait_for("the event", |line| line.contains(&mark));
+    };
+    follows(0);
+    publish(&server, 1);
+    follows(1);
+    // A new connection, which goes on where the other ended.
+    server.kill();
+    server.start_again();
+    publish(&server, 2);
+    follows(2);
+    tail.kill().expect("a child of ours");
+    tail.wait().expect("a child of ours");
+    for number in 0..3 {
+        let mark = format!("\"n\":{number}");
+        assert_eq!(said.text().matches(&mark).count(), 1, "{}", said.text());
+    }
+}
+
+/// No token goes to whom nobody vouches for, and none in the clear to where TLS was asked for.
+#[test]
+fn a_command_tells_a_server_that_it_can_not_trust_nothing() {
+    let (certificates, others) = (Certificates::new(), Certificates::new());
+    let server = served(&certificates).start();
+    let tenant = new_tenant();
+    let token = server.publisher(&tenant);
+    let command = [
+        "publish",
+        "--type",
+        "device_status",
+        "--device",
+        "r1",
+        "--data",
+        "{}",
+    ];
+    let ended = run_to_end(client(&url_of(&server), &others, &token, &command));
+    assert!(!ended.status.success());
+    assert!(ended.said.contains("certificate"), "{}", ended.said);
+    // Somebody who listens and speaks no TLS hears a greeting of TLS and nothing else.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("https://{}", listener.local_addr().expect("an address"));
+    let listening = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().expect("a connection");
+        let mut heard = [0; 4096];
+        let count = socket.read(&mut heard).expect("a greeting");
+        heard[..count].to_vec()
+    });
+    let ended = run_to_end(client(&url, &certificates, &token, &command));
+    assert!(!ended.status.success(), "{}", ended.said);
+    let heard = listening.join().expect("it heard");
+    // A handshake record (RFC 8446, section 5.1).
+    assert_eq!(heard.first(), Some(&22), "{heard:?}");
+    assert_eq!(server.history(&tenant, "")["events"], json!([]));
 }
