@@ -7,9 +7,12 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tidings_tests::access::now;
 use tidings_tests::publish::{self, status};
 use tidings_tests::server::{Output, binary, run_to_end};
-use tidings_tests::{Certificates, Request, Server, Setup, Stream, Tunnel, Watch, Way, new_tenant};
+use tidings_tests::{
+    AccessToken, Certificates, Request, Server, Setup, Stream, Tunnel, Watch, Way, new_tenant,
+};
 
 /// A server with a certificate of its own authority.
 fn served(certificates: &Certificates) -> Setup {
@@ -266,6 +269,71 @@ fn a_stream_that_is_told_why_it_ends_ends_cleanly() {
     assert_eq!(end.json()["reason"], "draining");
     assert!(drained.rest().is_empty() && !drained.reset);
     assert!(server.wait().success());
+}
+
+/// A stream over HTTP/2: its connection id, and its body when the server has ended it.
+async fn to_the_end_over_http_2(
+    address: std::net::SocketAddr,
+    path: &str,
+    access: &str,
+) -> (String, String) {
+    let socket = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("connects");
+    let (mut client, connection) = h2::client::handshake(socket).await.expect("speaks HTTP/2");
+    tokio::spawn(connection);
+    let request = http::Request::get(format!("http://{address}{path}"))
+        .header("authorization", format!("Bearer {access}"))
+        .body(())
+        .expect("a request");
+    let (answer, _) = client.send_request(request, true).expect("sends");
+    let answer = answer.await.expect("answers");
+    assert_eq!(answer.status(), 200);
+    let id = answer.headers()["x-connection-id"].to_str().expect("text");
+    let id = id.to_owned();
+    let mut body = answer.into_body();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.data().await {
+        bytes.extend_from_slice(&chunk.expect("no reset"));
+    }
+    (id, String::from_utf8(bytes).expect("text"))
+}
+
+/// As in the clear (`tokens.rs`); over HTTP/2 the stream belongs to the HTTP library and not to the engine's socket.
+#[test]
+fn a_stream_over_tls_and_over_http_2_ends_within_a_second_of_exp() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).start();
+    let way = Way::trusting(&certificates);
+    let tunnel = Tunnel::to(server.tls, &way);
+    let tunnel_2 = Tunnel::to(server.tls, &way.protocol(Some("h2")));
+    let tenant = new_tenant();
+    let exp = now() + 5;
+    let access = server.sign(&AccessToken::new("viewer-1", &tenant, "viewer").claim("exp", exp));
+    let path = format!("/tenants/{tenant}/events/stream");
+    let mut over_tls = Watch::at(tunnel.address, &path).bearer(&access).open();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let both = async {
+        let (over_tls, in_the_clear) = tokio::join!(
+            to_the_end_over_http_2(tunnel_2.address, &path, &access),
+            to_the_end_over_http_2(server.address, &path, &access),
+        );
+        [over_tls, in_the_clear]
+    };
+    let guarded = async { tokio::time::timeout(tidings_tests::GUARD, both).await };
+    for (id, said) in runtime.block_on(guarded).expect("not a hang") {
+        assert!(
+            said.contains("event: closing\n") && said.contains("\"expired\""),
+            "{said}"
+        );
+        server.assert_closed_within_a_second_of(exp as f64, &id);
+    }
+    let end = over_tls.next_named("closing");
+    assert_eq!(end.json()["reason"], "expired");
+    server.assert_closed_within_a_second_of(exp as f64, over_tls.connection_id());
 }
 
 /// What is encrypted and not sent must not reach who may not see it any more.
