@@ -304,6 +304,12 @@ pub struct TenantInfo {
     pub bytes: u64,
     /// When the oldest of them was appended, RFC 3339; null where there is none.
     pub oldest_at: Option<String>,
+    /// How many of its events came into the log since `appended_since`; unlike `events` it only grows.
+    #[serde(default)]
+    pub appended: u64,
+    /// When the server that answers began to count, RFC 3339: counts with another beginning are not to be compared.
+    #[serde(default)]
+    pub appended_since: String,
     /// How many streams its users have open.
     pub streams: u64,
     /// What holds for it.

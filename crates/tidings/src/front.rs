@@ -4,6 +4,8 @@
 //! read and to store a small event. So a publish is told by its path and goes to its handler directly. Everything
 //! that is not plainly one goes through the router, which answers the same.
 
+mod framing;
+
 use std::any::Any;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -114,14 +116,13 @@ impl Front {
     ) -> http::Response<AnswerBody> {
         let strict_transport = self.strict_transport.clone();
         let bounded = self.bounded.clone();
-        let room = match &bounded {
-            None => None,
-            Some(app) => match app.limits.request() {
-                None => return whole(overloaded(), Vec::new(), progress, UNREAD),
-                room => room,
-            },
+        let room = bounded.as_ref().map(|app| app.limits.request());
+        let mut response = match (framing::check(&request), &room) {
+            (Err(refused), _) => framing::refuse(refused),
+            (Ok(()), Some(None)) => overloaded(),
+            (Ok(()), _) => self.answer_anywhere(request, peer, hand_over).await,
         };
-        let mut response = self.answer_anywhere(request, peer, hand_over).await;
+        let room = room.flatten();
         if let Some(said) = strict_transport {
             response
                 .headers_mut()

@@ -199,6 +199,8 @@ fn describe(
         events: usage.map_or(0, |usage| usage.events),
         bytes: usage.map_or(0, |usage| usage.bytes),
         oldest_at: usage.and_then(|usage| usage.oldest_at).map(rfc3339),
+        appended: app.metrics.appended.of(tenant),
+        appended_since: rfc3339(app.started_at),
         streams,
         settings: TenantSettings {
             retention_seconds: settings.retention.as_secs_f64(),
@@ -382,6 +384,7 @@ async fn hide(app: &Arc<App>, tenant: TenantId) -> Result<(), String> {
             .map_err(|error| error.to_string())?;
         keeper.window.forget();
         keeper.metrics.tenants.forget(tenant);
+        keeper.metrics.appended.forget(tenant);
         forget_settings(&keeper.registry, tenant).map_err(|error| error.to_string())
     })
     .await
