@@ -4,6 +4,8 @@
 //! read and to store a small event. So a publish is told by its path and goes to its handler directly. Everything
 //! that is not plainly one goes through the router, which answers the same.
 
+mod framing;
+
 use std::any::Any;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,7 +101,10 @@ impl Front {
         hand_over: Option<HandOver>,
     ) -> Response {
         let strict_transport = self.strict_transport.clone();
-        let mut response = self.answer_anywhere(request, peer, hand_over).await;
+        let mut response = match framing::check(&request) {
+            Ok(()) => self.answer_anywhere(request, peer, hand_over).await,
+            Err(refused) => framing::refuse(refused),
+        };
         if let Some(said) = strict_transport {
             response
                 .headers_mut()

@@ -218,6 +218,10 @@ section! {
         body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB", live;
         /// How long the body of a request may take to arrive.
         body_time: Duration = kinds::duration::<100, 3_600_000>(), "60s", live;
+        /// How much of the body of a request must arrive a second, on average since its beginning; the first five
+        /// seconds are free. 0 means no limit. Who sends less is refused long before `limits.body_time`, which can
+        /// then be as long as the largest bodies of honest, slow publishers take.
+        body_rate: u64 = kinds::SIZE, "1KiB", live;
         /// The largest event, as it is published.
         event_bytes: usize = kinds::EVENT_BYTES, "1MiB", live;
         /// The most events in one body.
