@@ -65,6 +65,10 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// The identity in our own layout; `shared` says that the token stands in the shared one too.
+///
+/// # Panics
+///
+/// Never: a record is a plain struct, of which JSON can hold everything.
 #[must_use]
 pub fn write_own(identity: &Identity, shared: bool) -> Vec<u8> {
     let record = Record {
