@@ -6,6 +6,8 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tidings_tests::access::now;
 use tidings_tests::publish::{self, status};
@@ -394,6 +396,57 @@ fn who_makes_no_handshake_is_cut_off_and_nobody_waits_for_it() {
     let last = server.publish(&tenant, &status("r1", 1)).last;
     assert_eq!(stream.next_event().cursor(), last);
     watch(&server, &tunnel, &tenant).open();
+}
+
+/// What a client says first, whole.
+fn client_hello(certificates: &Certificates) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = std::fs::read(certificates.path("ca.pem")).expect("a file of ours");
+    for authority in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(authority.expect("a certificate")).expect("good");
+    }
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("both")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    let mut client = rustls::ClientConnection::new(config.into(), name).expect("a client");
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).expect("into memory");
+    hello
+}
+
+/// A byte of each was enough to take a turn for ten seconds, and a hundred a second kept everybody out.
+#[test]
+fn handshakes_that_their_clients_leave_unfinished_keep_nobody_waiting() {
+    let certificates = Certificates::new();
+    let server = served(&certificates)
+        .set("TIDINGS_TLS__HANDSHAKE_TIMEOUT", "10m")
+        .set("TIDINGS_TLS__HANDSHAKES", "2")
+        .start();
+    let hello = client_hello(&certificates);
+    let mut held = Vec::new();
+    for said in [&hello[..1], &hello[..hello.len() - 1], &hello] {
+        for _ in 0..20 {
+            let mut socket = TcpStream::connect(server.tls).expect("connects");
+            socket.write_all(said).expect("sends");
+            held.push(socket);
+        }
+    }
+    // Those that have said all are answered, and say nothing to it.
+    for socket in &mut held[40..] {
+        socket
+            .set_read_timeout(Some(tidings_tests::GUARD))
+            .expect("set");
+        socket.read_exact(&mut [0]).expect("an answer");
+    }
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    let mut stream = watch(&server, &tunnel, &tenant).open();
+    let last = server.publish(&tenant, &status("r1", 1)).last;
+    assert_eq!(stream.next_event().cursor(), last);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! What else a header says of keys (`jwk`, `jku`, `x5c`, `x5u`) is not looked at.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -58,6 +59,11 @@ pub enum AccessTokenError {
     /// It was revoked.
     #[error("the access token was revoked")]
     Revoked,
+    /// It would outlive its revocation.
+    #[error(
+        "the access token lives longer than it would be remembered that it was revoked (auth.revocations_kept)"
+    )]
+    LivesTooLong,
     /// It is not valid yet, or was issued in the future.
     #[error("the access token is not valid yet")]
     NotYetValid,
@@ -363,6 +369,9 @@ impl Issuers {
             made.transpose()
         };
         let leeway = i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1);
+        let kept = config.revocations_kept;
+        let longest_life =
+            (!kept.is_zero()).then(|| i64::try_from(kept.as_secs()).unwrap_or(i64::MAX));
         // Also without a key: that no key suits an algorithm is told in any case.
         let own_keys = keys(&KeySettings::own(jwt))?;
         let own = Issuer {
@@ -381,6 +390,8 @@ impl Issuers {
             roles: Roles::new(&jwt.roles, config),
             tenants: Bound::All,
             leeway,
+            longest_life,
+            ahead: AtomicI64::new(0),
         };
         let mut further = Vec::with_capacity(jwt.issuers.len());
         for (index, issuer) in jwt.issuers.iter().enumerate() {
@@ -412,6 +423,8 @@ impl Issuers {
                 roles: Roles::new(roles.as_ref().unwrap_or(&jwt.roles), config),
                 tenants: tenants.clone(),
                 leeway,
+                longest_life,
+                ahead: AtomicI64::new(0),
             });
         }
         Ok(Self {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use serde_json::Value;
@@ -39,6 +40,12 @@ pub(super) struct Issuer {
     pub(super) tenants: Bound<TenantId>,
     /// In seconds.
     pub(super) leeway: i64,
+    /// The longest that a token may live, in seconds: as long as it is remembered that it was revoked. `None` where that is
+    /// for ever.
+    pub(super) longest_life: Option<i64>,
+    /// How far its clock was seen ahead of ours, in seconds: what it says of when a token was issued is read by our clock,
+    /// since that is compared with the time of revocations.
+    pub(super) ahead: AtomicI64,
 }
 
 /// What an issuer's roles are called here, and which of several counts.
@@ -136,14 +143,21 @@ impl Issuer {
     pub(super) fn identity(&self, claims: &Claims, now: i64) -> Result<Identity, AccessTokenError> {
         self.check_times(claims, now)?;
         self.check_origin(claims)?;
-        self.read(claims)
+        let mut identity = self.read(claims)?;
+        if let Some(issued) = &mut identity.issued_at {
+            // Whatever a token says, it was not issued after it was seen.
+            let ahead = self.ahead.fetch_max(*issued - now, Ordering::Relaxed);
+            *issued -= ahead.max(*issued - now);
+        }
+        Ok(identity)
     }
 
     /// Leeway is for those who issue: a clock ahead of ours must not make fresh tokens useless. The end of
     /// authority is not negotiable.
     fn check_times(&self, claims: &Claims, now: i64) -> Result<(), AccessTokenError> {
         let names = &self.claims;
-        if now >= seconds(&names.expires, claims.required(&names.expires)?)? {
+        let expires = seconds(&names.expires, claims.required(&names.expires)?)?;
+        if now >= expires {
             return Err(AccessTokenError::Expired);
         }
         for name in [&names.not_before, &names.issued_at] {
@@ -151,6 +165,14 @@ impl Issuer {
                 && seconds(name, value)? > now.saturating_add(self.leeway)
             {
                 return Err(AccessTokenError::NotYetValid);
+            }
+        }
+        // Else it would be good again when nobody remembers that it was revoked.
+        if let Some(longest) = self.longest_life {
+            let issued = claims.present(&names.issued_at);
+            let issued = issued.map_or(Ok(now), |value| seconds(&names.issued_at, value))?;
+            if expires.saturating_sub(issued.min(now)) > longest {
+                return Err(AccessTokenError::LivesTooLong);
             }
         }
         Ok(())

@@ -86,6 +86,7 @@ pub struct Limits {
     publishes: Rates<TenantId>,
     requests: Arc<Budget>,
     bodies: Arc<Budget>,
+    answers: Arc<Budget>,
     key_publishes: Rates<Arc<str>>,
 }
 
@@ -105,6 +106,7 @@ impl Limits {
             key_publishes: Rates::new(PUBLISH_RATE_PER_KEY, config.publish_rate_per_key, SECOND),
             requests: Budget::new(config.requests),
             bodies: Budget::new(config.bodies_in_memory),
+            answers: Budget::new(config.answers_in_memory),
         }
     }
 
@@ -121,6 +123,7 @@ impl Limits {
             .set(limits.publish_rate_per_key, HashMap::new());
         self.requests.set(limits.requests);
         self.bodies.set(limits.bodies_in_memory);
+        self.answers.set(limits.answers_in_memory);
     }
 
     /// Reserves a place for a stream of `user` in `tenant` (`None` for a super admin without one) from
@@ -145,6 +148,12 @@ impl Limits {
     #[must_use]
     pub fn body(&self) -> Share {
         self.bodies.none()
+    }
+
+    /// Room in memory for an answer of this size until it is written; `None` where too many are not read yet.
+    #[must_use]
+    pub fn answer(&self, bytes: u64) -> Option<Share> {
+        self.answers.take(bytes)
     }
 
     /// How many streams each tenant's users have open, of those who have any.
