@@ -6,7 +6,6 @@
 //! What else a header says of keys (`jwk`, `jku`, `x5c`, `x5u`) is not looked at.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::claims::Claims;
 use super::identity::Identity;
-use super::issuer::{Issuer, Roles};
+use super::issuer::{Issuer, Roles, Times};
 use super::jwks::{JwksSource, SourceOptions, SourceStatus};
 use super::stream_token::Outage;
 use super::verified::{Digest, VerifiedTokens};
@@ -368,10 +367,6 @@ impl Issuers {
             });
             made.transpose()
         };
-        let leeway = i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1);
-        let kept = config.revocations_kept;
-        let longest_life =
-            (!kept.is_zero()).then(|| i64::try_from(kept.as_secs()).unwrap_or(i64::MAX));
         // Also without a key: that no key suits an algorithm is told in any case.
         let own_keys = keys(&KeySettings::own(jwt))?;
         let own = Issuer {
@@ -389,9 +384,7 @@ impl Issuers {
             claims: jwt.claims.clone(),
             roles: Roles::new(&jwt.roles, config),
             tenants: Bound::All,
-            leeway,
-            longest_life,
-            ahead: AtomicI64::new(0),
+            times: Times::of(config),
         };
         let mut further = Vec::with_capacity(jwt.issuers.len());
         for (index, issuer) in jwt.issuers.iter().enumerate() {
@@ -422,9 +415,7 @@ impl Issuers {
                 claims: jwt.claims.with(claims),
                 roles: Roles::new(roles.as_ref().unwrap_or(&jwt.roles), config),
                 tenants: tenants.clone(),
-                leeway,
-                longest_life,
-                ahead: AtomicI64::new(0),
+                times: Times::of(config),
             });
         }
         Ok(Self {

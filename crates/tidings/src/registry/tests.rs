@@ -284,7 +284,7 @@ fn a_tenants_revocations_have_room_until_there_are_too_many_and_again_when_they_
             whose: of(1, user),
             at: now + 60_000_000,
         };
-        revocations.add(&[one.clone()]).unwrap();
+        revocations.add(std::slice::from_ref(&one)).unwrap();
         revocations.add(&[one]).unwrap();
     }
     assert!(!revocations.has_room(&of(1, "eve"), 2));
