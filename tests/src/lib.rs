@@ -49,7 +49,7 @@ pub mod stream;
 pub mod tunnel;
 
 pub use access::AccessToken;
-pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
+pub use brokers::{Door, NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
 pub use issuer::{KeyServer, SigningKey};

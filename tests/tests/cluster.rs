@@ -4,6 +4,8 @@
 
 #[path = "cluster/faults.rs"]
 mod faults;
+#[path = "cluster/losses.rs"]
+mod losses;
 #[path = "cluster/recorded.rs"]
 mod recorded;
 #[path = "cluster/recorder.rs"]

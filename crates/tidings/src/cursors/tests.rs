@@ -133,7 +133,7 @@ impl Node {
             });
         }
         Self {
-            cursors: Cursors::of_mirror(&log, &Arc::new(sources)),
+            cursors: Cursors::of_mirror(&log, &Arc::new(sources), &Arc::default()),
             log,
             _folder: folder,
         }

@@ -26,6 +26,7 @@ use crate::app::App;
 use crate::auth::Operator;
 use crate::cluster::Shared;
 use crate::config::Config;
+use crate::cursors::losses::LOSSES;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
 use crate::registry::{Purge, Registry, RegistryError};
@@ -152,6 +153,8 @@ fn page(
     };
     let usages: std::collections::HashMap<TenantId, TenantUsage> = usages
         .into_iter()
+        // No tenant's: where a source has lost events.
+        .filter(|usage| usage.tenant != LOSSES)
         .map(|usage| (usage.tenant, usage))
         .collect();
     let config = app.config();
