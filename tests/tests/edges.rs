@@ -758,7 +758,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn pages_that_are_not_read_over_http_2_are_bounded_and_given_up() {
     let server = Setup::new()
         .set("TIDINGS_LIMITS__UNREAD_TIME", "1s")
-        .set("TIDINGS_LIMITS__ANSWERS_IN_MEMORY", "24MiB")
+        .set("TIDINGS_LIMITS__ANSWERS_IN_MEMORY", "80MiB")
         .start();
     let tenant = new_tenant();
     let text = "a".repeat(900_000);
@@ -804,21 +804,28 @@ fn pages_that_are_not_read_over_http_2_are_bounded_and_given_up() {
     assert!(server.exchange(&request).body.len() > 8_000_000);
 }
 
-/// A place among `limits.requests` was free again before the answer was written.
+/// A place among `limits.requests` was free again before the answer was written, so that any number could be made.
 #[test]
-fn an_answer_that_is_not_read_takes_a_place_until_it_is_given_up() {
+fn what_is_read_of_a_tenant_takes_a_place_until_it_is_given_up_and_pages_take_none() {
     let server = Setup::new()
         .set("TIDINGS_LIMITS__UNREAD_TIME", "2s")
         .set("TIDINGS_LIMITS__REQUESTS", "3")
         .start();
+    let tenant = new_tenant();
+    server.publish(&tenant, &status("r1", 1));
+    let target = format!("/tenants/{tenant}/events");
+    let access = server.viewer(&tenant);
     runtime().block_on(async {
         let mut client = over_http_2(&server, 0).await;
         let mut unread = Vec::new();
-        for _ in 0..3 {
-            client = client.ready().await.expect("it is alive");
-            let request = get_over_http_2(&server, "/assets/console.js", "none");
-            let answer = client.send_request(request, true).expect("sends").0.await;
-            unread.push(answer.expect("answers"));
+        // Without a token nobody takes up the places of others by leaving pages unread.
+        for (path, count) in [("/assets/console.js", 10), (&*target, 3)] {
+            for _ in 0..count {
+                client = client.ready().await.expect("it is alive");
+                let request = get_over_http_2(&server, path, &access);
+                let answer = client.send_request(request, true).expect("sends").0.await;
+                unread.push(answer.expect("answers"));
+            }
         }
         server.exchange(&Request::get("/docs")).problem(503);
         for answer in unread {
@@ -828,6 +835,64 @@ fn an_answer_that_is_not_read_takes_a_place_until_it_is_given_up() {
         }
     });
     assert_eq!(server.exchange(&Request::get("/docs")).status, 200);
+}
+
+/// All tenants read by the same few threads, and who waited for them took up the places of everybody.
+#[test]
+fn a_tenant_that_reads_much_leaves_places_for_others() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__READS_PER_TENANT", "4")
+        .set("TIDINGS_LIMITS__REQUESTS", "6")
+        .start();
+    let (tenant, other) = (new_tenant(), new_tenant());
+    let of = |tenant: &str| {
+        [
+            format!("/tenants/{tenant}/events"),
+            format!("/tenants/{tenant}/state"),
+        ]
+    };
+    for tenant in [&tenant, &other] {
+        server.publish(tenant, &status("r1", 1));
+    }
+    let access = server.viewer(&tenant);
+    runtime().block_on(async {
+        let mut client = over_http_2(&server, 0).await;
+        let mut unread = Vec::new();
+        let mut refused = 0;
+        for target in of(&tenant).iter().cycle().take(20) {
+            client = client.ready().await.expect("it is alive");
+            let request = get_over_http_2(&server, target, &access);
+            let answer = client.send_request(request, true).expect("sends").0.await;
+            let answer = answer.expect("answers");
+            match answer.status().as_u16() {
+                200 => unread.push(answer),
+                429 => {
+                    assert!(answer.headers().contains_key("retry-after"));
+                    refused += 1;
+                }
+                other => panic!("{other}"),
+            }
+        }
+        assert_eq!((unread.len(), refused), (4, 16));
+        for (access, times) in [(server.viewer(&other), 3), (server.super_admin(), 3)] {
+            for target in of(&other).iter().cycle().take(times) {
+                server
+                    .exchange(&Request::get(target).bearer(&access))
+                    .expect(200);
+            }
+        }
+        server.publish(&tenant, &status("r1", 2));
+        let audit = server.sign(&tidings_tests::AccessToken::new(
+            "operator-1",
+            &tenant,
+            "tenant_operator",
+        ));
+        for target in ["/audit", "/streams", "/tenants"] {
+            server
+                .exchange(&Request::get(target).bearer(&audit))
+                .problem(429);
+        }
+    });
 }
 
 /// Sends these requests over and over and reads nothing, until the server has ended the connection.

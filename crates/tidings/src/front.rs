@@ -25,11 +25,11 @@ use tower::ServiceExt as _;
 
 use crate::app::App;
 use crate::config::TlsConfig;
-use crate::connection::{AnswerBody, HandOver, Progress};
+use crate::connection::{AnswerBody, HandOver, Held, Progress};
 use crate::edge::Proxies;
 use crate::error::Refusal;
 use crate::ingest::publish;
-use crate::limits::Share;
+use crate::limits::ReadPlace;
 use crate::routes;
 
 /// Up to which size, in bytes, an answer is no matter of memory: as many as there may be requests have room.
@@ -131,19 +131,29 @@ impl Front {
         if response.extensions().get::<Unhurried>().is_some() {
             return response.map(AnswerBody::unhurried);
         }
-        // Until it is written: a client that does not read must not have more answers made for it meanwhile.
-        let mut held: Vec<Share> = room.into_iter().collect();
         let Some(app) = bounded else {
-            return whole(response, held, progress, UNREAD);
+            return whole(response, Held::default(), progress, UNREAD);
         };
         let patience = app.config().limits.unread_time;
         let size = response.body().size_hint().exact().unwrap_or(0);
-        if size > SMALL && response.extensions().get::<OfTheBinary>().is_none() {
-            match app.limits.answer(size) {
-                Some(share) => held.push(share),
-                None => response = unread(),
-            }
+        let takes_memory = size > SMALL && response.extensions().get::<OfTheBinary>().is_none();
+        let read = response.extensions_mut().remove::<Arc<ReadPlace>>();
+        let memory = if takes_memory && read.as_ref().is_none_or(|read| read.hold(size)) {
+            app.limits.answer(size)
+        } else {
+            None
+        };
+        if takes_memory && memory.is_none() {
+            response = unread();
         }
+        let held = Held {
+            // What is read holds its place among the requests until it is written, since it costs the more of them
+            // there are, and each tenant has so many only. Were it so of all answers, then whoever leaves a few
+            // pages unread, on a few connections and without a token, would take up everybody's places.
+            room: room.filter(|_| read.is_some()),
+            memory,
+            read,
+        };
         whole(response, held, progress, patience)
     }
 
@@ -216,7 +226,7 @@ const UNREAD: Duration = Duration::from_secs(30);
 
 fn whole(
     response: Response,
-    held: Vec<Share>,
+    held: Held,
     progress: Progress,
     patience: Duration,
 ) -> http::Response<AnswerBody> {

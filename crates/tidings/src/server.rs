@@ -349,6 +349,7 @@ fn assemble(
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
+        opening_readers: Semaphore::new(HISTORY_READERS),
         state_readers: Semaphore::new(STATE_READERS),
         started_at: unix_microseconds(SystemTime::now()),
         life: Life::default(),

@@ -211,15 +211,18 @@ section! {
         /// The most users and tokens of one tenant of which it is remembered that they were revoked, each for
         /// `auth.revocations_kept`. A further revocation is refused with 409; the whole tenant can always be revoked.
         revocations: usize = kinds::count::<1, 10_000_000>(), "10000", live;
-        /// Requests that are being answered at once, until their answers are written; streams that are being opened
-        /// among them and open ones not. 0 means no limit. What comes beyond is answered 503 at once rather than kept
-        /// waiting.
+        /// Requests that are being answered at once, streams that are being opened among them and open ones not; those
+        /// that read something of a tenant's until their answers are written. 0 means no limit. What comes beyond is
+        /// answered 503 at once rather than kept waiting.
         requests: u64 = kinds::COUNT, "8192", live;
+        /// Requests of one tenant at once that read the history, the state, the audit log or lists, until their answers are
+        /// written; 0 means no limit. Two of them read the log at a time. What comes beyond is answered 429.
+        reads_per_tenant: u64 = kinds::COUNT, "512", live;
         /// How much memory the bodies may take together that are being received and checked; 0 means no limit. A
         /// publish beyond it is answered 503. It must have room for one body of `limits.body_bytes`.
         bodies_in_memory: u64 = kinds::SIZE, "256MiB", live;
-        /// How much memory large answers, such as pages of the history, may take together until they are written; 0
-        /// means no limit. What does not fit is answered 503.
+        /// How much memory large answers, such as pages of the history, may take together until they are written, and
+        /// those of one tenant a quarter of it; 0 means no limit. What does not fit is answered 503.
         answers_in_memory: u64 = kinds::SIZE, "256MiB", live;
         /// How long a client may take nothing of an answer before it is cut off: over HTTP/1 with its connection, over
         /// HTTP/2 with its request alone unless nothing of the connection is taken. It must take 1 KiB a second too,

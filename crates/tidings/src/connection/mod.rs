@@ -27,7 +27,7 @@ use crate::front::Front;
 pub use transport::Rewound;
 use transport::Transport;
 use unread::Overdue;
-pub(crate) use unread::{AnswerBody, Progress};
+pub(crate) use unread::{AnswerBody, Held, Progress};
 
 /// How long a request's head may take, and what comes before the first one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
-use crate::limits::Share;
+use crate::limits::{ReadPlace, Share};
 
 /// What is given out of an answer at a time, in bytes. hyper and h2 hold what they were given until it is written, however
 /// much that is, so they are given little.
@@ -88,13 +88,25 @@ impl Overdue {
     }
 }
 
+/// What an answer holds until it is written.
+#[derive(Debug, Default)]
+#[expect(dead_code, reason = "given back by being dropped")]
+pub(crate) struct Held {
+    /// Its place among the requests.
+    pub(crate) room: Option<Share>,
+    /// Its memory.
+    pub(crate) memory: Option<Share>,
+    /// Its tenant's place.
+    pub(crate) read: Option<Arc<ReadPlace>>,
+}
+
 /// The body of an answer, given out in small pieces, with all that the answer holds until it is written.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     body: Body,
     /// Taken out of the body and not given yet.
     rest: Bytes,
-    held: Vec<Share>,
+    held: Held,
     watched: Option<(Progress, Duration)>,
 }
 
@@ -104,18 +116,13 @@ impl AnswerBody {
         Self {
             body,
             rest: Bytes::new(),
-            held: Vec::new(),
+            held: Held::default(),
             watched: None,
         }
     }
 
-    /// An answer that holds these shares, and whose client is to take more of it within `patience` each time.
-    pub(crate) fn hurried(
-        body: Body,
-        held: Vec<Share>,
-        progress: Progress,
-        patience: Duration,
-    ) -> Self {
+    /// An answer that holds this, and whose client is to take more of it within `patience` each time.
+    pub(crate) fn hurried(body: Body, held: Held, progress: Progress, patience: Duration) -> Self {
         progress.begin(patience);
         Self {
             body,
@@ -182,7 +189,8 @@ impl Drop for AnswerBody {
         if let Some((progress, _)) = &self.watched {
             progress.end();
         }
-        self.held.clear();
+        // Not before nobody watches over it any more.
+        self.held = Held::default();
     }
 }
 
@@ -203,7 +211,7 @@ mod tests {
         };
         assert!(!is_overdue().await);
         let whole = Body::from(vec![7; 3 * PIECE]);
-        let mut body = AnswerBody::hurried(whole, Vec::new(), progress, PATIENCE);
+        let mut body = AnswerBody::hurried(whole, Held::default(), progress, PATIENCE);
         let mut given = Vec::new();
         while !body.is_end_stream() {
             assert_eq!(

@@ -49,6 +49,7 @@ const SWEEP_EVERY: Duration = Duration::from_mins(1);
     responses(
         (status = 200, description = "The access tokens are refused on every path, and their streams are closed.", body = AccessRevoked),
         crate::openapi::OperatorRefusals,
+        crate::openapi::TooManyRevocations,
     ),
     security(("access_token" = []))
 )]
@@ -100,6 +101,7 @@ fn whose_tenant(operator: &Operator, query: Option<&str>) -> Result<Option<Tenan
     responses(
         (status = 200, description = "The access token is refused on every path, and its streams are closed.", body = AccessRevoked),
         crate::openapi::OperatorRefusals,
+        crate::openapi::TooManyRevocations,
     ),
     security(("access_token" = []))
 )]

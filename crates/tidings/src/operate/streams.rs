@@ -62,6 +62,8 @@ pub async fn list(
     if let Some(tenant) = tenant {
         operator.check_tenant(tenant)?;
     }
+    let place = app.limits.read(operator.only_tenant())?;
+    let _turn = place.turn().await;
     let user = query.get("user").map(ToOwned::to_owned);
     let caller = Caller::of(&operator);
     let filter = caller.streams(tenant, user.clone());
@@ -272,6 +274,7 @@ impl Lags<'_> {
         (status = 200, description = "With `revoke`: the stream is closed, and what became of its access token.", body = ConnectionRevoked),
         (status = 204, description = "The stream is closed."),
         crate::openapi::OperatorRefusals,
+        crate::openapi::TooManyRevocations,
         crate::openapi::NothingThere,
     ),
     security(("access_token" = []))

@@ -134,6 +134,8 @@ pub async fn list(
         }
     };
     let only = operator.only_tenant();
+    let place = app.limits.read(only)?;
+    let _turn = place.turn().await;
     let listed = reading(&app, move |app| page(app, only, after, limit)).await;
     listed.map(Json).map_err(|error| log_unreadable(&error))
 }

@@ -292,7 +292,7 @@ impl<'a> Attempt<'a> {
         let Some(mut passage) = start.passage.take() else {
             return Ok(Vec::new());
         };
-        let _permit = self.app.history_readers.acquire().await;
+        let _permit = self.app.opening_readers.acquire().await;
         let (app, view, after) = (Arc::clone(self.app), view.clone(), start.after);
         let reading = tokio::task::spawn_blocking(move || {
             let mut wire = Vec::new();
