@@ -16,5 +16,7 @@ mod shared;
 mod state;
 #[path = "cluster/streams.rs"]
 mod streams;
+#[path = "cluster/subjects.rs"]
+mod subjects;
 #[path = "cluster/support.rs"]
 mod support;
