@@ -27,6 +27,7 @@ use tidings_log::Commit;
 use tidings_protocol::TenantId;
 use tidings_protocol::api::GapReason;
 
+use crate::admin::last_backup::LastBackup;
 use crate::config::Config;
 use crate::mirror::MirrorCounters;
 use crate::nats::Nats;
@@ -46,6 +47,8 @@ pub struct Metrics {
     pub stream_tokens: Outcomes,
     /// Reloads of the configuration.
     pub reloads: Reloads,
+    /// The last backup of the log.
+    pub last_backup: LastBackup,
     /// The busiest tenants.
     pub tenants: BusyTenants,
     /// Set at the start, where the log is a copy.
@@ -187,6 +190,7 @@ impl Metrics {
             },
             stream_tokens: Outcomes::default(),
             reloads: Reloads::default(),
+            last_backup: LastBackup::of(config),
             tenants: BusyTenants::new(config.metrics.tenants),
             broker: OnceLock::new(),
             started: SystemTime::now(),
