@@ -127,7 +127,7 @@ mod tests {
     fn what_has_come_pays_for_the_time_to_come() {
         let pace = Pace {
             begun: Instant::now(),
-            time: Duration::from_secs(60),
+            time: Duration::from_mins(1),
             rate: 1_000,
         };
         let granted = |length| (pace.until(length) - pace.begun).as_millis();
