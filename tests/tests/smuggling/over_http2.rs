@@ -3,10 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
-use tidings_tests::{Connection, Proxy};
+use tidings_tests::{Connection, GUARD, Proxy};
 
+use crate::Scene;
 use crate::attacks::Hidden;
-use crate::{PATIENCE, Scene};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -202,7 +202,7 @@ fn block(fields: &[(String, String)]) -> Vec<u8> {
 /// its connection ended with.
 fn send(address: SocketAddr, attack: &Attack) -> String {
     let mut socket = TcpStream::connect(address).expect("connects");
-    socket.set_read_timeout(Some(PATIENCE * 4)).expect("set");
+    socket.set_read_timeout(Some(GUARD)).expect("set");
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
     bytes.extend(frame(HEADERS, END_HEADERS, 1, &block(&attack.fields)));

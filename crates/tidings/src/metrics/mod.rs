@@ -29,6 +29,7 @@ use tidings_log::Commit;
 use tidings_protocol::TenantId;
 use tidings_protocol::api::GapReason;
 
+use crate::admin::last_backup::LastBackup;
 use crate::config::Config;
 use crate::mirror::MirrorCounters;
 use crate::nats::Nats;
@@ -51,6 +52,8 @@ pub struct Metrics {
     pub reloads: Reloads,
     /// What came into the log of each tenant, for operators who ask; no series are made of it.
     pub appended: Appended,
+    /// The last backup of the log.
+    pub last_backup: LastBackup,
     /// The busiest tenants.
     pub tenants: BusyTenants,
     /// Set at the start, where the log is a copy.
@@ -193,6 +196,7 @@ impl Metrics {
             stream_tokens: Outcomes::default(),
             reloads: Reloads::default(),
             appended: Appended::default(),
+            last_backup: LastBackup::of(config),
             tenants: BusyTenants::new(config.metrics.tenants),
             broker: OnceLock::new(),
             started: SystemTime::now(),
