@@ -219,7 +219,8 @@ fn exceeds(reached: &Reached, floor: &Reached) -> bool {
 /// Whether everything has been delivered that `floor` has.
 fn dominates(reached: &Reached, floor: &Reached) -> bool {
     let mut both = reached.iter().zip(floor);
-    both.all(|(have, had)| have >= had || had.position == 0)
+    // Also of a source's beginning: where it was made anew, what it was before is to be passed first.
+    both.all(|(have, had)| have >= had)
 }
 
 fn last_source(reached: &Reached) -> usize {
