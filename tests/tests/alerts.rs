@@ -17,7 +17,9 @@ use serde_json::Value;
 use tidings_tests::http::{encode, try_exchange};
 use tidings_tests::publish::status;
 use tidings_tests::server::{Output, any_address, run_to_end};
-use tidings_tests::{GUARD, NatsOptions, RedisOptions, Request, Scrape, Server, Setup, new_tenant};
+use tidings_tests::{
+    GUARD, NatsOptions, RedisOptions, Request, Scrape, Server, Setup, SigningKey, new_tenant,
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -107,11 +109,33 @@ fn scrape_of_everything() -> Scrape {
         .start();
     let tenant = new_tenant();
     server.publish(&tenant, &status("r1", 1));
-    Scrape::until(&server, "copied", |scrape| {
+    let mut scrape = Scrape::until(&server, "copied", |scrape| {
         scrape
             .series
             .contains_key("tidings_log_oldest_timestamp_seconds")
-    })
+    });
+    scrape
+        .series
+        .extend(scrape_of_one_that_stands_alone().series);
+    scrape
+}
+
+/// What a server over a broker has not: a backup of its log. And an issuer that publishes its keys.
+fn scrape_of_one_that_stands_alone() -> Scrape {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys.json");
+    let backups = folder.path().join("backups");
+    let set = serde_json::json!({"keys": [SigningKey::new("one").jwk()]});
+    fs::write(&keys, set.to_string()).expect("a file of ours");
+    let text = |path: &Path| path.to_str().expect("a path").to_owned();
+    let server = Setup::new()
+        .set("TIDINGS_AUTH__JWT__SECRET", "")
+        .set("TIDINGS_AUTH__JWT__JWKS_FILE", &text(&keys))
+        .set("TIDINGS_LOG__BACKUP_PATH", &text(&backups))
+        .start();
+    let backup = Request::post("/backup").body("application/json", r#"{"target": "daily"}"#);
+    server.ask_admin(&backup).expect(200);
+    Scrape::of(&server)
 }
 
 struct Alert {

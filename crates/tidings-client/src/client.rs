@@ -1,5 +1,6 @@
 //! Requests that end: stream tokens, publishing, history, state.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,15 +53,29 @@ pub struct StateOptions {
 }
 
 impl Client {
-    /// A client of the server at `base_url`, such as `http://127.0.0.1:8080` or, where the API is
-    /// mounted elsewhere, `http://example.org/api`. Nothing is sent yet.
+    /// A client of the server at `base_url`, such as `https://events.example.com` or, where the API is
+    /// mounted elsewhere, `http://127.0.0.1:8080/api`. Over TLS the server's certificate must be of an
+    /// authority that the system trusts. Nothing is sent yet.
     ///
     /// # Errors
     ///
-    /// [`ClientError::InvalidUrl`].
+    /// [`ClientError::InvalidUrl`] and, of a URL with `https`, [`ClientError::NoTls`].
     pub fn new(base_url: &str, access: AccessToken) -> Result<Self, ClientError> {
+        Self::trusting(base_url, access, None)
+    }
+
+    /// As [`new`](Self::new), and trusts the authorities in `ca_file`, a PEM file, beside the system's.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn trusting(
+        base_url: &str,
+        access: AccessToken,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, ClientError> {
         Ok(Self {
-            server: Server::new(base_url)?,
+            server: Server::new(base_url, ca_file)?,
             access,
         })
     }

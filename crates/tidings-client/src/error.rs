@@ -18,6 +18,9 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// TLS can't be spoken: there are no authorities to trust, or the file that names them can't be used.
+    #[error("no TLS: {0}")]
+    NoTls(String),
     /// The access token's source failed, or its text can't stand in a header.
     #[error("no access token: {0}")]
     AccessToken(#[source] BoxError),
@@ -86,7 +89,10 @@ impl ClientError {
             Self::Refused { problem, .. } => {
                 matches!(problem.status, 408 | 425 | 429 | 500..=599) && problem.status != 501
             }
-            Self::InvalidUrl { .. } | Self::Unexpected { .. } | Self::TooLong(_) => false,
+            Self::InvalidUrl { .. }
+            | Self::NoTls(_)
+            | Self::Unexpected { .. }
+            | Self::TooLong(_) => false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! One request and its answer over a pooled connection.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +11,13 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_
 use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client as Pool;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use tidings_protocol::Problem;
 
+use crate::connect::{Connector, tls_config};
 use crate::error::ClientError;
 
-/// How long a connection attempt may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read whole; a history page of 1,000 long events fits.
 const MAX_ANSWER: usize = 256 << 20;
 /// Largest refusal that is read; what is longer is no problem document.
@@ -28,10 +27,10 @@ const AGENT: &str = concat!("tidings-client/", env!("CARGO_PKG_VERSION"));
 /// Where a server is, and its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    pool: Pool<Connector, Full<Bytes>>,
     /// Host and port, for messages.
     pub(crate) name: String,
-    /// `http://host:port/prefix`, without a slash at the end.
+    /// `https://host:port/prefix`, without a slash at the end.
     base: String,
 }
 
@@ -73,7 +72,7 @@ impl Target {
 }
 
 impl Server {
-    pub(crate) fn new(base_url: &str) -> Result<Self, ClientError> {
+    pub(crate) fn new(base_url: &str, ca_file: Option<&Path>) -> Result<Self, ClientError> {
         let invalid = |reason: &str| ClientError::InvalidUrl {
             url: base_url.to_owned(),
             reason: reason.to_owned(),
@@ -81,11 +80,9 @@ impl Server {
         let uri: Uri = base_url
             .parse()
             .map_err(|_| invalid("expected something like http://127.0.0.1:8080"))?;
-        if uri.scheme() == Some(&Scheme::HTTPS) {
-            return Err(invalid("this client can't do https yet"));
-        }
-        if uri.scheme() != Some(&Scheme::HTTP) {
-            return Err(invalid("it does not begin with http://"));
+        let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
+        if !is_secure && uri.scheme() != Some(&Scheme::HTTP) {
+            return Err(invalid("it begins with neither https:// nor http://"));
         }
         if uri.query().is_some() {
             return Err(invalid("it has a query"));
@@ -98,10 +95,10 @@ impl Server {
         if name.contains('@') {
             return Err(invalid("it carries a user name"));
         }
-        let base = format!("http://{name}{}", uri.path().trim_end_matches('/'));
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let scheme = if is_secure { "https" } else { "http" };
+        let base = format!("{scheme}://{name}{}", uri.path().trim_end_matches('/'));
+        let tls = is_secure.then(|| tls_config(ca_file)).transpose();
+        let connector = Connector::new(tls.map_err(ClientError::NoTls)?);
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_mins(1))
@@ -273,18 +270,31 @@ mod tests {
     fn a_base_url_that_is_none_is_refused_with_its_reason() {
         for (url, reason) in [
             ("127.0.0.1:8080", "http://"),
-            ("https://example.org", "https"),
-            ("ftp://example.org", "http://"),
+            ("ftp://example.org", "neither https://"),
             ("http://", "expected"),
             ("http://a@b", "user name"),
             ("http://a/?x=1", "query"),
         ] {
-            let error = Server::new(url).unwrap_err().to_string();
+            let error = Server::new(url, None).unwrap_err().to_string();
             assert!(error.contains(reason), "{url}: {error}");
         }
         assert_eq!(
-            Server::new("http://[::1]:80/api/").unwrap().base,
+            Server::new("http://[::1]:80/api/", None).unwrap().base,
             "http://[::1]:80/api"
         );
+    }
+
+    #[test]
+    fn a_file_of_authorities_that_can_not_be_used_is_named() {
+        for (path, reason) in [
+            ("/nowhere/ca.pem", "/nowhere/ca.pem"),
+            ("/dev/null", "no certificate"),
+        ] {
+            let error = Server::new("https://example.org", Some(Path::new(path))).unwrap_err();
+            assert!(matches!(error, ClientError::NoTls(_)), "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+        // Who speaks in the clear needs none.
+        Server::new("http://example.org", Some(Path::new("/nowhere/ca.pem"))).unwrap();
     }
 }

@@ -18,6 +18,7 @@ use crate::cursors::{CursorText, Loss, Passage, appended_at};
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::fanout::View;
 use crate::fanout::view::EventFacts;
+use crate::limits::ReadPlace;
 use crate::stream::request::{Query, StartRequest, bearer, read_tenant};
 use crate::stream::start::{self, Start};
 use crate::time;
@@ -69,7 +70,7 @@ pub async fn history(
     Extension(peer): Extension<SocketAddr>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Json<HistoryPage>, Refusal> {
+) -> Result<(Extension<Arc<ReadPlace>>, Json<HistoryPage>), Refusal> {
     let tenant = read_tenant(&tenant)?;
     let query = Query::parse(query.as_deref())?;
     let asked = query.view(&app.known_types)?;
@@ -82,6 +83,7 @@ pub async fn history(
         (None, None) => StartRequest::Since(i64::MIN),
     };
     let identity = authorise(&app, &headers, peer, tenant).await?;
+    let place = app.limits.read(identity.reads_for())?;
     // Before the rules are looked at: what a page shows was there while they stood.
     let tail = app.window.tail();
     let rules = app.rules(Arc::new(identity), Some(tenant), asked)?;
@@ -98,14 +100,15 @@ pub async fn history(
         until,
         limit,
     };
+    let turn = place.turn().await;
     let permit = app.history_readers.acquire().await;
     let reader = Arc::clone(&app);
     let page = tokio::task::spawn_blocking(move || read_page(&reader, &request)).await;
-    drop(permit);
+    drop((permit, turn));
     // What was read before a purge is not shown after it.
     app.check_living(tenant)?;
     match page {
-        Ok(Ok(page)) => Ok(Json(page)),
+        Ok(Ok(page)) => Ok((Extension(Arc::new(place)), Json(page))),
         Ok(Err(error)) => {
             tidings_log::seldom!(error, %error, "the log can't be read for a page of the history");
             Err(Refusal::unavailable(

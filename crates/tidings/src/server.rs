@@ -35,8 +35,8 @@ use crate::limits::Limits;
 use crate::metrics::{BrokerParts, Metrics};
 use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
-use crate::operate::keys;
 use crate::operate::tenants::{self, Purges};
+use crate::operate::{keys, revoke};
 use crate::registry::{Registry, RegistryError};
 use crate::shutdown::Life;
 use crate::state;
@@ -212,6 +212,8 @@ impl Server {
         app.access_tokens.keep_up(&self.tasks, &self.stopping);
         let (shared, stopping) = (Arc::clone(app), self.stopping.clone());
         self.tasks.spawn(keys::keep_uses(shared, stopping));
+        let (shared, stopping) = (Arc::clone(app), self.stopping.clone());
+        self.tasks.spawn(revoke::sweep(shared, stopping));
         let (shared, stopping) = (Arc::clone(app), self.refusing.clone());
         self.tasks.spawn(state::ageing::run(shared, stopping));
     }
@@ -347,6 +349,7 @@ fn assemble(
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
+        opening_readers: Semaphore::new(HISTORY_READERS),
         state_readers: Semaphore::new(STATE_READERS),
         started_at: unix_microseconds(SystemTime::now()),
         life: Life::default(),

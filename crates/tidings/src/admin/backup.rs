@@ -112,6 +112,7 @@ fn run(app: &App, target: PathBuf) -> Result<BackupAnswer, Refusal> {
     match back_up(&app.log, &app.registry, &target, &|| app.life.is_draining()) {
         Ok(report) => {
             let answer = BackupAnswer::new(target, &report);
+            app.metrics.last_backup.finished(&app.config().log.path);
             tracing::info!(
                 target: "tidings::operate",
                 folder = %answer.target.display(),

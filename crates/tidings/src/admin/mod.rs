@@ -8,6 +8,7 @@
 mod listener;
 
 pub(crate) mod backup;
+pub mod last_backup;
 
 use std::sync::Arc;
 

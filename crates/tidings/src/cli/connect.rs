@@ -1,5 +1,7 @@
 //! Which server, and who one is there.
 
+use std::path::PathBuf;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
@@ -20,6 +22,9 @@ pub(super) struct ConnectArgs {
         default_value = "http://127.0.0.1:8080"
     )]
     url: String,
+    /// A PEM file with authorities to trust at an https:// URL, besides the system's
+    #[arg(long, value_name = "FILE", env = "TIDINGS_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// The access token (a JWT) or, to publish, an API key; best given as the variable, since other users of
     /// a machine can see the arguments of a command
     #[arg(
@@ -56,7 +61,12 @@ impl ConnectArgs {
                 "no access token; give --token or set TIDINGS_TOKEN (`tidings token` mints one for development)",
             ));
         }
-        Ok(Client::new(&self.url, AccessToken::fixed(token))?)
+        let access = AccessToken::fixed(token);
+        let ca_file = self
+            .ca_file
+            .as_deref()
+            .filter(|path| !path.as_os_str().is_empty());
+        Ok(Client::trusting(&self.url, access, ca_file)?)
     }
 
     /// The tenant that was given, else the one that the access token names.

@@ -42,7 +42,7 @@ pub(super) struct DoctorArgs {
     #[arg(long, value_name = "UUID", env = "TIDINGS_TENANT")]
     tenant: Option<TenantId>,
     /// A PEM file with authorities to trust at --url, besides the system's
-    #[arg(long, value_name = "FILE", requires = "url")]
+    #[arg(long, value_name = "FILE", env = "TIDINGS_CA_FILE")]
     ca_file: Option<PathBuf>,
     /// How long to wait for what should be there at once
     #[arg(long, value_name = "SPAN", default_value = "5s", value_parser = values::interval)]

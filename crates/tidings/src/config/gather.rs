@@ -21,6 +21,7 @@ const VARIABLE_PREFIX: &str = "TIDINGS_";
 /// and the server and credentials of the commands that are clients.
 pub const NOT_SETTINGS: &[&str] = &[
     CONFIG_VARIABLE,
+    "TIDINGS_CA_FILE",
     "TIDINGS_TENANT",
     "TIDINGS_TOKEN",
     "TIDINGS_URL",

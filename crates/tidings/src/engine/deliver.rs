@@ -240,9 +240,8 @@ impl Thread {
         }
     }
 
-    /// The window has left this thread behind: what its live streams are due must be read from the
-    /// log.
-    /// Has the live streams read the log from here on.
+    /// Has the live streams read the log from here on: the window does not have what they are due, or not without a
+    /// word of what is missing.
     fn fall_behind(&mut self) {
         let position = self.position;
         for (slot, stream) in &mut self.streams {

@@ -97,6 +97,7 @@ impl Listener for FanOut {
         let (Some(first), Some(ids)) = (events.first(), self.ids.get()) else {
             return;
         };
+        self.metrics.appended.add(events);
         let bytes = events.iter().map(|event| event.data.len() + FRAMING);
         let mut builder =
             BlockBuilder::with_capacity(ids, first.position - 1, bytes.sum::<usize>().min(FULL));

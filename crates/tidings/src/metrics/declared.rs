@@ -113,6 +113,12 @@ metrics! {
         ISSUERS_AWAY = Gauge, "tidings_issuers_away", [];
         /// Keys of issuers (JWKS) that are known.
         ISSUER_KEYS = Gauge, "tidings_issuer_keys", [];
+        /// Seconds since the keys of an issuer were last fetched, or read from their file, by its number in the
+        /// configuration: 0 is that of `auth.jwt`, where that has a JWKS, and the others follow in their order. Without a
+        /// value while they never were.
+        ISSUER_KEYS_AGE = Gauge, "tidings_issuer_keys_age_seconds", ["issuer"];
+        /// For how many seconds keys stay good that can't be fetched anew (`auth.jwks.keep`).
+        ISSUER_KEYS_KEEP = Gauge, "tidings_issuer_keys_keep_seconds", [];
         /// How often issuers' keys were fetched, with either end.
         ISSUER_FETCHES = Counter, "tidings_issuer_key_fetches_total", [];
         /// How often that failed.
@@ -208,6 +214,9 @@ metrics! {
         LOG_EVENTS = Gauge, "tidings_log_events", [];
         /// When the oldest of them was appended, in seconds since 1970; without a value while there is none.
         LOG_OLDEST = Gauge, "tidings_log_oldest_timestamp_seconds", [];
+        /// When the last backup of the log was finished, in seconds since 1970, also by an earlier process; without a
+        /// value where none was ever made.
+        BACKUP_LAST_SUCCESS = Gauge, "tidings_backup_last_success_timestamp_seconds", [];
         /// The position of the newest event.
         LOG_TAIL = Gauge, "tidings_log_tail_position", [];
         /// Subjects of which the state has the last event.
@@ -351,6 +360,7 @@ mod tests {
                     "version",
                     "transport",
                     "coding",
+                    "issuer",
                     "begin",
                     "reason",
                     "result",

@@ -24,6 +24,9 @@ use crate::readiness;
 /// What all tenants without a name are called together.
 const OTHER_TENANTS: &str = "other";
 
+/// Of so many issuers at most the age of their keys is told.
+const MOST_ISSUERS: usize = 64;
+
 /// What is read from files and the kernel.
 struct Disk {
     usage: Usage,
@@ -84,6 +87,14 @@ fn access(app: &App, scrape: &mut Exposition) {
     scrape.one(&of::ISSUERS_AWAY, away.count() as u64);
     let sum = |count: fn(&SourceStatus) -> u64| issuers.iter().map(count).sum::<u64>();
     scrape.one(&of::ISSUER_KEYS, sum(|issuer| issuer.keys as u64));
+    let mut ages = scrape.metric(&of::ISSUER_KEYS_AGE);
+    for (number, issuer) in issuers.iter().take(MOST_ISSUERS).enumerate() {
+        if let Some(age) = issuer.age {
+            ages.sample(&[&number.to_string()], age.as_secs_f64());
+        }
+    }
+    let keep = app.config().auth.jwks.keep;
+    scrape.one(&of::ISSUER_KEYS_KEEP, keep.as_secs_f64());
     scrape.one(&of::ISSUER_FETCHES, sum(|issuer| issuer.fetches));
     scrape.one(&of::ISSUER_FETCH_FAILURES, sum(|issuer| issuer.failures));
     scrape.one(&of::AUDIT_DROPPED, app.audit.dropped());
@@ -175,6 +186,7 @@ fn log(app: &App, disk: &Disk, scrape: &mut Exposition) {
     scrape.one(&of::LOG_EVENTS, disk.usage.events);
     let oldest = disk.usage.oldest_at;
     scrape.one_if_known(&of::LOG_OLDEST, oldest.map(|micros| micros as f64 / 1e6));
+    scrape.one_if_known(&of::BACKUP_LAST_SUCCESS, app.metrics.last_backup.at());
     let tail = app.log.tail();
     scrape.one(&of::LOG_TAIL, tail);
     let state = app.log.state().health();

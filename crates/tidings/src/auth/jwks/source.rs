@@ -93,6 +93,8 @@ pub struct SourceStatus {
     pub setting: String,
     /// How many keys are known.
     pub keys: usize,
+    /// How long ago they were last found to be what they are.
+    pub age: Option<Duration>,
     /// Why they can't be used, where they can't.
     pub away: Option<Outage>,
     /// How often they were fetched, with whatever end.
@@ -299,6 +301,7 @@ impl JwksSource {
         };
         SourceStatus {
             keys: keys.map_or(0, |keys| keys.len()),
+            age: good_at.map(|at| at.elapsed()),
             away,
             fetches: *self.kept.ended.borrow(),
             failures: self.kept.failures.load(Ordering::Relaxed),

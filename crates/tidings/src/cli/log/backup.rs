@@ -11,6 +11,7 @@ use tidings_protocol::Problem;
 use super::super::table::size;
 use super::super::{Failure, Outcome, SettingsArgs, print};
 use crate::admin::backup::{BackupAnswer, BackupRequest, back_up};
+use crate::admin::last_backup::LastBackup;
 use crate::config::Config;
 use crate::mirror;
 use crate::operate::tenants::take_up;
@@ -51,7 +52,9 @@ fn here(log: &Log, config: &Config, target: PathBuf) -> Result<BackupAnswer, Fai
     take_up(log, &registry).map_err(Failure::new)?;
     let report = back_up(log, &registry, &target, &|| false);
     log.clone().close();
-    Ok(BackupAnswer::new(target, &report?))
+    let answer = BackupAnswer::new(target, &report?);
+    LastBackup::default().finished(&config.log.path);
+    Ok(answer)
 }
 
 /// The server that has the log open makes it, and answers when it is made.
