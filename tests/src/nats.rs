@@ -12,6 +12,8 @@ use crate::GUARD;
 pub struct NatsClient {
     socket: TcpStream,
     lines: Lines<BufReader<TcpStream>>,
+    /// Where answers go; each connection has its own, so that none takes another's for its own.
+    inbox: String,
 }
 
 impl NatsClient {
@@ -19,11 +21,16 @@ impl NatsClient {
     pub fn connect(address: SocketAddr) -> Self {
         let mut socket = TcpStream::connect(address).expect("a server");
         socket.set_read_timeout(Some(GUARD)).expect("a timeout");
-        socket
-            .write_all(b"CONNECT {\"verbose\":false}\r\nSUB inbox 1\r\n")
+        socket.set_nodelay(true).expect("a socket of ours");
+        let inbox = format!("inbox.{:016x}", fastrand::u64(..));
+        write!(socket, "CONNECT {{\"verbose\":false}}\r\nSUB {inbox} 1\r\n")
             .expect("a request goes out");
         let lines = BufReader::new(socket.try_clone().expect("a second handle")).lines();
-        Self { socket, lines }
+        Self {
+            socket,
+            lines,
+            inbox,
+        }
     }
 
     fn line(&mut self) -> String {
@@ -34,7 +41,11 @@ impl NatsClient {
     /// Sends a message and waits for its answer, which may be an error of JetStream's.
     pub fn try_ask(&mut self, subject: &str, payload: &str) -> Value {
         let length = payload.len();
-        write!(self.socket, "PUB {subject} inbox {length}\r\n{payload}\r\n").expect("it goes out");
+        // In one piece, so that nothing of it waits for an acknowledgement of the rest.
+        let inbox = &self.inbox;
+        let message = format!("PUB {subject} {inbox} {length}\r\n{payload}\r\n");
+        let sent = self.socket.write_all(message.as_bytes());
+        sent.expect("it goes out");
         loop {
             let line = self.line();
             if line == "PING" {

@@ -4,6 +4,8 @@
 
 #[path = "cluster/faults.rs"]
 mod faults;
+#[path = "cluster/fleet.rs"]
+mod fleet;
 #[path = "cluster/losses.rs"]
 mod losses;
 #[path = "cluster/recorded.rs"]

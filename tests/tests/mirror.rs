@@ -5,6 +5,7 @@
 use serde_json::json;
 use tidings_tests::brokers::{NatsOptions, NatsServer};
 use tidings_tests::publish::status;
+use tidings_tests::scrape::Scrape;
 use tidings_tests::{Event, GUARD, NatsClient, Request, Server, Setup, Stream, new_tenant};
 
 /// The streams of the layout `fleet`, with what they take.
@@ -13,6 +14,9 @@ const FLEET: [(&str, &[&str]); 3] = [
     ("ALERT_EVENTS", &["alert.>"]),
     ("OPERATION_EVENTS", &["firmware.>"]),
 ];
+
+/// How many streams are open at once while the broker is asked.
+const HELD: usize = 500;
 
 fn setup(nats: &NatsServer, layout: &str) -> Setup {
     Setup::new()
@@ -126,6 +130,28 @@ fn events_of_the_fleet_arrive_typed_and_once_and_only_at_their_tenant() {
     client.put(&format!("alert.fired.{tenant}"), &tenant, 5);
     let fired = stream.next_event();
     assert_eq!((number(&fired), fired.name.as_str()), (5, "alert_fired"));
+    // What was passed over is counted, and what is missing is said.
+    let skipped = |reason: &str| {
+        format!("tidings_source_skipped_total{{stream=\"DEVICE_EVENTS\",reason=\"{reason}\"}}")
+    };
+    let counted = Scrape::of(&server);
+    for reason in ["payload", "no_tenant", "other_subject"] {
+        let count = counted.value(&skipped(reason));
+        assert!((count - 1.0).abs() < f64::EPSILON, "{count} of {reason}");
+    }
+    let said = |line: &str, stream: &str| {
+        server.wait_for_log(line, |text| {
+            text.lines().any(|written| {
+                written.contains(&format!("\"{line}\""))
+                    && written.contains(&format!("\"{stream}\""))
+                    && written.contains("\"WARN\"")
+            })
+        })
+    };
+    said("source_message_skipped", "DEVICE_EVENTS");
+    let text = said("source_missing", "OPERATION_EVENTS");
+    let missing = |line: &&str| line.contains("source_missing");
+    assert_eq!(text.lines().filter(missing).count(), 1, "it is said once");
     // A source that appears later is picked up; a cursor from before it is told that it is new.
     client.create(FLEET[2]);
     client.put(&format!("firmware.progress.{tenant}.r1"), &tenant, 6);
@@ -199,16 +225,24 @@ fn streams_cost_the_broker_nothing() {
     assert_eq!(count(&mut client), [1; 3]);
     let before = all(&nats);
     let streams = std::env::var("TIDINGS_BROKER_STREAMS").ok();
-    let streams = streams.map_or(1_000, |text| text.parse().expect("a number"));
-    for _ in 0..streams {
+    let streams: usize = streams.map_or(10_000, |text| text.parse().expect("a number"));
+    let mut held = Vec::new();
+    for opened in 1..=streams {
         let mut stream = server
             .watch(&tenant)
             .query("since", "2020-01-01T00:00:00Z")
             .open();
         assert_eq!(stream.next_event().id, begin.id);
+        held.push(stream);
+        if held.len() == HELD || opened == streams {
+            // Asked while all of them are open, and when they are gone.
+            assert_eq!(count(&mut client), [1; 3]);
+            assert_eq!(all(&nats), before);
+            held.clear();
+            assert_eq!(count(&mut client), [1; 3]);
+            assert_eq!(all(&nats), before);
+        }
     }
-    assert_eq!(count(&mut client), [1; 3]);
-    assert_eq!(all(&nats), before);
 }
 
 #[test]

@@ -71,6 +71,13 @@ struct Body {
     last: String,
 }
 
+impl Body {
+    /// Of a body that was broken off, a later event can have been stored before an earlier one. Its receipt says so.
+    fn is_out_of_order(&self) -> bool {
+        self.attempts > 1 && position(&self.first) > position(&self.last)
+    }
+}
+
 /// Whose events a reader is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
@@ -214,12 +221,17 @@ impl Recorder {
         }
         let bodies: usize = published.iter().map(Vec::len).sum();
         let repeated = published.iter().flatten().filter(|body| body.attempts > 1);
+        let out_of_order = published
+            .iter()
+            .flatten()
+            .filter(|body| body.is_out_of_order());
         let events: usize = records.iter().map(|record| record.events.len()).sum();
         let openings: u64 = records.iter().map(|record| record.openings).sum();
         println!(
-            "recorder: {bodies} bodies of {TENANTS} tenants acknowledged, {} of them repeated; {} readers were shown {events} \
+            "recorder: {bodies} bodies of {TENANTS} tenants acknowledged, {} of them repeated, {} stored out of their own order; {} readers were shown {events} \
              events over {openings} streams, each once, in order and at its tenant; refused: {:?}",
             repeated.count(),
+            out_of_order.count(),
             records.len(),
             self.shared.refused.lock().expect("nobody panics with it")
         );
@@ -472,8 +484,7 @@ impl Record {
                 let count = body.numbers.clone().count();
                 let seen: Vec<&Seen> = shown.by_ref().take(count).collect();
                 let mut numbers: Vec<u64> = seen.iter().map(|seen| seen.number).collect();
-                if body.attempts > 1 {
-                    // Of a body that was broken off, a later event can have been stored before an earlier one.
+                if body.is_out_of_order() {
                     numbers.sort_unstable();
                 }
                 let due: Vec<u64> = body.numbers.clone().collect();
