@@ -35,6 +35,11 @@ pub(crate) fn wait_for_the_bucket(client: &mut NatsClient, cursor: &str) {
     use base64::Engine as _;
     let asked = json!({"last_by_subj": "$KV.TIDINGS_STATE.cursor"}).to_string();
     until(&format!("{cursor} in the bucket"), || {
+        // nats-server 2.9 ends when it is asked for a message of a stream that a node is just making.
+        let info = client.try_ask(&format!("$JS.API.STREAM.INFO.{BUCKET}"), "");
+        if info["state"]["last_seq"].as_u64().unwrap_or_default() == 0 {
+            return false;
+        }
         let answer = client.try_ask(&format!("$JS.API.STREAM.MSG.GET.{BUCKET}"), &asked);
         let written = answer["message"]["data"].as_str().unwrap_or_default();
         let written = base64::engine::general_purpose::STANDARD.decode(written);

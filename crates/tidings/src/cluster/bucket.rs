@@ -265,6 +265,12 @@ impl Bucket {
 
     /// A key as the stream's leader has it: a follower may be behind.
     async fn read(&self, stream: &Stream, key: &str) -> Result<Option<Entry>, BucketError> {
+        // Another node may just be making it; see `jetstream::api::last_message`.
+        let info = stream.get_info().await;
+        let info = info.map_err(|error| self.unreachable(&error))?;
+        if info.state.last_sequence == 0 {
+            return Ok(None);
+        }
         match stream
             .get_last_raw_message_by_subject(&self.subject(key))
             .await

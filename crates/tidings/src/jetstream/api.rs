@@ -78,9 +78,10 @@ impl TryFrom<RawInfo> for StreamInfo {
 
     fn try_from(raw: RawInfo) -> Result<Self, ApiError> {
         let created = raw.created.parse::<jiff::Timestamp>().ok();
-        let incarnation = created
-            .and_then(|created| u64::try_from(created.as_nanosecond()).ok())
-            .ok_or_else(|| ApiError::Unreadable(format!("created at {}", raw.created)))?;
+        let created =
+            created.ok_or_else(|| ApiError::Unreadable(format!("created at {}", raw.created)))?;
+        // One that the broker is just making was created in the year 1.
+        let incarnation = u64::try_from(created.as_nanosecond()).map_err(|_| ApiError::NoStream)?;
         Ok(Self {
             incarnation,
             // An empty stream that never had a message says 0.
@@ -216,6 +217,9 @@ pub struct LastMessage {
 }
 
 /// The last message under a subject.
+///
+/// A stream that never had a message is not asked: nats-server 2.9 ends with a nil pointer when it is asked for a message
+/// of a stream that it is just making, which is when another node does so.
 pub async fn last_message(
     client: &Client,
     stream: &str,
@@ -232,6 +236,9 @@ pub async fn last_message(
         seq: u64,
         #[serde(default)]
         data: String,
+    }
+    if stream_info(client, stream).await?.last_sequence == 0 {
+        return Err(ApiError::NoMessage);
     }
     let asked = json!({ "last_by_subj": subject });
     let answer: Answer = call(client, &format!("STREAM.MSG.GET.{stream}"), &asked).await?;

@@ -1,6 +1,7 @@
 //! What the reader of a source promises.
 
 use serde_json::json;
+use tidings::jetstream::api::{self, ApiError};
 use tidings::jetstream::source::SourcePlace;
 use tidings::jetstream::{Publisher, SourceEvent, SourceMessage};
 use tidings::nats::Nats;
@@ -309,6 +310,35 @@ async fn a_receiver_that_takes_nothing_holds_the_reader_up() {
         range(0..50_000)
     );
     reading.source.stop().await;
+}
+
+/// nats-server 2.9 ended with a nil pointer when a node asked for the last message of a bucket that another node was just
+/// making.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_just_being_made_may_be_asked_for_its_last_message() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let (maker, asker) = (node(&server.url()).await, node(&server.url()).await);
+    for round in 0..100 {
+        let name = format!("MADE{round}");
+        let subject = format!("made.{round}");
+        let config = json!({ "name": &name, "subjects": [&subject], "storage": "file" });
+        let made = async {
+            api::create_stream(maker.client(), &config).await.unwrap();
+            let sent = maker.client().publish(subject.clone(), "last".into()).await;
+            sent.unwrap();
+        };
+        // Without a pause: the moment in which it is being made is short.
+        let asked = within("the last message", async {
+            loop {
+                match api::last_message(asker.client(), &name, &subject).await {
+                    Ok(message) => return assert_eq!(message.payload, b"last"),
+                    Err(ApiError::NoStream | ApiError::NoMessage) => {}
+                    Err(error) => panic!("{error} in round {round}"),
+                }
+            }
+        });
+        tokio::join!(made, asked);
+    }
 }
 
 #[tokio::test]
