@@ -38,12 +38,11 @@ impl Server {
         seconds(line["timestamp"].as_str().expect("a time"))
     }
 
-    /// Asserts that a stream has ended at this moment, in seconds since 1970, or within a second of it; or a little
-    /// before: the server waits by the steady clock and writes the other one into its log, which may be set meanwhile.
+    /// Asserts that a stream has ended at this moment, in seconds since 1970, or within a second of it.
     pub fn assert_closed_within_a_second_of(&self, moment: f64, connection_id: &str) {
         let took = self.closed_at(connection_id) - moment;
         assert!(
-            (-0.5..=1.0).contains(&took),
+            (0.0..=1.0).contains(&took),
             "{connection_id} ended {took} s after its authority"
         );
     }

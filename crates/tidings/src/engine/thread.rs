@@ -247,8 +247,14 @@ impl Thread {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let due = Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0));
-        self.ticks_since_start() + ticks(due.saturating_sub(now)) + 1
+        START + tick_behind(self.started.elapsed() + due.saturating_sub(now))
     }
+}
+
+/// The first tick that comes after a time since the start. The whole time is rounded, since parts that are rounded down
+/// each could come a tick too early.
+fn tick_behind(since_start: Duration) -> Tick {
+    ticks(since_start) + 1
 }
 
 /// A duration in whole ticks.
@@ -265,6 +271,18 @@ mod tests {
     use tidings_protocol::TenantId;
 
     use super::*;
+
+    #[test]
+    fn what_is_due_at_a_moment_comes_up_behind_it() {
+        for (elapsed, remaining) in [(199, 1), (150, 150), (199, 199), (0, 100), (99, 1_000)] {
+            let moment = Duration::from_millis(elapsed) + Duration::from_millis(remaining);
+            let tick = u32::try_from(tick_behind(moment)).unwrap();
+            assert!(
+                tick * TICK > moment && (tick - 1) * TICK <= moment,
+                "{moment:?}: {tick}"
+            );
+        }
+    }
     use crate::auth::Identity;
     use crate::cursors::Cursors;
     use crate::engine::catch_up::{Caught, Chunk};
