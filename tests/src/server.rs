@@ -281,8 +281,12 @@ impl Server {
                 return Ok(());
             }
             if Instant::now() > deadline {
+                let said = try_exchange(self.admin, &Request::get("/readyz"));
                 let _ = child.kill();
-                return Err(format!("never ready\n{}", self.output.text()));
+                return Err(format!(
+                    "never ready, at last {said:?}\n{}",
+                    self.output.text()
+                ));
             }
             std::thread::sleep(POLL);
         }

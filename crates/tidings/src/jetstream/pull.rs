@@ -48,6 +48,10 @@ pub enum Broken {
     /// A message is missing between two others, or is not one of the consumer's.
     #[error("a message of the consumer is missing")]
     Hole,
+    /// The broker has nothing to deliver, though something was pending: it was removed from the stream meanwhile, and
+    /// nobody says so.
+    #[error("what was pending has been removed")]
+    Removed,
     /// The client is closed.
     #[error("the connection is closed")]
     Closed,
@@ -82,6 +86,8 @@ pub struct Pull {
     next_request: u64,
     /// How many messages were delivered.
     deliveries: u64,
+    /// How many more there were to deliver, as far as the broker has said.
+    pending: u64,
     heard: Instant,
     /// A fault that came behind good messages.
     broken: Option<Broken>,
@@ -115,6 +121,7 @@ impl Pull {
         Ok(Self {
             client: client.clone(),
             stream: stream.to_owned(),
+            pending: consumer.num_pending,
             consumer,
             inbox,
             subscription,
@@ -222,6 +229,7 @@ impl Pull {
             return Err(Broken::Hole);
         };
         self.deliveries += 1;
+        self.pending = place.pending;
         // The broker works off one request after the other.
         if let Some(oldest) = self.requests.front_mut() {
             oldest.due -= 1;
@@ -235,6 +243,8 @@ impl Pull {
     fn take_status(&mut self, status: StatusCode, message: &Message) -> Result<(), Broken> {
         let description = message.description.as_deref().unwrap_or_default();
         match status.as_u16() {
+            // It comes when nothing else came for a while.
+            100 if self.pending > 0 => Err(Broken::Removed),
             100 => Ok(()),
             // Nothing came in time, or the next message did not fit: another request will do.
             404 | 408 => {

@@ -62,7 +62,9 @@ impl From<ApiError> for Ended {
 impl From<Broken> for Ended {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::Ended(_) | Broken::Hole => Self::Interrupted(broken.to_string()),
+            Broken::Ended(_) | Broken::Hole | Broken::Removed => {
+                Self::Interrupted(broken.to_string())
+            }
             Broken::Silent | Broken::Closed => Self::Away(broken.to_string()),
         }
     }
