@@ -6,7 +6,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidings_tests::{NatsClient, NatsCluster, NatsOptions, NatsServer, RedisOptions, Request};
+use tidings_tests::{
+    Door, NatsClient, NatsCluster, NatsOptions, NatsServer, RedisOptions, Request,
+};
 
 use crate::recorder::Recorder;
 use crate::support::{Node, issued, until};
@@ -134,11 +136,12 @@ fn a_node_cut_off_for_half_a_minute_keeps_its_streams_and_catches_up() {
         .collect();
     let a = Node::start_replicated("a", &others.join(","));
     let b = Node::start_replicated("b", &others.join(","));
-    let cut_off = Node::start_replicated("c", &cluster.servers[away].url());
+    let door = Door::to(cluster.servers[away].address);
+    let cut_off = Node::start_replicated("c", &door.nats_url());
     let recorder = Recorder::start_with_steady_readers(&[&a, &b, &cut_off], &cut_off);
 
-    // Frozen, not dead: the connection stays open and says nothing.
-    cluster.servers[away].pause();
+    // The connection stays open and says nothing.
+    door.hold();
     let since = Instant::now();
     until("a word that the streams are stale", || {
         recorder.told("stale") >= 5
@@ -163,7 +166,7 @@ fn a_node_cut_off_for_half_a_minute_keeps_its_streams_and_catches_up() {
     assert_eq!(recorder.told("fresh"), 0);
     recorder.wait_for_more(1);
 
-    cluster.servers[away].resume();
+    door.open();
     until("a word that the streams are live again", || {
         recorder.told("fresh") >= 5
     });

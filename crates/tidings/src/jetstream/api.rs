@@ -55,6 +55,8 @@ pub struct StreamInfo {
     pub first_sequence: u64,
     /// The sequence of its newest message, also where that is gone; 0 where there never was one.
     pub last_sequence: u64,
+    /// From its oldest message to its newest there is one under every sequence: only its oldest were ever removed.
+    pub is_whole: bool,
     /// Its configuration, as the broker has it.
     pub config: Value,
 }
@@ -69,6 +71,7 @@ struct RawInfo {
 
 #[derive(Deserialize)]
 struct RawState {
+    messages: u64,
     first_seq: u64,
     last_seq: u64,
 }
@@ -87,6 +90,7 @@ impl TryFrom<RawInfo> for StreamInfo {
             // An empty stream that never had a message says 0.
             first_sequence: raw.state.first_seq.max(1),
             last_sequence: raw.state.last_seq,
+            is_whole: raw.state.messages > raw.state.last_seq.saturating_sub(raw.state.first_seq),
             config: raw.config,
         })
     }

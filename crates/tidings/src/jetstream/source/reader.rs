@@ -387,9 +387,10 @@ impl Reader {
         }
         self.first_sequence = info.first_sequence;
         let jumps = first.into_iter().chain(gathered.jumps.iter().copied());
-        Ok(jumps
-            .filter(|(before, _)| before + 1 < info.first_sequence)
-            .collect())
+        lost_of(jumps, &info).map_err(|Impossible| {
+            let reason = "a server has not delivered what the stream has";
+            Ended::Interrupted(reason.to_owned())
+        })
     }
 
     /// Says that messages were skipped, now and then.
@@ -472,6 +473,29 @@ impl Reader {
     }
 }
 
+/// A server has jumped over what the stream's leader has.
+#[derive(Debug, PartialEq, Eq)]
+struct Impossible;
+
+/// Of the jumps in what was delivered, those at which the stream has lost its oldest messages. Where it has removed
+/// nothing else, every other is the fault of a server that delivers what it happens to have: nats-server 2.9 does so now
+/// and then when it was frozen and comes back.
+fn lost_of(
+    jumps: impl Iterator<Item = (u64, u64)>,
+    info: &StreamInfo,
+) -> Result<Vec<(u64, u64)>, Impossible> {
+    let mut lost = Vec::new();
+    for (before, behind) in jumps {
+        if info.is_whole && behind > info.first_sequence {
+            return Err(Impossible);
+        }
+        if before + 1 < info.first_sequence {
+            lost.push((before, behind));
+        }
+    }
+    Ok(lost)
+}
+
 /// Waits until the connection is lost, and says why.
 async fn lost(connectivity: &mut watch::Receiver<Connectivity>) -> String {
     match connectivity
@@ -487,5 +511,30 @@ fn away_reason(state: &Connectivity) -> String {
     match state {
         Connectivity::Connected => String::new(),
         Connectivity::Away { reason, .. } => format!("NATS can't be reached: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_over_what_the_leader_has_is_the_fault_of_a_server() {
+        let info = |first_sequence, is_whole| StreamInfo {
+            incarnation: 1,
+            first_sequence,
+            last_sequence: 500,
+            is_whole,
+            config: serde_json::Value::Null,
+        };
+        let lost = |jump, info| lost_of(std::iter::once(jump), &info);
+        assert_eq!(lost((49, 427), info(1, true)), Err(Impossible));
+        // Somebody has removed messages in the middle.
+        assert_eq!(lost((49, 427), info(1, false)), Ok(vec![]));
+        // They were the oldest.
+        assert_eq!(lost((49, 427), info(427, true)), Ok(vec![(49, 427)]));
+        assert_eq!(lost((49, 427), info(427, false)), Ok(vec![(49, 427)]));
+        // Some of them were.
+        assert_eq!(lost((49, 427), info(100, true)), Err(Impossible));
     }
 }
