@@ -20,7 +20,9 @@ export default typescript.config(
     files: ['**/*.js'],
     languageOptions: {
       globals: {
+        AbortController: 'readonly',
         Buffer: 'readonly',
+        MutationObserver: 'readonly',
         indexedDB: 'readonly',
         process: 'readonly',
         console: 'readonly',

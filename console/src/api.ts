@@ -25,6 +25,8 @@ export interface OpenStream {
   readonly remote_address: string;
   readonly opened_at: string;
   readonly lag_events: number;
+  /** False where it was not counted to its end: there can be more. */
+  readonly lag_exact: boolean;
   readonly lag_seconds: number;
   readonly events: number;
   readonly bytes: number;
@@ -40,6 +42,9 @@ export interface TenantUsage {
   readonly bytes: number;
   readonly streams: number;
   readonly oldest_at: string | null;
+  /** Events that came since `appended_since`; it only grows. */
+  readonly appended: number;
+  readonly appended_since: string;
   readonly purged: { readonly at: string } | null;
   readonly settings: {
     readonly retention_seconds: number;
@@ -55,6 +60,30 @@ export interface Witness {
   readonly opened_at: string;
   readonly closed_at: string | null;
   readonly outcome: Readonly<Record<string, unknown>> | string;
+}
+
+/** One node of several; what one that did not answer has is missing. */
+export interface Node {
+  readonly node: string;
+  readonly answered: boolean;
+}
+
+export interface StreamsPage {
+  readonly streams: readonly OpenStream[];
+  /** What the next page comes after; `null` on the last. */
+  readonly next: string | null;
+  readonly nodes?: readonly Node[];
+}
+
+/** Who was shown an event, and why the others were not. */
+export interface Audience {
+  readonly event: { readonly time: string };
+  readonly streams: readonly Witness[];
+  /** Streams that ended before are not remembered. */
+  readonly complete_since: string;
+  readonly nodes?: readonly Node[];
+  /** There are more than were read. */
+  readonly isCut: boolean;
 }
 
 /** A publisher's API key, without its secret. */
@@ -104,13 +133,23 @@ export interface AuditEntry {
 
 const AUDIT_PAGE = 10_000;
 
+/** Pages of a list that are read at most, each of 1,000. */
+const MOST_PAGES = 20;
+
+/** How long a call may take, in milliseconds; pages of a large history take their time. */
+const PATIENCE = 15_000;
+const PATIENCE_OF_READING = 60_000;
+
+/** A difference between two clocks that a `Date` header, in whole seconds, does not show for sure. */
+const CLOCK_DOUBT = 2_000;
+
 /** Where the API is: at the root or, beside an existing front end, below `/api`. */
 export async function findMount(login: Login): Promise<string> {
   for (const mount of ['', '/api']) {
     const headers = { authorization: `Bearer ${login.token}` };
-    const response = await fetch(`${mount}/streams?limit=1`, { headers, cache: 'no-store' }).catch(
-      () => undefined,
-    );
+    const signal = AbortSignal.timeout(PATIENCE);
+    const request: RequestInit = { headers, cache: 'no-store', signal };
+    const response = await fetch(`${mount}/streams?limit=1`, request).catch(() => undefined);
     // Also a refusal says that it is there.
     if (response !== undefined && response.status !== 404) return mount;
   }
@@ -119,13 +158,23 @@ export async function findMount(login: Login): Promise<string> {
 
 /** Calls the public API with the login that `access` gives; throws a {@link TidingsError} with the server's sentence. */
 export class Api {
+  /** The last whole second that the server said it is, in milliseconds: it is not earlier there. */
+  said = 0;
+  #ahead = 0;
+
   constructor(
     readonly access: () => Promise<string>,
     readonly mount: string,
   ) {}
 
-  history(tenant: string, query: Record<string, string>): Promise<HistoryPage> {
-    return this.#get(`/tenants/${tenant}/events?${new URLSearchParams(query).toString()}`);
+  /** The server's time, as far as its answers told it: a browser's clock can be anything. */
+  now(): number {
+    return Date.now() + this.#ahead;
+  }
+
+  history(tenant: string, query: Record<string, string>, signal?: AbortSignal): Promise<HistoryPage> {
+    const path = `/tenants/${tenant}/events?${new URLSearchParams(query).toString()}`;
+    return this.#get(path, { patience: PATIENCE_OF_READING, ...(signal && { signal }) });
   }
 
   /** The oldest event that is retained, whether older ones were taken away, and the server's clock. */
@@ -140,16 +189,35 @@ export class Api {
     };
   }
 
-  streams(): Promise<{ streams: OpenStream[]; next: string | null }> {
-    return this.#get('/streams?limit=1000');
+  /** A page of the open streams; nothing in `after` is the first. */
+  streams(after: string): Promise<StreamsPage> {
+    return this.#get(`/streams?limit=1000${after && `&after=${encodeURIComponent(after)}`}`);
   }
 
-  tenants(): Promise<{ tenants: TenantUsage[] }> {
-    return this.#get('/tenants?limit=1000');
+  async tenants(): Promise<{ tenants: readonly TenantUsage[]; isCut: boolean }> {
+    type Page = { tenants: TenantUsage[]; next: string | null };
+    const { pages, isCut } = await this.#pages<Page>('/tenants');
+    return { tenants: pages.flatMap((page) => page.tenants), isCut };
   }
 
-  audience(tenant: string, cursor: string): Promise<{ streams: Witness[]; complete_since: string }> {
-    return this.#get(`/tenants/${tenant}/events/${encodeURIComponent(cursor)}/audience`);
+  async audience(tenant: string, cursor: string): Promise<Audience> {
+    type Page = Omit<Audience, 'isCut'> & { next: string | null };
+    const path = `/tenants/${tenant}/events/${encodeURIComponent(cursor)}/audience`;
+    const { first, pages, isCut } = await this.#pages<Page>(path);
+    // A node that was silent once is missing in that page; what one page does not remember is not complete.
+    const nodes = new Map<string, Node>();
+    for (const each of pages.flatMap((page) => page.nodes ?? []))
+      if (nodes.get(each.node)?.answered !== false) nodes.set(each.node, each);
+    return {
+      event: first.event,
+      streams: pages.flatMap((page) => page.streams),
+      complete_since: pages.reduce(
+        (latest, page) => (page.complete_since > latest ? page.complete_since : latest),
+        first.complete_since,
+      ),
+      nodes: [...nodes.values()],
+      isCut,
+    };
   }
 
   async disconnect(connection: string): Promise<void> {
@@ -184,18 +252,49 @@ export class Api {
     };
   }
 
-  async #get<Answer>(path: string): Promise<Answer> {
-    return (await (await this.#send('GET', path)).json()) as Answer;
+  async #get<Answer>(path: string, how: { signal?: AbortSignal; patience?: number } = {}): Promise<Answer> {
+    return (await (await this.#send('GET', path, undefined, how)).json()) as Answer;
   }
 
-  async #send(method: string, path: string, body?: object): Promise<Response> {
+  /** All pages of a list, or as many as a page of the console can bear. */
+  async #pages<Page extends { next: string | null }>(path: string) {
+    const first = await this.#get<Page>(`${path}?limit=1000`);
+    const pages = [first];
+    let { next } = first;
+    while (next !== null && pages.length < MOST_PAGES) {
+      const page: Page = await this.#get<Page>(`${path}?limit=1000&after=${encodeURIComponent(next)}`);
+      pages.push(page);
+      next = page.next;
+    }
+    return { first, pages, isCut: next !== null };
+  }
+
+  async #send(
+    method: string,
+    path: string,
+    body?: object,
+    { signal, patience = PATIENCE }: { signal?: AbortSignal; patience?: number } = {},
+  ): Promise<Response> {
     const headers: Record<string, string> = { authorization: `Bearer ${await this.access()}` };
-    const request: RequestInit = { method, headers, cache: 'no-store' };
+    // A server that is there and says nothing must not collect calls; it covers the reading of the body too.
+    const late = AbortSignal.timeout(patience);
+    const request: RequestInit = {
+      method,
+      headers,
+      cache: 'no-store',
+      signal: signal ? AbortSignal.any([signal, late]) : late,
+    };
     if (body !== undefined) {
       headers['content-type'] = 'application/json';
       request.body = JSON.stringify(body);
     }
-    const response = await fetch(this.mount + path, request);
+    const asked = Date.now();
+    const response = await fetch(this.mount + path, request).catch((error: unknown) => {
+      if (late.aborted)
+        throw new TidingsError('network', `The server did not answer within ${patience / 1000} seconds.`);
+      throw error;
+    });
+    this.#compareClocks(response, (asked + Date.now()) / 2);
     if (response.ok) return response;
     const problem = (await response.json().catch(() => ({}))) as { detail?: string };
     throw new TidingsError(
@@ -203,5 +302,14 @@ export class Api {
       problem.detail ?? `${response.status} ${response.statusText}`,
       response.status,
     );
+  }
+
+  #compareClocks(response: Response, at: number): void {
+    const said = Date.parse(response.headers.get('date') ?? '');
+    if (Number.isNaN(said)) return;
+    this.said = said;
+    // The second that the header names has begun: it is half over in the middle.
+    const ahead = said + 500 - at;
+    this.#ahead = Math.abs(ahead) > CLOCK_DOUBT ? ahead : 0;
   }
 }

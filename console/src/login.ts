@@ -9,6 +9,11 @@ export interface Login {
   readonly role: string;
   /** Milliseconds since the Unix epoch; `Infinity` where the token does not say. */
   readonly expiresAt: number;
+  /**
+   * What logins must have in common to share a stream. A pasted token shares with the same token alone; fetched ones with
+   * all that say the same of who it is and of what they may see, since every tab fetches one of its own.
+   */
+  readonly identity: string;
   /** A path of this host that gives a fresh token; absent where the token was pasted. */
   readonly source?: string;
 }
@@ -40,6 +45,7 @@ export function keep(token: string, source?: string): Login | undefined {
     user: typeof sub === 'string' || typeof sub === 'number' ? String(sub) : '?',
     tenant: typeof tenant_id === 'string' ? tenant_id : null,
     role: typeof role === 'string' ? role : '',
+    identity: source === undefined ? token.trim() : identityOf(claims),
     expiresAt: typeof exp === 'number' ? exp * 1000 : Infinity,
     ...(source === undefined ? {} : { source }),
   };
@@ -81,6 +87,15 @@ function tokenIn(text: string): string {
   } catch {
     return '';
   }
+}
+
+/** Claims that are another in every token of the same login. */
+const OF_ONE_TOKEN = new Set(['exp', 'iat', 'nbf', 'jti']);
+
+/** All other claims: one that is not known here may be a bound. */
+function identityOf(claims: Record<string, unknown>): string {
+  const kept = Object.entries(claims).filter(([name]) => !OF_ONE_TOKEN.has(name));
+  return JSON.stringify(kept.sort(([one], [other]) => (one < other ? -1 : 1)));
 }
 
 function claimsOf(token: string): Record<string, unknown> | undefined {

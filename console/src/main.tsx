@@ -125,7 +125,7 @@ function Shell({
         ))}
         <a href="/docs">API</a>
       </nav>
-      <main id="content" tabIndex={-1}>
+      <main id="content" tabIndex={-1} data-page={route.page}>
         {notices.map((notice) => (
           <p class="strip notice" key={notice.at}>
             <time>{clock(notice.at)}</time> {notice.text}
@@ -158,7 +158,7 @@ function page(session: Session, route: ReturnType<typeof useRoute>) {
     case 'rates':
       return <RatesPage session={session} />;
     case 'streams':
-      return <StreamsPage session={session} />;
+      return <StreamsPage session={session} route={route} />;
     case 'tenants':
       return <TenantsPage session={session} />;
     case 'keys':
@@ -175,7 +175,7 @@ function page(session: Session, route: ReturnType<typeof useRoute>) {
 const SAID: Readonly<Record<string, string>> = {
   connecting: 'Connecting',
   live: 'Live',
-  stale: 'The server can’t read its log',
+  stale: 'The server brings nothing new',
   reconnecting: 'Connection lost, coming back',
   offline: 'No network',
   closed: 'Ended',
@@ -198,10 +198,13 @@ function Line({
   const age = connection.state === 'live' ? '' : ` · ${span(now - connection.since)}`;
   const said =
     failure?.message ?? (state === 'mending' ? 'Reading how things are' : (SAID[state] ?? connection.state));
+  // Under `live` there is none, and what ended it for good is said already.
+  const reason = failure === undefined && connection.state !== 'live' ? connection.reason : undefined;
   return (
     <p class={`line ${state}${isPast ? ' past' : ''}`} data-state={state}>
       <i aria-hidden="true" />
       <span role="status">{isPast && state === 'live' ? 'Looking back' : said}</span>
+      {reason && <span class="reason">{reason}</span>}
       <span aria-hidden="true">{age}</span>
     </p>
   );

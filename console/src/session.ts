@@ -1,4 +1,4 @@
-import { type Connection, exchange, type TidingsError, type TidingsEvent } from '@tidings/client';
+import { type Connection, exchange, TidingsError, type TidingsEvent } from '@tidings/client';
 import { type FleetStore, followFleet } from '@tidings/client/fleet';
 import { SharedStream } from '@tidings/client/shared';
 import { Api } from './api';
@@ -17,6 +17,13 @@ export interface Notice {
   readonly text: string;
 }
 
+/** What a page wants to be told at once, and not only to find among what was seen. */
+export interface Watcher {
+  event(event: TidingsEvent): void;
+  gap(): void;
+  connection(state: Connection): void;
+}
+
 const MOST_SEEN = 2_000;
 
 /** All that a login brings: the stream that all tabs of it share, the fleet, and the newest events. */
@@ -31,6 +38,7 @@ export class Session {
   failure: TidingsError | undefined;
 
   readonly #listeners = new Set<() => void>();
+  readonly #watchers = new Set<Watcher>();
   readonly #close: () => void;
   #isTelling = false;
 
@@ -43,14 +51,19 @@ export class Session {
     this.api = new Api(access, mount);
     const token = exchange({ baseUrl: mount, accessToken: access });
     const tenant = login.tenant === null ? {} : { tenant: login.tenant };
-    const name = `console/${login.user}/${login.tenant ?? 'all'}/${fingerprint(login.token)}`;
+    const name = `console/${login.user}/${login.tenant ?? 'all'}/${fingerprint(login.identity)}`;
     const followed = followFleet(
       { ...tenant, baseUrl: mount, token, conflate: 'default', interval: 200 },
       {
         event: (event) => this.#see(event),
-        connection: ({ state }) => this.rates.note(state === 'live', Date.now()),
-        gap: ({ reason }) =>
-          this.#notice(`Events are missing here (${reason.replaceAll('_', ' ')}); the fleet is read anew.`),
+        connection: (connection) => {
+          this.rates.note(connection.state === 'live', Date.now());
+          for (const watcher of this.#watchers) watcher.connection(connection);
+        },
+        gap: ({ reason }) => {
+          this.#notice(`Events are missing here (${reason.replaceAll('_', ' ')}); the fleet is read anew.`);
+          for (const watcher of this.#watchers) watcher.gap();
+        },
         closing: ({ reason }) => {
           if (reason === 'view_changed') this.#notice('What you may see has changed.');
         },
@@ -84,7 +97,15 @@ export class Session {
     return () => this.#listeners.delete(listener);
   };
 
+  /** Tells of every event, gap and state of the line, as they come; answers how to end that. */
+  watch(watcher: Watcher): () => void {
+    this.#watchers.add(watcher);
+    watcher.connection(this.connection);
+    return () => this.#watchers.delete(watcher);
+  }
+
   #see(event: TidingsEvent): void {
+    for (const watcher of this.#watchers) watcher.event(event);
     const at = Date.now();
     this.seen.push({ event, at });
     this.rates.count(event.type, event.data.tenant_id, at);
@@ -117,15 +138,27 @@ function accessOf(login: Login): () => Promise<string> {
   return async () => {
     if (current.source !== undefined && Date.now() > current.expiresAt - AHEAD) {
       fetching ??= fetchLogin(current.source).finally(() => (fetching = undefined));
-      current = await fetching;
+      const fresh = await fetching;
+      // Somebody else logged in beside this tab: what is on the screen is not theirs. What the same user may see is
+      // the server's to say, and claims that are of no concern here can be others in every token.
+      if (fresh.user !== login.user || fresh.tenant !== login.tenant || fresh.role !== login.role)
+        throw new TidingsError('unauthorized', 'Another login is there now: sign in with it.');
+      current = fresh;
     }
     return current.token;
   };
 }
 
-/** Two logins never share a stream: a short mark of the token, from which it can't be had. */
-function fingerprint(token: string): string {
-  let hash = 0x811c9dc5;
-  for (let at = 0; at < token.length; at++) hash = Math.imul(hash ^ token.charCodeAt(at), 0x01000193) >>> 0;
-  return hash.toString(36);
+/**
+ * Two logins never share a stream: a short mark of what they have in common, from which a token can't be had. Who only
+ * claims to be somebody gets nothing by it: a tab is told what another reads only after it has opened a stream itself.
+ */
+function fingerprint(identity: string): string {
+  // Two marks of 32 bits from different beginnings: one alone could be met by chance.
+  const mark = (hash: number) => {
+    for (let at = 0; at < identity.length; at++)
+      hash = Math.imul(hash ^ identity.charCodeAt(at), 0x01000193) >>> 0;
+    return hash.toString(36);
+  };
+  return `${mark(0x811c9dc5)}-${mark(0x9747b28c)}`;
 }

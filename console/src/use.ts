@@ -58,26 +58,33 @@ export interface Asked<Answer> {
   readonly again: () => void;
 }
 
+/**
+ * Asks once, or again so many milliseconds after each answer: a server that is slow has one question at a time. What was
+ * asked under another `key`, or before `again`, is not listened to any more.
+ */
 export function useAsked<Answer>(ask: () => Promise<Answer>, key: string, every?: number): Asked<Answer> {
-  const [got, setGot] = useState<{ answer?: Answer; error?: string }>({});
+  const [got, setGot] = useState<{ of: string; answer?: Answer; error?: string }>({ of: key });
   const [turn, again] = useReducer((count: number) => count + 1, 0);
   const asking = useRef(ask);
   asking.current = ask;
   useEffect(() => {
     let isOver = false;
+    let timer: ReturnType<typeof setTimeout> | undefined;
     const load = async () => {
       try {
         const answer = await asking.current();
-        if (!isOver) setGot({ answer });
+        if (!isOver) setGot({ of: key, answer });
       } catch (error) {
-        if (!isOver) setGot((before) => ({ ...before, error: (error as Error).message }));
+        // What was known under the same key stays, beside what went wrong.
+        const kept = (before: typeof got) => (before.of === key ? before : { of: key });
+        if (!isOver) setGot((before) => ({ ...kept(before), error: (error as Error).message }));
       }
+      if (!isOver && every !== undefined) timer = setTimeout(() => void load(), every);
     };
     void load();
-    const timer = every === undefined ? undefined : setInterval(() => void load(), every);
     return () => {
       isOver = true;
-      clearInterval(timer);
+      clearTimeout(timer);
     };
   }, [key, every, turn]);
   return { ...got, again: () => again(undefined) };

@@ -239,6 +239,68 @@ test.describe('the console', () => {
     await page.waitForFunction(() => document.querySelectorAll('.events li').length === 2);
   });
 
+  test('every page is grey while the line is not live, and is not grey when it is', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    await server.publish('alert_fired', {
+      device_id: 'edge-1',
+      alert_event_id: 'a1',
+      severity: 'critical',
+      message: 'cpu is hot',
+    });
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
+    const page = await open(server.token('super_admin', { tenant: null }));
+    const health = (load) => ({ device_id: 'edge-1', type: 'health', health: { cpu_load: `${load}` } });
+    for (const load of [11, 12]) await server.publish('metric_update', health(load));
+    // What says how things are, on each page.
+    const shown = {
+      fleet: ['.figures', '.cells', 'nav .badge'],
+      'fleet?as=list': ['.figures', 'tbody .state'],
+      [`device?key=${TENANT}/edge-1`]: [
+        'header.title .state',
+        '.strip.critical',
+        '.strip.busy',
+        '.plots',
+        '.facts',
+        '.events',
+      ],
+      alerts: ['.alerts .critical'],
+      work: ['.jobs .job'],
+      feed: ['.events'],
+      rates: ['.figures', '.plot', '.rates-type'],
+      streams: ['table'],
+      tenants: ['tbody tr'],
+      audit: ['.audit tbody'],
+    };
+    const colours = async (expected) => {
+      for (const [name, selectors] of Object.entries(shown)) {
+        await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
+        for (const selector of selectors) {
+          const element = await page.waitForSelector(
+            selector.startsWith('nav') ? selector : `#content ${selector}`,
+          );
+          const look = await element.evaluate((found) => {
+            const filters = [];
+            for (let each = found; each; each = each.parentElement)
+              filters.push(getComputedStyle(each).filter);
+            return filters.some((filter) => filter.includes('grayscale(1)')) ? 'grey' : 'coloured';
+          });
+          assert.equal(look, expected, `${name}: ${selector}`);
+        }
+      }
+    };
+    await colours('coloured');
+    // The stream is ended and can't come back, while the operators' calls are answered as before.
+    await page.route('**/events/stream**', (route) => route.abort());
+    const [{ connection_id: id }] = await server.streams();
+    const headers = { authorization: `Bearer ${server.publisher}` };
+    await fetch(`${server.origin}/streams/${id}`, { method: 'DELETE', headers });
+    await page.waitForSelector('.line[data-state=reconnecting]');
+    await colours('grey');
+    await page.unroute('**/events/stream**');
+    await page.waitForSelector('.line[data-state=live]');
+    await colours('coloured');
+  });
+
   test('in the demo this machine is a device, and its measurements move', async () => {
     const port = await freePort();
     const args = ['demo', '--listen', `127.0.0.1:${port}`, '--devices', '3'];
@@ -338,6 +400,170 @@ test.describe('the console', () => {
     await shows(page, '.inside table', 'developer');
     await page.evaluate(() => (location.hash = '#/tenants'));
     await shows(page, 'tbody', '11111111');
+  });
+
+  test('a tenant’s rate is there while something is published, and goes when nothing is any more', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    const page = await open(server.token('tenant_operator'), '#/tenants');
+    const rate = 'tbody td:nth-of-type(2)';
+    await shows(page, rate, '0.0/s');
+    await server.publish('device_status', status('edge-1', 'offline'));
+    await page.waitForFunction(
+      (where) => Number.parseFloat(document.querySelector(where).textContent) > 0,
+      rate,
+    );
+    await shows(page, rate, '0.0/s');
+  });
+
+  test('all pages of a device’s measurements are read, and the newest is what is shown', async () => {
+    await server.publish('device_status', status('edge-1', 'online'));
+    for (let load = 1; load <= 10; load++)
+      await server.publish('metric_update', {
+        device_id: 'edge-1',
+        type: 'health',
+        health: { cpu_load: `${load}` },
+      });
+    const page = await open(server.token('viewer'));
+    // Pages end early, as they do where much is published: by the server itself.
+    await page.route('**/tenants/*/events?**', (route) =>
+      route.continue({ url: route.request().url().replace('limit=1000', 'limit=3') }),
+    );
+    await page.evaluate((hash) => (location.hash = hash), `#/device?key=${TENANT}/edge-1`);
+    await shows(page, '.plots', 'Processor 10 %');
+    await page.waitForSelector('.plots[aria-busy=false]');
+  });
+
+  test('why somebody was not shown an event is told of all, and where it is not remembered that is said', async () => {
+    const forgetful = await Server.start({ TIDINGS_STREAM__ENDED_STREAMS: '1' });
+    const watching = new Set();
+    const watch = async (more) => {
+      const headers = { authorization: `Bearer ${forgetful.token('viewer', { more })}` };
+      const end = new AbortController();
+      const path = `${forgetful.origin}/tenants/${TENANT}/events/stream`;
+      const { body } = await fetch(path, { headers, signal: end.signal });
+      watching.add(end);
+      await body.getReader().read();
+      return end;
+    };
+    try {
+      await watch(['--devices', 'other']);
+      const second = await watch([]);
+      const third = await watch([]);
+      const page = await context.newPage();
+      await page.goto(`${forgetful.origin}/`);
+      await page.fill('#token', forgetful.token('tenant_operator'));
+      await page.click('button[type=submit]');
+      await page.waitForSelector('.line[data-state=live]');
+      await page.evaluate(() => (location.hash = '#/feed'));
+      await forgetful.publish('device_status', status('edge-1', 'online'));
+      await page.route('**/audience?**', (route) =>
+        route.continue({ url: route.request().url().replace('limit=1000', 'limit=1') }),
+      );
+      await page.click('.events .row');
+      await page.click('text=Who was shown this?');
+      await page.waitForFunction(() => document.querySelectorAll('.inside tbody tr').length === 4);
+      await shows(page, '.inside tbody', 'devices claim');
+      assert.equal(await page.locator('.inside .notice').count(), 0, 'all is remembered');
+      // One of the two that end is forgotten.
+      second.abort();
+      third.abort();
+      const headers = { authorization: `Bearer ${forgetful.publisher}` };
+      const open = async () =>
+        (await (await fetch(`${forgetful.origin}/streams`, { headers })).json()).streams.length;
+      while ((await open()) > 2);
+      await page.click('.events .row');
+      await page.click('.events .row');
+      await page.click('text=Who was shown this?');
+      await shows(page, '.inside .notice', 'are not remembered');
+      await page.waitForFunction(() => document.querySelectorAll('.inside tbody tr').length === 3);
+    } finally {
+      for (const end of watching) end.abort();
+      await forgetful.stop();
+    }
+  });
+
+  test('the list of streams says what it does not have: other pages, nodes that are silent, a lag that was not counted', async () => {
+    await open(server.token('viewer'));
+    const page = await open(server.token('tenant_operator'));
+    const is = (url) => url.pathname === '/streams';
+    await page.route(is, (route) =>
+      route.continue({ url: route.request().url().replace('limit=1000', 'limit=1') }),
+    );
+    await page.evaluate(() => (location.hash = '#/streams'));
+    await shows(page, '#content > .hint', 'there are more');
+    const first = await page.getAttribute('tbody button', 'aria-label');
+    await page.click('text=Next page');
+    await page.waitForFunction(
+      (label) => ![null, undefined, label].includes(document.querySelector('tbody button')?.ariaLabel),
+      first,
+    );
+    assert.equal(await page.locator('text=Next page').count(), 0, 'it was the last');
+    await page.click('text=First page');
+    await page.waitForSelector(`tbody button[aria-label="${first}"]`);
+    await page.unroute(is);
+    await page.route(is, async (route) => {
+      const response = await route.fetch();
+      const answer = await response.json();
+      const streams = answer.streams.map((stream) => ({
+        ...stream,
+        lag_events: 10_000,
+        lag_exact: false,
+        lag_seconds: 12,
+      }));
+      const nodes = [
+        { node: 'north', id: 'a', answered: true },
+        { node: 'south', id: 'b', answered: false },
+      ];
+      await route.fulfill({ response, json: { ...answer, streams, nodes } });
+    });
+    await shows(page, '.notice', 'The node south does not answer');
+    await shows(page, 'tbody', 'more than 10,000');
+  });
+
+  test('a server that does not answer is asked one thing at a time, and said to be silent', async () => {
+    const page = await open(server.token('tenant_operator'), '#/streams');
+    await shows(page, 'tbody', 'developer');
+    const held = [];
+    await page.route(
+      (url) => url.pathname === '/streams',
+      (route) => void held.push(route),
+    );
+    await shows(page, '.bad', 'did not answer within');
+    assert.equal(held.length, 1);
+    await page.unroute((url) => url.pathname === '/streams');
+    await page.unrouteAll({ behavior: 'ignoreErrors' });
+    await page.waitForFunction(() => document.querySelector('.bad') === null);
+  });
+
+  test('a server that can’t write its log is said to bring nothing new, with its reason', async () => {
+    const page = await open(server.token('viewer'), '#/feed');
+    await page.evaluate(() => (location.hash = '#/fleet'));
+    const reason = 'no space left on the device';
+    // What the server says when its disk is full; the rest of this page's line is the server's own.
+    await page.route('**/events/stream**', (route) =>
+      route.fulfill({
+        contentType: 'text/event-stream',
+        body: `id: a.1\nevent: snapshot_end\ndata: {}\n\nevent: stale\ndata: {"since":"2026-11-28T00:00:00Z","reason":"${reason}"}\n\nretry: 3600000\n\n`,
+      }),
+    );
+    const states = [];
+    await page.exposeFunction('told', (text) => states.push(text));
+    await page.evaluate(() =>
+      new MutationObserver(() => window.told(document.querySelector('.line').textContent)).observe(
+        document.querySelector('.line'),
+        { subtree: true, childList: true, characterData: true, attributes: true },
+      ),
+    );
+    const [{ connection_id: id }] = await server.streams();
+    const headers = {
+      authorization: `Bearer ${server.publisher ?? server.token('super_admin', { tenant: null })}`,
+    };
+    await fetch(`${server.origin}/streams/${id}`, { method: 'DELETE', headers });
+    const deadline = Date.now() + 60_000;
+    while (!states.some((text) => text.includes(`The server brings nothing new${reason}`))) {
+      assert.ok(Date.now() < deadline, states.join('\n'));
+      await page.evaluate(() => undefined);
+    }
   });
 
   test('an operator makes an API key that publishes, gives it a new secret, and revokes it', async () => {
@@ -550,6 +776,57 @@ test.describe('the console', () => {
     assert.deepEqual(kept, { local: 0, cookies: '', databases: 0, address: false });
   });
 
+  test('tabs that fetched a token each share one stream, and who is somebody else does not', async () => {
+    let fetched = 0;
+    const tokens = new Set();
+    let more = [];
+    await context.route('**/login/token', (route) => {
+      fetched += 1;
+      const token = server.token('viewer', { lifetime: `${1_000 + fetched}s`, more });
+      tokens.add(token);
+      return route.fulfill({ json: { access_token: token } });
+    });
+    const fetching = async () => {
+      const page = await context.newPage();
+      await page.goto(`${server.origin}/#fetch=/login/token`);
+      await page.click('button:text-is("Fetch")');
+      await page.waitForSelector('.line[data-state=live]');
+      await page.evaluate(() => (location.hash = '#/feed'));
+      return page;
+    };
+    const pages = [await fetching(), await fetching(), await fetching()];
+    assert.equal(tokens.size, 3, 'a token for each');
+    const settle = async (expected) => {
+      const deadline = Date.now() + 60_000;
+      while ((await server.streams()).length !== expected) {
+        assert.ok(Date.now() < deadline, `${expected} within a minute`);
+        await server.publish('device_status', status('edge-1', 'online'));
+      }
+    };
+    await settle(1);
+    for (const page of pages) await page.waitForSelector('.events li');
+    // The same user, who may see less.
+    more = ['--devices', 'mine'];
+    const other = await fetching();
+    await settle(2);
+    await server.publish('device_status', status('mine', 'online'));
+    await shows(other, '.events', 'mine');
+    assert.equal(await other.locator('.events li').count(), 1);
+  });
+
+  test('a tab whose login has become another one shows nothing for it', async () => {
+    let user = 'one';
+    await context.route('**/login/token', (route) =>
+      route.fulfill({ json: { token: server.token('viewer', { lifetime: '4s', more: ['--user', user] }) } }),
+    );
+    const page = await context.newPage();
+    await page.goto(`${server.origin}/#fetch=/login/token`);
+    await page.click('button:text-is("Fetch")');
+    await page.waitForSelector('.line[data-state=live]');
+    user = 'another';
+    await shows(page, '.signin [role=alert]', 'Another login');
+  });
+
   test('it works where the API is below /api', async () => {
     const below = await Server.start({ TIDINGS_MOUNT: '/api' });
     try {
@@ -573,7 +850,33 @@ test.describe('the console', () => {
     });
     await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
     const axe = readFileSync(new URL('../node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
+    for (const load of [11, 12])
+      await server.publish('metric_update', {
+        device_id: 'edge-1',
+        type: 'health',
+        health: { cpu_load: `${load}` },
+      });
+    const isClean = async (page, name) => {
+      const { violations: found } = await page.evaluate(() =>
+        window.axe.run(document, { resultTypes: ['violations'] }),
+      );
+      assert.deepEqual(
+        found.map(({ id, nodes }) => `${name}: ${id}: ${nodes[0].html}`),
+        [],
+      );
+    };
     for (const colorScheme of ['light', 'dark']) {
+      const outside = await context.newPage();
+      await outside.emulateMedia({ colorScheme });
+      await outside.goto(`${server.origin}/`);
+      await outside.waitForSelector('.signin form');
+      await outside.evaluate(axe);
+      await isClean(outside, `sign in, ${colorScheme}`);
+      await outside.fill('#token', 'no token');
+      await outside.click('button[type=submit]');
+      await outside.waitForSelector('.signin [role=alert]');
+      await isClean(outside, `refused, ${colorScheme}`);
+      await outside.close();
       const page = await open(server.token('tenant_operator'));
       await page.emulateMedia({ colorScheme });
       // Evaluated by the test's own connection: the page's policy lets no such script in.
@@ -589,6 +892,7 @@ test.describe('the console', () => {
         'past?see=alerts',
         'past?see=work',
         'past?see=events',
+        `device?key=${TENANT}/edge-1`,
         'rates',
         'streams',
         'tenants',
@@ -598,14 +902,8 @@ test.describe('the console', () => {
       ]) {
         await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
         await page.waitForFunction(() => document.querySelector('#content')?.childElementCount > 1);
-        const { violations: found } = await page.evaluate(() =>
-          window.axe.run(document, { resultTypes: ['violations'] }),
-        );
-        assert.deepEqual(
-          found.map(({ id, nodes }) => `${name}: ${id}: ${nodes[0].html}`),
-          [],
-          colorScheme,
-        );
+        if (name.startsWith('device')) await page.waitForSelector('.plots');
+        await isClean(page, `${name}, ${colorScheme}`);
       }
       await page.evaluate(() => (location.hash = '#/fleet'));
       await page.focus('.cells canvas');
@@ -640,8 +938,31 @@ test.describe('the console', () => {
 
   test('at 360 pixels nothing hangs out', async () => {
     await server.publish('device_status', status('edge-1', 'online'));
+    await server.publish('alert_fired', {
+      device_id: 'edge-1',
+      alert_event_id: 'a1',
+      severity: 'critical',
+      message: 'a message of some length, as devices have them that have much to say',
+    });
+    await server.publish('config_push', { device_id: 'edge-1', push_operation_id: 'p1', stage: 'pushing' });
+    for (const load of [11, 12])
+      await server.publish('metric_update', {
+        device_id: 'edge-1',
+        type: 'health',
+        health: { cpu_load: `${load}` },
+      });
+    const narrow = { width: 360, height: 740 };
+    const fits = async (page, name) => {
+      const width = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(width <= 360, `${name}: ${width}`);
+    };
+    const outside = await context.newPage();
+    await outside.setViewportSize(narrow);
+    await outside.goto(`${server.origin}/`);
+    await outside.waitForSelector('.signin form');
+    await fits(outside, 'sign in');
     const page = await open(server.token('tenant_operator'));
-    await page.setViewportSize({ width: 360, height: 740 });
+    await page.setViewportSize(narrow);
     for (const name of [
       'fleet',
       'fleet?as=list',
@@ -650,6 +971,10 @@ test.describe('the console', () => {
       'feed',
       'past',
       'past?as=list',
+      'past?see=alerts',
+      'past?see=work',
+      'past?see=events',
+      `device?key=${TENANT}/edge-1`,
       'rates',
       'streams',
       'tenants',
@@ -659,8 +984,10 @@ test.describe('the console', () => {
     ]) {
       await page.evaluate((hash) => (location.hash = hash), `#/${name}`);
       await page.waitForFunction(() => document.querySelector('#content')?.childElementCount > 1);
-      const width = await page.evaluate(() => document.documentElement.scrollWidth);
-      assert.ok(width <= 360, `${name}: ${width}`);
+      if (name.startsWith('past'))
+        await page.waitForSelector('.progress[data-reading=done]', { state: 'attached' });
+      if (name.startsWith('device')) await page.waitForSelector('.plots');
+      await fits(page, name);
     }
   });
 });

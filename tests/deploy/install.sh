@@ -31,6 +31,30 @@ for file in /usr/share/man/man1/tidings.1.gz /usr/share/man/man1/tidings-serve.1
 done
 inside bash -c 'source /usr/share/bash-completion/completions/tidings && complete -p tidings' >/dev/null
 
+# What it says of itself: every command has its help and its page, a formatter finds nothing wrong with a page, and each
+# shell can read its completions.
+commands=0
+check_help() {
+    local said name page
+    said=$(inside tidings "$@" --help 2>&1) || fail "no help of $*: $said"
+    grep -q "^Usage: tidings${*:+ $*}" <<<"$said" || fail "the help of $* does not say how it is used: $said"
+    page=/usr/share/man/man1/$(IFS=-; echo "tidings${*:+-$*}").1
+    [ "$(inside zcat "$page.gz" | groff -Kutf8 -man -ww -z -Tutf8 2>&1)" = "" ] ||
+        fail "groff has warnings of $page: $(inside zcat "$page.gz" | groff -Kutf8 -man -ww -z -Tutf8 2>&1)"
+    commands=$((commands + 1))
+    for name in $(sed -n '/^Commands:/,/^$/s/^  \([a-z-]\+\) .*/\1/p' <<<"$said"); do
+        [ "$name" = help ] || check_help "$@" "$name"
+    done
+}
+check_help
+[ "$commands" -gt 30 ] || fail "only $commands commands were found"
+pages=$(inside sh -c 'ls /usr/share/man/man1/tidings*.1.gz | wc -l')
+[ "$pages" = "$commands" ] || fail "$pages pages for $commands commands"
+inside bash -n /usr/share/bash-completion/completions/tidings
+inside zsh -n /usr/share/zsh/vendor-completions/_tidings
+inside fish -n /usr/share/fish/vendor_completions.d/tidings.fish
+echo "$commands commands with help and pages"
+
 # Without a secret it refuses, and says where it belongs.
 check=(runuser -u tidings -- tidings config check --config /etc/tidings/tidings.toml)
 if said=$(inside "${check[@]}" 2>&1); then fail "it starts without a secret"; fi

@@ -2,7 +2,8 @@
 //! descriptors where they were. `scripts/soak` runs it; it prints a line every ten seconds.
 //!
 //! - [`publishers`]: each tenant's publisher counts up, and repeats a number under its key until it is answered.
-//! - [`readers`]: follow a tenant over any number of streams and hold every number to be the next one.
+//! - [`readers`]: follow a tenant over any number of streams and hold every number to be the next one, from the first to
+//!   the last that its publisher was answered for.
 //! - [`others`]: streams that come and go, that never read, that are revoked; requests that are refused.
 //! - [`measure`]: memory and descriptors over each life of the process, which is killed between lives.
 
@@ -14,6 +15,7 @@ mod readers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tidings_tests::{AccessToken, Request, Setup, new_tenant};
@@ -28,6 +30,8 @@ pub(crate) struct Soak {
     pub(crate) tenants: Vec<String>,
     /// No more of anything.
     pub(crate) stop: AtomicBool,
+    /// The publishers have ended: readers end when they have it all.
+    pub(crate) all_published: AtomicBool,
     /// The last number that each tenant's publisher was answered for.
     pub(crate) published: Vec<AtomicU64>,
     pub(crate) read: AtomicU64,
@@ -72,13 +76,14 @@ fn main() {
         published: tenants.iter().map(|_| AtomicU64::new(0)).collect(),
         tenants,
         stop: AtomicBool::new(false),
+        all_published: AtomicBool::new(false),
         read: AtomicU64::new(0),
         opened: AtomicU64::new(0),
         revoked: AtomicU64::new(0),
         refused: AtomicU64::new(0),
     });
-    let mut threads = publishers::start(&soak);
-    threads.extend(readers::start(&soak));
+    let publishers = publishers::start(&soak);
+    let mut threads = readers::start(&soak);
     threads.extend(others::start(&soak));
 
     let end = Instant::now() + whole;
@@ -98,20 +103,39 @@ fn main() {
         server.start_again();
     }
     soak.stop.store(true, Ordering::Relaxed);
-    for thread in threads {
-        thread.join().expect("a thread has seen what must not be");
-    }
+    join(publishers);
+    soak.all_published.store(true, Ordering::Release);
+    join(threads);
     let status = server.stop();
     assert!(status.success(), "it stops well: {status}");
     for life in &lives {
         life.must_be_flat();
     }
+    let mut published = 0;
+    for (tenant, number) in soak.tenants.iter().zip(&soak.published) {
+        let number = number.load(Ordering::Acquire);
+        assert!(number > 0, "nothing was published for {tenant}");
+        published += number;
+    }
     println!(
-        "soak: {minutes} min, {} lives, {} events read, {} streams opened, {} revoked, {} refusals; nothing lost, repeated or out of order, memory and descriptors flat",
+        "soak: {minutes} min, {} lives, {published} events published, {} read, {} streams opened, {} revoked, {} refusals; nothing lost, repeated or out of order, memory and descriptors flat",
         lives.len(),
-        soak.read.load(Ordering::Relaxed),
-        soak.opened.load(Ordering::Relaxed),
-        soak.revoked.load(Ordering::Relaxed),
-        soak.refused.load(Ordering::Relaxed),
+        some("events read", &soak.read),
+        some("streams opened", &soak.opened),
+        some("users revoked", &soak.revoked),
+        some("refusals", &soak.refused),
     );
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        thread.join().expect("a thread has seen what must not be");
+    }
+}
+
+/// A count that must not be nothing: a server that refuses everybody loses nothing either.
+fn some(what: &str, count: &AtomicU64) -> u64 {
+    let count = count.load(Ordering::Relaxed);
+    assert!(count > 0, "no {what}");
+    count
 }

@@ -53,6 +53,9 @@ fn publish_all(soak: &Soak, tenant: usize) {
                 answer.head,
                 answer.text()
             );
+            if !soak.goes_on() {
+                return;
+            }
             std::thread::sleep(PAUSE);
         }
         std::thread::sleep(PAUSE);

@@ -4,6 +4,7 @@
 //! - [`NatsServer`]: one server with JetStream.
 //! - [`NatsCluster`]: several that are routed to each other, with one replicated JetStream.
 //! - [`RedisServer`]: one server.
+//! - [`Door`]: stands before one, and can be closed.
 //!
 //! Each can be killed, stopped, frozen (`SIGSTOP`) and started again on the same ports and folder.
 
@@ -17,10 +18,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::GUARD;
 use crate::server::Output;
 
+mod door;
 mod nats;
 mod nats_cluster;
 mod redis;
 
+pub use door::Door;
 pub use nats::{NatsOptions, NatsServer};
 pub use nats_cluster::NatsCluster;
 pub use redis::{RedisOptions, RedisServer};

@@ -12,6 +12,7 @@
 //! - [`publish`]: publishing, and what a receipt says.
 //! - [`proxies`]: nginx, `HAProxy` and Caddy with the samples of `deploy/`.
 //! - [`chunks`]: what a proxy frames a stream in.
+//! - [`moments`]: points in time that a server has written.
 //! - [`scrape`]: what `/metrics` says.
 //! - [`sse`]: a decoder of event streams, written from the WHATWG text and not from the server's.
 //! - [`stream`]: one open stream and what has come over it.
@@ -36,6 +37,7 @@ pub mod certificates;
 pub mod chunks;
 pub mod http;
 pub mod issuer;
+pub mod moments;
 pub mod nats;
 pub mod proxies;
 pub mod publish;
@@ -47,7 +49,7 @@ pub mod stream;
 pub mod tunnel;
 
 pub use access::AccessToken;
-pub use brokers::{NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
+pub use brokers::{Door, NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 pub use certificates::Certificates;
 pub use http::{Answer, Connection, Request};
 pub use issuer::{KeyServer, SigningKey};

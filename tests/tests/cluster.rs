@@ -4,6 +4,8 @@
 
 #[path = "cluster/faults.rs"]
 mod faults;
+#[path = "cluster/losses.rs"]
+mod losses;
 #[path = "cluster/recorded.rs"]
 mod recorded;
 #[path = "cluster/recorder.rs"]
@@ -14,5 +16,7 @@ mod shared;
 mod state;
 #[path = "cluster/streams.rs"]
 mod streams;
+#[path = "cluster/subjects.rs"]
+mod subjects;
 #[path = "cluster/support.rs"]
 mod support;

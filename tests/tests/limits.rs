@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidings_tests::publish::{self, status};
 use tidings_tests::{AccessToken, Answer, Receipt, Request, Server, Setup, Stream, new_tenant};
 
@@ -146,6 +146,44 @@ fn what_is_published_for_one_tenant() {
     server.publish(&calm, &status("r1", 1));
     let page = server.history(&busy, "?limit=1000");
     assert_eq!(page["events"].as_array().expect("a list").len(), 200);
+}
+
+#[test]
+fn publishing_with_one_key() {
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__PUBLISH_RATE_PER_KEY", "2")
+        .start();
+    let tenant = new_tenant();
+    let key = |body: Value| {
+        let request = Request::post("/keys").bearer(&server.super_admin());
+        let answer = server.exchange(&request.body("application/json", body.to_string()));
+        let key = answer.expect(201)["key"].clone();
+        key.as_str().expect("a key").to_owned()
+    };
+    let busy = key(json!({"name": "busy", "tenants": [tenant]}));
+    let calm = key(json!({"name": "calm", "tenants": [tenant]}));
+    let own = key(json!({"name": "own", "tenants": [tenant], "publish_rate": 1_000_000}));
+    let event = status("r1", 1);
+    let many = |key: &str, count: usize| {
+        server.exchange(&publish::many(
+            &tenant,
+            key,
+            std::iter::repeat_n(&event, count),
+        ))
+    };
+    // A body passes as soon as there is any credit; what it takes beyond is paid off first.
+    many(&busy, 200).expect(200);
+    let refused = many(&busy, 1);
+    too_many(&refused);
+    // 198 events at two a second, of which some seconds may have gone by.
+    let wait = refused.header("retry-after").expect("Retry-After");
+    assert!(wait.parse::<u64>().expect("seconds") > 30, "{wait}");
+    // Others of the same tenant are not held up: not another key, not one with a limit of its own, not a user.
+    many(&calm, 1).expect(200);
+    for _ in 0..10 {
+        many(&own, 10).expect(200);
+    }
+    server.publish(&tenant, &event);
 }
 
 #[test]

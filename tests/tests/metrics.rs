@@ -80,10 +80,11 @@ fn what_is_published_and_given_is_counted_to_the_event() {
         "tidings_process_open_descriptors",
         "tidings_process_descriptor_limit",
         "tidings_process_start_time_seconds",
-        "tidings_kernel_tcp_memory_bytes",
     ] {
         assert!(scrape.value(some) > 0.0, "{some}");
     }
+    // The kernel counts in pages, which it may have given back just now.
+    assert!(scrape.value("tidings_kernel_tcp_memory_bytes") >= 0.0);
 
     drop(resumed);
     drop(streams);
@@ -233,12 +234,11 @@ fn a_client_that_reads_nothing_lags_and_then_stalls() {
     });
     assert!(scrape.value("tidings_stream_lag_max_events") >= 1.0);
     assert!(scrape.value("tidings_stream_lapses_total") >= 1.0);
-    let scrape = Scrape::until(&server, "stalled", |scrape| {
+    // A scrape may come between the counter of what was closed and the gauge of what is open.
+    Scrape::until(&server, "stalled", |scrape| {
         scrape.value(r#"tidings_streams_closed_total{reason="stalled"}"#) == 1.0
-    });
-    assert_eq!(scrape.sum("tidings_streams"), 0.0);
-    Scrape::until(&server, "without lag", |scrape| {
-        scrape.value("tidings_streams_lagging") == 0.0
+            && scrape.sum("tidings_streams") == 0.0
+            && scrape.value("tidings_streams_lagging") == 0.0
             && scrape.value("tidings_stream_lag_max_events") == 0.0
     });
     drop(stuck);

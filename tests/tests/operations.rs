@@ -141,6 +141,26 @@ fn a_second_server_on_the_same_folder_is_refused_and_told_who_has_it() {
     server.publish(&tenant, &status("r1", 1));
 }
 
+/// No credential was needed to have 64 KiB written for each request.
+#[test]
+fn what_a_client_sends_does_not_fill_the_log() {
+    let mut server = Server::start();
+    let tenant = new_tenant();
+    let long = "a".repeat(25_000);
+    for parameter in ["types", "conflate", "since", "device_id"] {
+        let request = server.stream_of(&tenant).token("x").query(parameter, &long);
+        let problem = request.refused().problem(422);
+        assert_eq!(problem["parameter"], parameter);
+        assert!(problem["detail"].as_str().expect("text").len() < 1000);
+    }
+    let twice = format!("/tenants/{tenant}/events/stream?{long}=1&{long}=2");
+    server.exchange(&Request::get(&twice)).problem(422);
+    server.stop();
+    let written = server.output.text();
+    assert_eq!(written.matches("stream_refused").count(), 5, "{written}");
+    assert!(written.contains("conflate") && !written.contains(&long[..100]));
+}
+
 #[test]
 fn a_port_that_is_taken_is_named() {
     let server = Server::start();
@@ -357,6 +377,19 @@ fn no_secret_and_no_payload_is_in_the_logs() {
         .query("since", "x")
         .refused();
     secrets.push("unreadable-parameter-token".to_owned());
+    // A token in the wrong place is quoted to who sent it, and to nobody else.
+    for (number, parameter) in ["types", "conflate", "scope", "snapshot", "since"]
+        .into_iter()
+        .enumerate()
+    {
+        let misplaced = format!("misplaced-token-{number}");
+        let request = server.stream_of(&tenant).token("x");
+        request.query(parameter, &misplaced).refused().problem(422);
+        secrets.push(misplaced);
+    }
+    let twice = format!("/tenants/{tenant}/events/stream?named-by-a-token=1&named-by-a-token=2");
+    server.exchange(&Request::get(&twice)).problem(422);
+    secrets.push("named-by-a-token".to_owned());
     let mut cookie = Request::post("/auth/sse-token");
     cookie = cookie.header("Cookie", &format!("access_token={viewer}"));
     let minted = server.exchange(&cookie).expect(200);

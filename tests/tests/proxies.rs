@@ -1,6 +1,8 @@
 //! The samples of `deploy/` in front of the real server, in the real proxies: what `docs/behind-a-proxy.md` says of
 //! them. Every client here speaks TLS to the proxy, as browsers do.
 
+#[path = "proxies/nodes.rs"]
+mod nodes;
 #[path = "proxies/upstream.rs"]
 mod upstream;
 
@@ -140,7 +142,7 @@ fn what_fails_is_not_sent_again() {
         if kind == ProxyKind::Nginx {
             // Both fail, so both would be passed over for a while, and nothing be sent.
             options = options.replace(";\n    server 127", " max_fails=0;\n    server 127");
-            options = options.replace(";\n    keepalive", " max_fails=0;\n    keepalive");
+            options = options.replace(";\n    # To the", " max_fails=0;\n    # To the");
         }
         let proxy = options.start();
         let tenant = new_tenant();

@@ -4,20 +4,19 @@
 use serde_json::{Value, json};
 use tidings_tests::access::now;
 use tidings_tests::publish::{one, status};
-use tidings_tests::{AccessToken, Answer, Request, Server, Stream, new_tenant};
+use tidings_tests::server::run;
+use tidings_tests::{AccessToken, Answer, GUARD, Request, Server, Setup, Stream, new_tenant};
 
 fn delete(server: &Server, access: &str, target: &str) -> Answer {
     server.exchange(&Request::new("DELETE", target).bearer(access))
 }
 
 fn operator(server: &Server, tenant: &str) -> String {
-    // Issued later than any revocation of the test, so that operators are not shut out by their own.
-    let token = AccessToken::new("operator-1", tenant, "tenant_operator").claim("iat", now() + 30);
-    server.sign(&token)
+    server.sign(&AccessToken::new("operator-1", tenant, "tenant_operator"))
 }
 
 fn root(server: &Server) -> String {
-    server.sign(&AccessToken::super_admin("root-1").claim("iat", now() + 30))
+    server.sign(&AccessToken::super_admin("root-1"))
 }
 
 /// Somebody's access token that was issued so many seconds ago.
@@ -25,9 +24,19 @@ fn issued(server: &Server, user: &str, tenant: &str, role: &str, ago: u64) -> St
     server.sign(&AccessToken::new(user, tenant, role).claim("iat", now() - ago))
 }
 
-/// Somebody's access token that is issued after whatever is revoked within the next half minute.
-fn issued_later(server: &Server, user: &str, tenant: &str, role: &str) -> String {
-    server.sign(&AccessToken::new(user, tenant, role).claim("iat", now() + 30))
+/// Somebody's access token, by an issuer whose clock is so many seconds ahead, that is issued after what was revoked: one
+/// of the same second counts as issued before, so it may take another try or two.
+fn logged_in_again(server: &Server, user: &str, tenant: &str, ahead: u64) -> String {
+    let begun = std::time::Instant::now();
+    loop {
+        let access = AccessToken::new(user, tenant, "viewer").claim("iat", now() + ahead);
+        let access = server.sign(&access);
+        let minted = server.exchange(&Request::post("/auth/sse-token").bearer(&access));
+        if minted.status == 200 {
+            return access;
+        }
+        assert!(begun.elapsed() < GUARD, "nobody gets in again");
+    }
 }
 
 fn open(server: &Server, tenant: &str, access: &str) -> Stream {
@@ -78,11 +87,6 @@ fn a_users_tokens_issued_before_are_refused_on_every_path_and_its_streams_end() 
     let before = issued(&server, "ada", &tenant, "publisher", 10);
     let unused = server.stream_token(&before);
     let mut closed = open(&server, &tenant, &before);
-    let mut stays = open(
-        &server,
-        &tenant,
-        &issued_later(&server, "ada", &tenant, "viewer"),
-    );
     let mut other = open(
         &server,
         &tenant,
@@ -97,13 +101,168 @@ fn a_users_tokens_issued_before_are_refused_on_every_path_and_its_streams_end() 
     let refused = server.stream_of(&tenant).token(&unused).refused();
     refused.problem(401);
 
-    assert_open(&server, &tenant, &mut stays, 1);
-    assert_eq!(other.next_event().json()["n"], 1);
-    open(
-        &server,
-        &tenant,
-        &issued_later(&server, "ada", &tenant, "viewer"),
+    assert_open(&server, &tenant, &mut other, 1);
+    let later = logged_in_again(&server, "ada", &tenant, 0);
+    let mut stays = open(&server, &tenant, &later);
+    assert_open(&server, &tenant, &mut stays, 2);
+}
+
+/// Tokens are taken up to a minute before the issuer's clock says that they exist: what it says is read by our clock, so
+/// that one that was there is not taken for one that came later.
+#[test]
+fn what_an_issuer_whose_clock_is_ahead_has_issued_before_is_revoked_too() {
+    let server = Server::start();
+    let tenant = new_tenant();
+    let by_fast_clock = |user: &str, at: u64| {
+        server.sign(&AccessToken::new(user, &tenant, "publisher").claim("iat", at))
+    };
+    let seen = by_fast_clock("ada", now() + 45);
+    // Issued half a minute ago, and not shown yet.
+    let unseen = by_fast_clock("ada", now() + 15);
+    let mut stream = open(&server, &tenant, &seen);
+    let answer = delete(&server, &operator(&server, &tenant), "/users/ada/streams").expect(200);
+    assert_eq!(answer["streams_closed"], 1, "{answer}");
+    assert_revoked(&mut stream);
+    for access in [&seen, &unseen] {
+        assert_refused_everywhere(&server, &tenant, access);
+    }
+    let later = logged_in_again(&server, "ada", &tenant, 45);
+    open(&server, &tenant, &later);
+}
+
+/// When the revocation is forgotten, nothing is left that it hit.
+#[test]
+fn a_token_that_would_outlive_its_revocation_is_refused() {
+    let kept = |time: &str| {
+        Setup::new()
+            .set("TIDINGS_AUTH__REVOCATIONS_KEPT", time)
+            .start()
+    };
+    let tenant = new_tenant();
+    let status = |server: &Server, issued_ago: Option<u64>, left: u64| {
+        let mut token = AccessToken::new("ada", &tenant, "viewer").claim("exp", now() + left);
+        if let Some(ago) = issued_ago {
+            token = token.claim("iat", now() - ago);
+        }
+        let mint = Request::post("/auth/sse-token").bearer(&server.sign(&token));
+        let answer = server.exchange(&mint);
+        if answer.status == 401 {
+            let detail = answer.problem(401)["detail"].clone();
+            let detail = detail.as_str().expect("text").to_owned();
+            assert!(detail.contains("auth.revocations_kept"), "{detail}");
+        }
+        answer.status
+    };
+    let server = kept("2s");
+    assert_eq!(status(&server, Some(0), 3600), 401);
+    assert_eq!(status(&server, None, 3600), 401);
+    let server = kept("1h");
+    assert_eq!(status(&server, None, 3600), 200);
+    assert_eq!(status(&server, Some(10), 3500), 200);
+    assert_eq!(
+        status(&server, Some(3600), 60),
+        401,
+        "it is that old already"
     );
+    assert_eq!(status(&kept("0"), Some(0), 100_000_000), 200);
+}
+
+/// Closing a stream keeps nobody out: with what opened it, the next one opens at once.
+#[test]
+fn a_stream_is_revoked_with_the_token_that_opened_it() {
+    let mut server = Server::start();
+    let (tenant, other_tenant) = (new_tenant(), new_tenant());
+    let with_id = |tenant: &str, id: &str| {
+        let token = AccessToken::new("ada", tenant, "publisher").claim("jti", id);
+        server.sign(&token)
+    };
+    let (lost, kept) = (with_id(&tenant, "t-1"), with_id(&tenant, "t-2"));
+    let elsewhere = with_id(&other_tenant, "t-1");
+    let mut named = open(&server, &tenant, &lost);
+    let mut beside = open(&server, &tenant, &lost);
+    let mut stays = open(&server, &tenant, &kept);
+    let mut theirs = open(&server, &other_tenant, &elsewhere);
+    let target = format!("/streams/{}?revoke=true", named.connection_id());
+    let of_other = operator(&server, &other_tenant);
+    delete(&server, &of_other, &target).problem(404);
+    delete(&server, &server.viewer(&tenant), &target).problem(403);
+    let answer = delete(&server, &operator(&server, &tenant), &target).expect(200);
+    assert_eq!(answer["streams_closed"], 2, "{answer}");
+    assert_eq!(answer["token_id"], "t-1");
+    assert!(answer["revoked_at"].is_string(), "{answer}");
+    assert_revoked(&mut named);
+    assert_revoked(&mut beside);
+    assert_refused_everywhere(&server, &tenant, &lost);
+    assert_open(&server, &tenant, &mut stays, 1);
+    assert_open(&server, &other_tenant, &mut theirs, 1);
+
+    // By the command; what opened a super admin's stream is nobody's else.
+    let root_token = server.sign(&AccessToken::super_admin("root-2").claim("jti", "t-2"));
+    let mut all = server.stream_of(&tenant).bearer(&root_token).open();
+    let url = format!("http://{}", server.address);
+    let access = root(&server);
+    let variables = [("TIDINGS_URL", &*url), ("TIDINGS_TOKEN", &*access)];
+    let revoke = |stream: &Stream| {
+        let arguments = ["revoke", "connection", stream.connection_id()];
+        run(&arguments, &variables, &server.folder())
+    };
+    let done = revoke(&all);
+    assert!(done.status.success(), "{}", done.said);
+    assert_revoked(&mut all);
+    assert_revoked(&mut stays);
+
+    // Without an id there is nothing to revoke, and that is said.
+    let nameless = issued(&server, "eve", &tenant, "viewer", 10);
+    let mut stream = open(&server, &tenant, &nameless);
+    let done = revoke(&stream);
+    assert!(!done.status.success());
+    let said = format!("tidings revoke user 'eve' --tenant {tenant}");
+    assert!(done.said.contains(&said), "{}", done.said);
+    assert_eq!(
+        stream.next_named("closing").json()["reason"],
+        "disconnected"
+    );
+    let mut again = open(&server, &tenant, &nameless);
+    let target = format!("/streams/{}?revoke=true", again.connection_id());
+    let answer = delete(&server, &root(&server), &target).expect(200);
+    assert_eq!(answer["revoked_at"], Value::Null, "{answer}");
+    assert_eq!(
+        (&answer["user_id"], &answer["token_id"]),
+        (&json!("eve"), &Value::Null)
+    );
+    assert_eq!(again.next_named("closing").json()["reason"], "disconnected");
+
+    server.kill();
+    server.start_again();
+    for access in [&lost, &root_token] {
+        assert_refused_everywhere(&server, &tenant, access);
+    }
+    open(&server, &other_tenant, &elsewhere);
+}
+
+/// An operator of one tenant could have any number remembered, each for a month, in everybody's memory and on disk.
+#[test]
+fn the_revocations_of_a_tenant_are_limited_and_the_whole_tenant_can_be_revoked_still() {
+    let server = Setup::new().set("TIDINGS_LIMITS__REVOCATIONS", "2").start();
+    let (tenant, other_tenant) = (new_tenant(), new_tenant());
+    let access = operator(&server, &tenant);
+    let ada = issued(&server, "ada", &tenant, "publisher", 10);
+    delete(&server, &access, "/users/one/streams").expect(200);
+    delete(&server, &access, "/tokens/t-1/streams").expect(200);
+    for target in ["/users/ada/streams", "/tokens/t-2/streams"] {
+        let problem = delete(&server, &access, target).problem(409);
+        let detail = problem["detail"].as_str().expect("text");
+        assert!(detail.contains("limits.revocations"), "{detail}");
+        assert!(detail.contains("nothing was revoked"), "{detail}");
+    }
+    let mut stream = open(&server, &tenant, &ada);
+    delete(&server, &access, "/users/one/streams").expect(200);
+    let others = operator(&server, &other_tenant);
+    delete(&server, &others, "/users/ada/streams").expect(200);
+    let target = format!("/tenants/{tenant}/streams");
+    delete(&server, &access, &target).expect(200);
+    assert_revoked(&mut stream);
+    assert_refused_everywhere(&server, &tenant, &ada);
 }
 
 #[test]
@@ -175,7 +334,7 @@ fn a_tenants_operator_revokes_nobody_of_another_tenant_and_no_super_admin() {
     ] {
         delete(&server, &operator, &target).problem(403);
     }
-    let viewer = issued_later(&server, "viewer-1", &tenant, "viewer");
+    let viewer = issued(&server, "viewer-1", &tenant, "viewer", 10);
     delete(&server, &viewer, "/users/ada/streams").problem(403);
     let answer = delete(&server, &operator, "/users/ada/streams").expect(200);
     assert_eq!(answer["streams_closed"], 0, "{answer}");

@@ -448,6 +448,10 @@ fn a_device_that_is_taken_away_is_gone_for_everyone_who_saw_it() {
     let limited = AccessToken::new("o", &tenant, "tenant_operator").claim("devices", json!(["r1"]));
     remove_device(&server, &tenant, "r1", &server.viewer(&tenant)).problem(403);
     remove_device(&server, &tenant, "r1", &server.sign(&limited)).problem(403);
+    // Who is limited to types would take away subjects of all the others.
+    let limited = AccessToken::new("o", &tenant, "tenant_operator");
+    let limited = limited.claim("types", json!(["device_status"]));
+    remove_device(&server, &tenant, "r1", &server.sign(&limited)).problem(403);
     remove_device(&server, &new_tenant(), "r1", &operator).problem(403);
     remove_device(&server, &tenant, "r1%20", &operator).problem(422);
     remove_device(&server, &tenant, "r3", &operator).problem(404);

@@ -87,6 +87,7 @@ fn an_operator_is_told_of_its_own_tenant_and_a_super_admin_of_all() {
     assert_eq!(info["settings"]["event_bytes"], 1 << 20);
     let time = server.history(&own, "")["events"][0]["time"].clone();
     assert_eq!(info["oldest_at"], time);
+    assert_eq!(info["appended"], 2);
 
     let of_root = listed(&server, &server.super_admin());
     let mut ids = vec![own.as_str(), other.as_str()];
@@ -113,6 +114,30 @@ fn an_operator_is_told_of_its_own_tenant_and_a_super_admin_of_all() {
     for query in ["?limit=0", "?after=x"] {
         list(&server, &server.super_admin(), query).problem(422);
     }
+}
+
+#[test]
+fn what_came_of_a_tenant_is_counted_on_where_its_retention_takes_as_much() {
+    let tenant = new_tenant();
+    let setting = format!("{{ \"{tenant}\" = {{ max_bytes = \"64KiB\" }} }}");
+    let server = Setup::new().set("TIDINGS_TENANTS", &setting).start();
+    let large = json!({"type": "device_status", "data": {"text": "x".repeat(8000)}});
+    let body = vec![large; 10];
+    let mut published = 0;
+    // Until its bytes are taken back, whenever the log looks after that.
+    let (before, after) = loop {
+        let before = one(&server, &server.super_admin(), &tenant);
+        server.publish_all(&tenant, &body);
+        published += 10;
+        let after = one(&server, &server.super_admin(), &tenant);
+        assert_eq!(after["appended"], published);
+        if after["events"].as_u64() < Some(published) {
+            break (before, after);
+        }
+        assert!(published < 100_000, "the tenant's bytes are bounded");
+    };
+    assert_eq!(before["appended_since"], after["appended_since"]);
+    assert!(after["appended"].as_u64() > before["appended"].as_u64());
 }
 
 #[test]

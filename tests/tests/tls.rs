@@ -6,10 +6,15 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use tidings_tests::access::now;
 use tidings_tests::publish::{self, status};
 use tidings_tests::server::{Output, binary, run_to_end};
-use tidings_tests::{Certificates, Request, Server, Setup, Stream, Tunnel, Watch, Way, new_tenant};
+use tidings_tests::{
+    AccessToken, Certificates, Request, Server, Setup, Stream, Tunnel, Watch, Way, new_tenant,
+};
 
 /// A server with a certificate of its own authority.
 fn served(certificates: &Certificates) -> Setup {
@@ -268,6 +273,71 @@ fn a_stream_that_is_told_why_it_ends_ends_cleanly() {
     assert!(server.wait().success());
 }
 
+/// A stream over HTTP/2: its connection id, and its body when the server has ended it.
+async fn to_the_end_over_http_2(
+    address: std::net::SocketAddr,
+    path: &str,
+    access: &str,
+) -> (String, String) {
+    let socket = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("connects");
+    let (mut client, connection) = h2::client::handshake(socket).await.expect("speaks HTTP/2");
+    tokio::spawn(connection);
+    let request = http::Request::get(format!("http://{address}{path}"))
+        .header("authorization", format!("Bearer {access}"))
+        .body(())
+        .expect("a request");
+    let (answer, _) = client.send_request(request, true).expect("sends");
+    let answer = answer.await.expect("answers");
+    assert_eq!(answer.status(), 200);
+    let id = answer.headers()["x-connection-id"].to_str().expect("text");
+    let id = id.to_owned();
+    let mut body = answer.into_body();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.data().await {
+        bytes.extend_from_slice(&chunk.expect("no reset"));
+    }
+    (id, String::from_utf8(bytes).expect("text"))
+}
+
+/// As in the clear (`tokens.rs`); over HTTP/2 the stream belongs to the HTTP library and not to the engine's socket.
+#[test]
+fn a_stream_over_tls_and_over_http_2_ends_within_a_second_of_exp() {
+    let certificates = Certificates::new();
+    let server = served(&certificates).start();
+    let way = Way::trusting(&certificates);
+    let tunnel = Tunnel::to(server.tls, &way);
+    let tunnel_2 = Tunnel::to(server.tls, &way.protocol(Some("h2")));
+    let tenant = new_tenant();
+    let exp = now() + 5;
+    let access = server.sign(&AccessToken::new("viewer-1", &tenant, "viewer").claim("exp", exp));
+    let path = format!("/tenants/{tenant}/events/stream");
+    let mut over_tls = Watch::at(tunnel.address, &path).bearer(&access).open();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let both = async {
+        let (over_tls, in_the_clear) = tokio::join!(
+            to_the_end_over_http_2(tunnel_2.address, &path, &access),
+            to_the_end_over_http_2(server.address, &path, &access),
+        );
+        [over_tls, in_the_clear]
+    };
+    let guarded = async { tokio::time::timeout(tidings_tests::GUARD, both).await };
+    for (id, said) in runtime.block_on(guarded).expect("not a hang") {
+        assert!(
+            said.contains("event: closing\n") && said.contains("\"expired\""),
+            "{said}"
+        );
+        server.assert_closed_within_a_second_of(exp as f64, &id);
+    }
+    let end = over_tls.next_named("closing");
+    assert_eq!(end.json()["reason"], "expired");
+    server.assert_closed_within_a_second_of(exp as f64, over_tls.connection_id());
+}
+
 /// What is encrypted and not sent must not reach who may not see it any more.
 #[test]
 fn a_stream_that_is_revoked_while_it_does_not_read_is_reset() {
@@ -326,6 +396,57 @@ fn who_makes_no_handshake_is_cut_off_and_nobody_waits_for_it() {
     let last = server.publish(&tenant, &status("r1", 1)).last;
     assert_eq!(stream.next_event().cursor(), last);
     watch(&server, &tunnel, &tenant).open();
+}
+
+/// What a client says first, whole.
+fn client_hello(certificates: &Certificates) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = std::fs::read(certificates.path("ca.pem")).expect("a file of ours");
+    for authority in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(authority.expect("a certificate")).expect("good");
+    }
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("both")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    let mut client = rustls::ClientConnection::new(config.into(), name).expect("a client");
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).expect("into memory");
+    hello
+}
+
+/// A byte of each was enough to take a turn for ten seconds, and a hundred a second kept everybody out.
+#[test]
+fn handshakes_that_their_clients_leave_unfinished_keep_nobody_waiting() {
+    let certificates = Certificates::new();
+    let server = served(&certificates)
+        .set("TIDINGS_TLS__HANDSHAKE_TIMEOUT", "10m")
+        .set("TIDINGS_TLS__HANDSHAKES", "2")
+        .start();
+    let hello = client_hello(&certificates);
+    let mut held = Vec::new();
+    for said in [&hello[..1], &hello[..hello.len() - 1], &hello] {
+        for _ in 0..20 {
+            let mut socket = TcpStream::connect(server.tls).expect("connects");
+            socket.write_all(said).expect("sends");
+            held.push(socket);
+        }
+    }
+    // Those that have said all are answered, and say nothing to it.
+    for socket in &mut held[40..] {
+        socket
+            .set_read_timeout(Some(tidings_tests::GUARD))
+            .expect("set");
+        socket.read_exact(&mut [0]).expect("an answer");
+    }
+    let tunnel = Tunnel::to(server.tls, &Way::trusting(&certificates));
+    let tenant = new_tenant();
+    let mut stream = watch(&server, &tunnel, &tenant).open();
+    let last = server.publish(&tenant, &status("r1", 1)).last;
+    assert_eq!(stream.next_event().cursor(), last);
 }
 
 #[test]

@@ -206,6 +206,44 @@ fn callers_can_not_have_everything_traced() {
     );
 }
 
+/// The names of a server's threads, as the kernel has them: fifteen bytes of each.
+fn threads(server: &Server) -> Vec<String> {
+    let tasks = format!("/proc/{}/task", server.pid().as_raw_nonzero());
+    let tasks = std::fs::read_dir(tasks).expect("a process of ours");
+    let name = |task: std::io::Result<std::fs::DirEntry>| {
+        // One that has ended meanwhile has no name.
+        std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+    };
+    tasks.filter_map(name).collect()
+}
+
+/// Who has no collector pays for none: no thread that exports, nothing that is counted, whatever callers ask for.
+#[test]
+fn without_an_endpoint_nothing_is_there_that_exports() {
+    let exports = |name: &String| name.starts_with("OpenTelemetry");
+    let collector = Collector::start();
+    let traced = collector.setup("1").start();
+    assert!(
+        threads(&traced).iter().any(exports),
+        "{:?}",
+        threads(&traced)
+    );
+
+    let server = Server::start();
+    let tenant = new_tenant();
+    let event = status("r1", 1);
+    let publish = publish::one(&tenant, &server.publisher(&tenant), &event);
+    publish::must(
+        server.address,
+        &publish.header("traceparent", &traceparent("01")),
+    );
+    server.watch(&tenant).open();
+    let names = threads(&server);
+    assert!(names.len() > 5 && !names.iter().any(exports), "{names:?}");
+    let counted = Scrape::of(&server).series;
+    assert!(!counted.contains_key("tidings_trace_spans_total"));
+}
+
 #[test]
 fn a_collector_that_is_not_there_harms_nobody() {
     let server = Setup::new()

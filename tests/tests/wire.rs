@@ -5,8 +5,12 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use serde_json::json;
+use tidings_tests::access::now;
+use tidings_tests::brokers::wait_for;
 use tidings_tests::publish::{must, status};
-use tidings_tests::{Connection, Event, Item, Request, Server, Setup, Stream, Watch, new_tenant};
+use tidings_tests::{
+    AccessToken, Connection, Event, GUARD, Item, Request, Server, Setup, Stream, Watch, new_tenant,
+};
 
 /// The lines of a head, without the date and with the connection id's digits checked and blanked.
 fn head_lines(stream: &Stream) -> Vec<String> {
@@ -607,52 +611,93 @@ fn streams_are_served_under_every_mount() {
     assert_eq!(stream.next_event().cursor(), receipt.last);
 }
 
-/// Everything from a cursor on over HTTP/2 with prior knowledge: the head, and the body until
-/// it ends with `last`.
-async fn over_http_2(
-    address: std::net::SocketAddr,
-    target: &str,
-    access: &str,
-    last: &str,
-) -> (http::response::Parts, Vec<u8>) {
-    let socket = tokio::net::TcpStream::connect(address)
-        .await
-        .expect("connects");
-    let (mut client, connection) = h2::client::handshake(socket).await.expect("speaks HTTP/2");
-    tokio::spawn(connection);
-    let request = http::Request::get(format!("http://{address}{target}"))
-        .header("authorization", format!("Bearer {access}"))
-        .body(())
-        .expect("a request");
-    std::future::poll_fn(|task| client.poll_ready(task))
-        .await
-        .expect("ready");
-    let (answer, _) = client.send_request(request, true).expect("sends");
-    let (head, mut body) = answer.await.expect("answers").into_parts();
-    let mut bytes = Vec::new();
-    let mark = format!("id: {last}\n");
-    loop {
-        let text = String::from_utf8_lossy(&bytes);
-        if text.contains(&mark) && text.ends_with("\n\n") {
-            break;
+/// A stream over HTTP/2 with prior knowledge.
+struct OverHttp2 {
+    runtime: tokio::runtime::Runtime,
+    head: http::response::Parts,
+    body: h2::RecvStream,
+    /// What has come.
+    bytes: Vec<u8>,
+}
+
+impl OverHttp2 {
+    fn open(address: std::net::SocketAddr, target: &str, access: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let opening = async {
+            let socket = tokio::net::TcpStream::connect(address)
+                .await
+                .expect("connects");
+            let (mut client, connection) =
+                h2::client::handshake(socket).await.expect("speaks HTTP/2");
+            tokio::spawn(connection);
+            let request = http::Request::get(format!("http://{address}{target}"))
+                .header("authorization", format!("Bearer {access}"))
+                .body(())
+                .expect("a request");
+            std::future::poll_fn(|task| client.poll_ready(task))
+                .await
+                .expect("ready");
+            let (answer, _) = client.send_request(request, true).expect("sends");
+            answer.await.expect("answers").into_parts()
+        };
+        let (head, body) = runtime
+            .block_on(async { tokio::time::timeout(GUARD, opening).await })
+            .expect("not a hang");
+        Self {
+            runtime,
+            head,
+            body,
+            bytes: Vec::new(),
         }
-        let chunk = body.data().await.expect("more to come").expect("no reset");
-        body.flow_control()
-            .release_capacity(chunk.len())
-            .expect("gives back");
-        bytes.extend_from_slice(&chunk);
     }
-    (head, bytes)
+
+    /// The next bytes, without room for more in their place; `None` at a clean end.
+    fn chunk(&mut self) -> Option<Result<usize, h2::Error>> {
+        let body = &mut self.body;
+        let next = self
+            .runtime
+            .block_on(async { tokio::time::timeout(GUARD, body.data()).await });
+        let chunk = next.expect("not a hang")?;
+        Some(chunk.map(|chunk| {
+            self.bytes.extend_from_slice(&chunk);
+            chunk.len()
+        }))
+    }
+
+    fn allow(&mut self, bytes: usize) {
+        let window = self.body.flow_control();
+        window.release_capacity(bytes).expect("gives back");
+    }
+
+    fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+
+    fn read_until(&mut self, mark: &str) {
+        let is_whole = |bytes: &[u8]| bytes.ends_with(b"\n\n") || bytes.ends_with(b"heartbeat\n");
+        while !(self.text().contains(mark) && is_whole(&self.bytes)) {
+            let taken = self.chunk().expect("more to come").expect("no reset");
+            self.allow(taken);
+        }
+    }
 }
 
 #[test]
 fn http_2_carries_the_same_bytes() {
-    let server = Server::start();
+    let server = Setup::new()
+        .set("TIDINGS_STREAM__HEARTBEAT", "500ms")
+        .start();
     let tenant = new_tenant();
     let first = server.publish(&tenant, &status("r1", 0));
     let events: Vec<_> = (1..=200).map(|number| status("r1", number)).collect();
     let last = server.publish_all(&tenant, &events).last;
-    let access = server.viewer(&tenant);
+    // Both end with the same second.
+    let access = AccessToken::new("ada", &tenant, "viewer").claim("exp", now() + 5);
+    let access = server.sign(&access);
 
     let mut over_1 = server
         .stream_of(&tenant)
@@ -660,32 +705,105 @@ fn http_2_carries_the_same_bytes() {
         .after(&first.last)
         .open();
     read_to(&mut over_1, &last);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
     let target = format!(
         "/tenants/{tenant}/events/stream?last_event_id={}",
         first.last
     );
-    let (head, over_2) = runtime
-        .block_on(async {
-            let all = over_http_2(server.address, &target, &access, &last);
-            tokio::time::timeout(tidings_tests::GUARD, all).await
-        })
-        .expect("not a hang");
+    let mut over_2 = OverHttp2::open(server.address, &target, &access);
+    over_2.read_until(&format!("id: {last}\n"));
 
-    assert_eq!(head.status, 200);
+    assert_eq!(over_2.head.status, 200);
     for name in ["content-type", "cache-control", "x-accel-buffering"] {
-        let value = head
+        let value = over_2
+            .head
             .headers
             .get(name)
             .map(|value| value.to_str().expect("text"));
         assert_eq!(value, over_1.head.header(name), "{name}");
     }
-    assert!(head.headers.contains_key("x-connection-id"));
-    assert!(!head.headers.contains_key("connection"));
-    assert_eq!(from_the_cursor(&over_1.raw), from_the_cursor(&over_2));
+    assert!(over_2.head.headers.contains_key("x-connection-id"));
+    assert!(!over_2.head.headers.contains_key("connection"));
+    assert_eq!(from_the_cursor(&over_1.raw), from_the_cursor(&over_2.bytes));
+
+    // Live, with heartbeats between, up to the end of the access token.
+    let live = server.publish(&tenant, &status("r1", 201)).last;
+    over_2.read_until(&format!("id: {live}\n"));
+    over_2.read_until("heartbeat");
+    let live = server.publish(&tenant, &status("r1", 202)).last;
+    over_2.read_until(&format!("id: {live}\n"));
+    over_2.read_until("event: closing\n");
+    // The frame that ends it may be an empty one.
+    while let Some(taken) = over_2.chunk() {
+        assert_eq!(taken.expect("no reset"), 0, "the end of the stream");
+    }
+    over_1.rest();
+    let without_retry = |raw: &[u8]| {
+        let text = from_the_cursor(raw);
+        let (before, closing) = text.split_once("event: closing\n").expect("its end");
+        assert!(closing.contains(r#""reason":"expired""#), "{closing}");
+        before.to_owned()
+    };
+    assert_eq!(without_retry(&over_1.raw), without_retry(&over_2.bytes));
+
+    // What can't be had.
+    let target = format!("/tenants/{tenant}/events/stream?last_event_id=zzzz.7");
+    let access = server.viewer(&tenant);
+    let mut over_2 = OverHttp2::open(server.address, &target, &access);
+    over_2.read_until("event: cursor\n");
+    let over_1 = server.stream_of(&tenant).bearer(&access).after("zzzz.7");
+    let gap = over_1.open().next_event();
+    let expected = format!("id: {}\nevent: gap\ndata: {}\n\n", gap.cursor(), gap.data);
+    assert!(over_2.text().contains(&expected), "{}", over_2.text());
+}
+
+/// A client that has closed its window was given what lay ready for it after its user had been revoked, and a clean
+/// end behind it.
+#[test]
+fn what_a_revoked_user_was_not_sent_over_http_2_is_not_sent_any_more() {
+    /// The window that h2 begins with.
+    const WINDOW: usize = 65_535;
+    /// What hyper has taken by then and can't give back: a frame.
+    const FRAME: usize = 16 * 1024;
+    let server = Server::start();
+    let tenant = new_tenant();
+    let access = server.sign(&AccessToken::new("eve", &tenant, "viewer"));
+    let target = format!("/tenants/{tenant}/events/stream");
+    let mut stream = OverHttp2::open(server.address, &target, &access);
+    let events: Vec<_> = (1..=400)
+        .map(|number| {
+            let mut event = status("r1", number);
+            event["data"]["filling"] = "x".repeat(2_000).into();
+            event
+        })
+        .collect();
+    server.publish_all(&tenant, &events);
+    while stream.bytes.len() < WINDOW {
+        stream.chunk().expect("more to come").expect("no reset");
+    }
+    let root = server.super_admin();
+    let listing = Request::get("/streams?user=eve").bearer(&root);
+    // The server has given what it could.
+    wait_for("a stream that lags", || {
+        let listed = server.exchange(&listing).expect(200);
+        listed["streams"][0]["lag_events"].as_u64().expect("a lag") > 0
+    });
+    let revoke = Request::new("DELETE", "/users/eve/streams").bearer(&root);
+    let revoked = server.exchange(&revoke).expect(200);
+    assert_eq!(revoked["streams_closed"], 1);
+    let seen = stream.bytes.len();
+    stream.allow(WINDOW);
+    let ended = loop {
+        match stream.chunk().expect("no clean end") {
+            Ok(taken) => stream.allow(taken),
+            Err(error) => break error,
+        }
+    };
+    assert!(ended.is_reset(), "{ended}");
+    let more = stream.bytes.len() - seen;
+    assert!(
+        more <= FRAME,
+        "{more} bytes after the revocation was answered"
+    );
 }
 
 /// The bytes from the first `cursor` block on; what is before it differs from stream to stream.

@@ -1,8 +1,9 @@
 //! `raw`: what the bare client of NATS publishes to a stream of JetStream in some seconds, every message acknowledged.
 //!
 //! It does for each event what Tidings can't do without: a message under the tenant's subject, with an id by which
-//! a repetition is recognised, and so many on their way at once. It parses nothing, checks nobody and reads
-//! nothing back.
+//! a repetition is recognised, and so many on their way at once. The messages are those that Tidings makes of what
+//! the load generator publishes: as many subjects, in batches. It parses nothing, checks nobody and reads nothing
+//! back.
 
 use std::collections::VecDeque;
 use std::future::IntoFuture as _;
@@ -30,6 +31,12 @@ struct Arguments {
     /// Messages on their way at once: as many as Tidings has.
     #[arg(long, default_value_t = 2_048)]
     window: usize,
+    /// Tenants with a device each, so subjects.
+    #[arg(long, default_value_t = 32)]
+    lanes: usize,
+    /// Messages to one of them, before those to the next.
+    #[arg(long, default_value_t = 100)]
+    batch: usize,
     /// Bytes of an event's payload.
     #[arg(long, default_value_t = 250)]
     payload_bytes: usize,
@@ -51,8 +58,10 @@ async fn main() -> Result<()> {
         ..stream::Config::default()
     };
     context.create_stream(wanted).await?;
-    let mut lane = Lane::new(0, 0);
-    let subject = format!("tidings.{}.device_status.{}", lane.tenant, lane.device);
+    let mut lanes: Vec<Lane> = (0..arguments.lanes)
+        .map(|tenant| Lane::new(tenant, 0))
+        .collect();
+    let mut sent_before: usize = 0;
     let mut on_their_way = VecDeque::with_capacity(arguments.window);
     let mut begun = Instant::now() + Duration::from_secs_f64(arguments.warmup);
     let mut acknowledged: u64 = 0;
@@ -65,12 +74,15 @@ async fn main() -> Result<()> {
         if is_measured && (now - begun).as_secs_f64() >= arguments.seconds {
             break (now - begun).as_secs_f64();
         }
+        let lane = &mut lanes[sent_before / arguments.batch % arguments.lanes];
+        sent_before += 1;
+        let subject = format!("tidings.{}.device_status.{}", lane.tenant, lane.device);
         let mut payload = Vec::with_capacity(arguments.payload_bytes);
         lane.write_data(&mut payload, arguments.payload_bytes, 0);
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", format!("{:032x}", lane.published).as_str());
+        headers.insert("Nats-Msg-Id", format!("{sent_before:032x}").as_str());
         let sent = context
-            .publish_with_headers(subject.clone(), headers, Bytes::from(payload))
+            .publish_with_headers(subject, headers, Bytes::from(payload))
             .await?;
         on_their_way.push_back(sent.into_future());
         if on_their_way.len() == arguments.window

@@ -67,7 +67,7 @@ use Limit::{AtLeast, AtMost};
 use Measure::{Growth, Over, Own, OwnOverTls, TlsOverClear};
 
 #[rustfmt::skip]
-pub(crate) const BUDGETS: [Budget; 27] = [
+pub(crate) const BUDGETS: [Budget; 31] = [
     budget("cpu-per-delivery", "", "CPU per delivery ÷ floor", "delivery_cpu_us", Over(Kind::Floor), AtMost(1.15)),
     budget("latency", "", "latency p50 ÷ floor", "delivery_p50_ms", Over(Kind::Floor), AtMost(1.2)),
     budget("latency", "", "latency p99 ÷ floor", "delivery_p99_ms", Over(Kind::Floor), AtMost(1.2)),
@@ -82,6 +82,9 @@ pub(crate) const BUDGETS: [Budget; 27] = [
     budget("resume", "", "seconds until all have caught up", "caught_up_after_s", Own, AtMost(3.0)),
     budget("resume", "", "p99 of live streams, during ÷ before", "live_p99_during_over_before", Own, AtMost(2.0)),
     budget("stalled", "", "p99 of the others, with ÷ without", "p99_with_over_without", Own, AtMost(1.25)),
+    budget("stalled", "", "bytes of the kernel's buffers for each that never reads", "kernel_buffers_bytes_per_stalled", Own, AtMost(262_144.0)),
+    budget("stalled", "", "bytes of the server's own for each that never reads", "memory_bytes_per_stalled", Own, AtMost(8_192.0)),
+    budget("stalled", "", "closed of the 1,000 that never read", "stalled_closed", Own, AtLeast(1_000.0)),
     budget("tenants", "", "growth of CPU per delivery ÷ floor's", "delivery_cpu_us", Growth, AtMost(1.2)),
     budget("fleet", "", "growth of CPU per delivery ÷ floor's", "delivery_cpu_us", Growth, AtMost(1.2)),
     budget("tls", "", "CPU per delivery, TLS ÷ clear", "delivery_cpu_us", TlsOverClear, AtMost(1.3)),
@@ -90,6 +93,7 @@ pub(crate) const BUDGETS: [Budget; 27] = [
     budget("publish", "1 publisher", "events/s ÷ bare append and sync", "events_per_s", Over(Kind::Append), AtLeast(0.7)),
     budget("publish", "8 ", "events/s ÷ bare append and sync", "events_per_s", Over(Kind::Append), AtLeast(0.7)),
     budget("replay", "", "events/s of a large tenant", "large_tenant_events_per_s", Own, AtLeast(1e6)),
+    budget("replay", "", "events/s of a tenant with 0.1 % of the log", "small_tenant_events_per_s", Own, AtLeast(1e6)),
     budget("replay", "", "events/s of all tenants", "whole_log_events_per_s", Own, AtLeast(1e6)),
     budget("replay", "", "ms to ready on this log", "ready_again_ms", Own, AtMost(500.0)),
     budget("jetstream", "32 ", "events/s ÷ the bare client of NATS", "events_per_s", Over(Kind::Raw), AtLeast(0.7)),

@@ -157,7 +157,7 @@ pub(crate) const SCENARIOS: [Scenario; 17] = [
     },
     Scenario {
         name: "jetstream",
-        about: "The log in NATS JetStream, on one nats-server on the load generator's core, file storage, one replica. Publishing is beside the bare client of NATS (raw), which has the server's core for itself and as many messages on their way, with an id each, and neither parses, checks nor reads back anything. Then events at a steady rate to more and more streams: what they cost the broker, whose CPU is that of a process beside a load generator that has more and more to do.",
+        about: "The log in NATS JetStream, on one nats-server that has a core for itself, file storage, one replica; Tidings and the load generator share the other. Publishing is beside the bare client of NATS (raw), which has that other core for itself and as many messages on their way, to as many subjects (32 tenants), with an id each, and neither parses, checks nor reads back anything. Then events at a steady rate to more and more streams: what they cost the broker.",
         cases: jetstream,
     },
 ];
@@ -448,9 +448,11 @@ fn replay(wish: &Wish) -> Vec<Case> {
 }
 
 fn jetstream(wish: &Wish) -> Vec<Case> {
-    let seconds = wish.seconds(1.5);
+    let seconds = wish.seconds(4.0);
     let publish = |publishers: usize, batch: usize, name: &str| {
-        let load = format!("publish --publishers {publishers} --batch {batch} --seconds {seconds}");
+        let load = format!(
+            "publish --publishers {publishers} --batch {batch} --tenants 32 --seconds {seconds}"
+        );
         case(name.to_owned(), &JETSTREAM, &words(&load))
     };
     let steps: Vec<String> = wish

@@ -1,4 +1,4 @@
-//! A `nats-server` with JetStream beside what is measured, on the load generator's core.
+//! A `nats-server` with JetStream beside what is measured, on the core that is otherwise the load generator's.
 
 use std::net::SocketAddrV4;
 use std::path::Path;

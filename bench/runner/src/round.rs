@@ -68,7 +68,12 @@ impl Bench {
             load.arg("--certificate").arg(certificate);
         }
         load.args(&case.load);
-        let outcome = self.output(load, LOAD_CORE, case.limit);
+        // A broker has a core of its own, as it has beside the bare client.
+        let core = match server.nats {
+            Some(_) => SERVER_CORE,
+            None => LOAD_CORE,
+        };
+        let outcome = self.output(load, core, case.limit);
         let mut report = match outcome {
             Ok(output) => serde_json::from_str(&output).context("the report")?,
             Err(error) if self.stop.load(Ordering::Relaxed) => return Err(error),

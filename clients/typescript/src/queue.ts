@@ -17,6 +17,11 @@ export class MessageQueue implements AsyncIterable<Message> {
     return new Promise((resolve) => this.#drained.push(resolve));
   }
 
+  /** How many are waiting. */
+  get length(): number {
+    return this.#messages.length;
+  }
+
   /** No more come; what is there is still taken. */
   end(): void {
     this.#isOver = true;

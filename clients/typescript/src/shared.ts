@@ -49,7 +49,7 @@ export class SharedStream implements AsyncIterable<Message> {
   /** Whose words count. */
   #leader: string | undefined;
   /** What the leader told since the bridge was begun; `undefined` where there is no bridge. */
-  #noted: { message: Message; cursor: string | undefined }[] | undefined;
+  #noted: Noted | undefined;
   /** The cursor of the last message that this tab was given. */
   #given: string | undefined;
   #connection: Connection = { state: 'connecting', since: Date.now() };
@@ -147,7 +147,7 @@ export class SharedStream implements AsyncIterable<Message> {
       const led = this.#term !== undefined && this.#waiting === waiting;
       if (led) this.#term = undefined;
       if (led && !this.#end.signal.aborted && !this.#isFrozen) {
-        this.#noted = [];
+        this.#noted = new Noted();
         this.#say({ word: 'hello' });
         this.#stand();
         this.#listen();
@@ -187,7 +187,7 @@ export class SharedStream implements AsyncIterable<Message> {
   }
 
   #bridge(): void {
-    this.#noted = [];
+    this.#noted = new Noted();
     if (this.#own === undefined) this.#open();
   }
 
@@ -240,10 +240,11 @@ export class SharedStream implements AsyncIterable<Message> {
         if (this.#own === undefined) this.#become(said.connection);
         break;
       case 'message':
+        // A channel waits for nobody: who can't follow reads at its own pace, from what it was given last.
+        if (this.#noted === undefined && this.#messages.length >= MOST_WAITING) this.#bridge();
         if (this.#noted === undefined) void this.#give(said.message, said.cursor);
         else {
           this.#noted.push(said);
-          if (this.#noted.length > MOST_NOTED) this.#noted.shift();
           this.#meet();
         }
         break;
@@ -255,7 +256,7 @@ export class SharedStream implements AsyncIterable<Message> {
   #follow(term: string, cursor: string | undefined): void {
     const isNew = this.#leader !== term;
     this.#leader = term;
-    if (isNew && this.#noted !== undefined) this.#noted = [];
+    if (isNew && this.#noted !== undefined) this.#noted = new Noted();
     const isHere = cursor !== undefined && cursor === this.#given;
     if (this.#noted !== undefined && isHere) this.#join([]);
     else if (this.#noted === undefined && isNew && !isHere) this.#bridge();
@@ -264,14 +265,14 @@ export class SharedStream implements AsyncIterable<Message> {
   /** Joins the leader where what was given last is what the leader told at some point. */
   #meet(): void {
     if (this.#noted === undefined || this.#given === undefined) return;
-    const place = this.#noted.map(({ cursor }) => cursor).lastIndexOf(this.#given);
-    if (place < 0) return;
-    this.#join(this.#noted.slice(place + 1));
+    const rest = this.#noted.after(this.#given);
+    if (rest === undefined) return;
+    this.#join(rest);
     // How it stands with the line is the leader's to say now.
     this.#say({ word: 'hello' });
   }
 
-  #join(rest: readonly { message: Message; cursor: string | undefined }[]): void {
+  #join(rest: readonly Told[]): void {
     this.#noted = undefined;
     this.#own?.close();
     this.#own = undefined;
@@ -286,7 +287,10 @@ export class SharedStream implements AsyncIterable<Message> {
     return this.#messages.push(message);
   }
 
-  /** Sets the time anew after which a silent leader is taken for frozen. */
+  /**
+   * Sets the time anew after which a silent leader is taken for frozen: two heartbeats, as of a silent server, and up to
+   * one more by chance, since of the tabs that would all take the lead at once the first is enough.
+   */
   #listen(): void {
     clearTimeout(this.#silence);
     if (this.#term !== undefined) return;
@@ -320,7 +324,35 @@ function canShare(): boolean {
   return scope.BroadcastChannel !== undefined && scope.navigator?.locks !== undefined;
 }
 
-/** Messages that are noted while a tab joins; more than a leader tells before the bridge is there. */
+type Told = Pick<Extract<Word, { word: 'message' }>, 'message' | 'cursor'>;
+
+/** The newest messages of the leader, found by their cursors: a tab that is far behind looks for one with each it takes. */
+class Noted {
+  readonly #told: Told[] = [];
+  /** How many messages went before the first that is kept. */
+  #gone = 0;
+  readonly #places = new Map<string, number>();
+
+  push(told: Told): void {
+    if (told.cursor !== undefined) this.#places.set(told.cursor, this.#gone + this.#told.length);
+    this.#told.push(told);
+    if (this.#told.length < 2 * MOST_NOTED) return;
+    this.#told.splice(0, MOST_NOTED);
+    this.#gone += MOST_NOTED;
+    for (const [cursor, place] of this.#places) if (place < this.#gone) this.#places.delete(cursor);
+  }
+
+  /** What was told after a cursor, where that is among them. */
+  after(cursor: string): Told[] | undefined {
+    const place = this.#places.get(cursor);
+    return place === undefined ? undefined : this.#told.slice(place - this.#gone + 1);
+  }
+}
+
+/** Messages that a tab is behind the leader, after which it reads itself until it is no longer. */
+const MOST_WAITING = 10_000;
+
+/** Messages that are noted at least while a tab joins; more than a leader tells before the bridge is there. */
 const MOST_NOTED = 10_000;
 
 /** The cursor that a client comes back with after a message; those of a snapshot have none before its end. */

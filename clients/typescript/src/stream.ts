@@ -9,7 +9,7 @@ import { isOffline, pause } from './wait.js';
  *
  * - `connecting`: not yet connected;
  * - `live`: connected, and nothing is known to be missing;
- * - `stale`: connected, but the server can't read its log at the moment;
+ * - `stale`: connected, but the server brings nothing new: its log can't be written, or a broker behind it is away;
  * - `reconnecting`: the line broke or was silent; the next attempt comes by itself;
  * - `offline`: the browser has no network;
  * - `closed`: over, by the caller or by an error that no attempt can mend.

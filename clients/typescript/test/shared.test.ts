@@ -116,8 +116,14 @@ class Tab {
     this.over = this.#follow();
   }
 
+  /** Resolves when this tab goes on taking messages. */
+  resting: Promise<void> | undefined;
+
   async #follow(): Promise<void> {
-    for await (const message of this.stream) this.#take(message);
+    for await (const message of this.stream) {
+      this.#take(message);
+      await this.resting;
+    }
   }
 
   #take(message: Message): void {
@@ -143,10 +149,10 @@ test.after(() => {
   else Reflect.deleteProperty(globalThis, 'navigator');
 });
 
-async function eight(server: Server): Promise<Tab[]> {
+async function several(server: Server, count = 8): Promise<Tab[]> {
   const name = `tabs-${++names}`;
-  const tabs = Array.from({ length: 8 }, () => new Tab(server, name));
-  await until(() => server.opened === 8, 'every tab has begun');
+  const tabs = Array.from({ length: count }, () => new Tab(server, name));
+  await until(() => server.opened === count, 'every tab has begun');
   server.publish('first');
   await until(() => tabs.every(({ got }) => got.includes('first')), 'all have the first');
   await until(() => server.open.size === 1, 'one connection');
@@ -162,7 +168,7 @@ async function close(tabs: readonly Tab[]): Promise<void> {
 
 test('eight tabs, one connection, each event once in each', async () => {
   const server = new Server();
-  const tabs = await eight(server);
+  const tabs = await several(server);
   for (let number = 0; number < 100; number++) server.publish(`${number}`);
   await until(() => tabs.every(({ got }) => got.includes('99')), 'all have the last');
   for (const { got } of tabs) assert.deepEqual(got, server.log);
@@ -172,9 +178,39 @@ test('eight tabs, one connection, each event once in each', async () => {
   await until(() => server.open.size === 0, 'nothing is held');
 });
 
+test('a tab that takes nothing for long is not told without end: it reads on itself, and joins again', async () => {
+  const server = new Server();
+  const tabs = await several(server, 2);
+  const slow = tabs.find(({ stream }) => !stream.readsItself);
+  assert.ok(slow);
+  let goOn = (): void => undefined;
+  slow.resting = new Promise((resolve) => (goOn = resolve));
+  try {
+    let number = 0;
+    const others = tabs.filter((tab) => tab !== slow);
+    await until(() => {
+      for (let count = 0; count < 500; count++) server.publish(`${++number}`);
+      return number >= 50_000 || slow.stream.readsItself;
+    }, 'the slow tab reads itself');
+    assert.ok(slow.stream.readsItself, 'while nothing is taken, no more is kept for it');
+    await until(() => others.every(({ got }) => got.at(-1) === `${number}`), 'the others have the last');
+    slow.resting = undefined;
+    goOn();
+    await until(() => {
+      server.publish(`${++number}`);
+      return server.open.size === 1;
+    }, 'one connection again');
+    await until(() => tabs.every(({ got }) => got.at(-1) === `${number}`), 'all have the last');
+    for (const { got } of tabs) assert.deepEqual(got, server.log);
+  } finally {
+    goOn();
+    await close(tabs);
+  }
+});
+
 test('when the leading tab closes another leads on, without loss or repeat', async () => {
   const server = new Server();
-  const tabs = await eight(server);
+  const tabs = await several(server);
   let number = 0;
   for (let round = 0; round < 7; round++) {
     const left = tabs.filter(({ stream }) => stream.connection.state !== 'closed');

@@ -1,15 +1,12 @@
-import type { MetricUpdate } from '@tidings/client';
-import { useMemo } from 'preact/hooks';
+import { useEffect, useMemo, useReducer } from 'preact/hooks';
 import { healthOf } from '../devices';
+import { Measurements } from '../measurements';
 import { Plot } from '../plot';
 import { href, type Route } from '../route';
-import type { Told } from '../api';
 import type { Seen, Session } from '../session';
 import { short, span, words } from '../text';
-import { useAsked, useFleet, useNow, useSeen } from '../use';
+import { useFleet, useNow, useSeen } from '../use';
 import { EventRows } from './feed';
-
-const WINDOW = 30 * 60_000;
 
 /** One device: its facts, its measurements as they go on, what is open about it, and its events. */
 export function DevicePage({ session, route }: { session: Session; route: Route }) {
@@ -24,17 +21,7 @@ export function DevicePage({ session, route }: { session: Session; route: Route 
     data.tenant_id === tenant && data.device_id === id;
   const alerts = [...fleet.alerts.values()].filter(isOwn);
   const work = [...fleet.pushes.values(), ...fleet.firmware.values()].filter(isOwn);
-  const past = useAsked(
-    () =>
-      session.api.history(tenant, {
-        device_id: id,
-        types: 'metric_update',
-        since: new Date(Date.now() - WINDOW).toISOString(),
-        limit: '1000',
-      }),
-    key,
-  );
-  const events = session.seen.filter(({ event }) => isOwn(event.data));
+  const { measurements, events } = useDevice(session, tenant, id);
   if (status === undefined)
     return (
       <p class="empty">
@@ -66,7 +53,7 @@ export function DevicePage({ session, route }: { session: Session; route: Route 
           <b>{words(job.stage)}</b> {words(job.message)}
         </p>
       ))}
-      <Plots past={past.answer?.events ?? NONE} live={events} />
+      <Plots of={measurements} />
       <div class="columns">
         <section>
           <h3>Facts</h3>
@@ -84,7 +71,7 @@ export function DevicePage({ session, route }: { session: Session; route: Route 
           {events.length === 0 ? (
             <p class="empty">None yet.</p>
           ) : (
-            <EventRows session={session} rows={events.slice(-100).reverse()} />
+            <EventRows session={session} rows={[...events].reverse()} />
           )}
         </section>
       </div>
@@ -94,76 +81,66 @@ export function DevicePage({ session, route }: { session: Session; route: Route 
 
 const HIDDEN = new Set(['tenant_id', 'name', 'site', 'status', 'event_type']);
 
-interface Series {
-  readonly title: string;
-  readonly unit: string;
-  readonly at: number[];
-  readonly values: number[];
+/** Events of the device that are listed. */
+const MOST_LISTED = 100;
+
+/** What becomes of a device while its page is open. Other devices' events push nothing of it out. */
+function useDevice(session: Session, tenant: string, device: string) {
+  const [, render] = useReducer((count: number) => count + 1, 0);
+  const known = useMemo(() => {
+    const isOwn = ({ event: { data } }: Seen) => data.tenant_id === tenant && data.device_id === device;
+    const measurements = new Measurements(session.api, tenant, device, () => render(undefined));
+    const events = session.seen.filter(isOwn).slice(-MOST_LISTED);
+    const take = (seen: Seen) => {
+      // When this page had it, by the server's clock: what is drawn together is of one clock.
+      const at = seen.at + session.api.now() - Date.now();
+      if (seen.event.type === 'metric_update') measurements.take(seen.event.id, seen.event.data, at);
+    };
+    for (const seen of session.seen) if (isOwn(seen)) take(seen);
+    return { measurements, events, isOwn, take };
+  }, [session, tenant, device]);
+  useEffect(() => {
+    const { measurements, events, isOwn, take } = known;
+    void measurements.read();
+    const leave = session.watch({
+      event: (event) => {
+        const seen = { event, at: Date.now() };
+        if (!isOwn(seen)) return;
+        take(seen);
+        events.push(seen);
+        if (events.length > MOST_LISTED) events.shift();
+      },
+      gap: () => measurements.miss(),
+      connection: ({ state }) => (state === 'live' ? measurements.goOn() : measurements.breakOff()),
+    });
+    return () => {
+      leave();
+      measurements.close();
+    };
+  }, [known]);
+  return known;
 }
 
-interface Sample {
-  readonly at: number;
-  readonly data: Readonly<Record<string, unknown>>;
-}
-
-const NONE: readonly Told[] = [];
-
-function Plots({ past, live }: { past: readonly Told[]; live: readonly Seen[] }) {
-  const samples = useMemo(() => {
-    // What is both in the history and on the stream is one measurement.
-    const known = new Set(live.map(({ event }) => event.id));
-    return [
-      ...past.filter(({ id }) => !known.has(id)).map(({ time, data }) => ({ at: Date.parse(time), data })),
-      ...live
-        .filter(({ event }) => event.type === 'metric_update')
-        .map(({ event, at }) => ({ at, data: event.data })),
-    ];
-  }, [past, live.length, live.at(-1)?.event.id]);
-  const series = useMemo(() => seriesOf(samples), [samples]);
-  if (series.length === 0) return null;
+function Plots({ of }: { of: Measurements }) {
+  const { series } = of;
   return (
-    <div class="plots">
-      {series.map((each) => (
-        <Plot key={each.title} {...each} />
-      ))}
-    </div>
+    <>
+      {of.failure && (
+        <p class="bad">
+          The history can’t be read: {of.failure}{' '}
+          <button type="button" onClick={() => of.again()}>
+            Read again
+          </button>
+        </p>
+      )}
+      {of.isCut && <p class="hint">There is too much to read: older measurements are not shown.</p>}
+      {series.length > 0 && (
+        <div class="plots" aria-busy={of.isReading}>
+          {series.map((each) => (
+            <Plot key={each.title} {...each} />
+          ))}
+        </div>
+      )}
+    </>
   );
-}
-
-/** What a device's measurements say over time; numbers that it reports as text are read. */
-function seriesOf(samples: readonly Sample[]): Series[] {
-  const made = new Map<string, Series>();
-  const add = (title: string, unit: string, at: number, value: unknown) => {
-    const number = typeof value === 'string' ? Number.parseFloat(value) : value;
-    if (typeof number !== 'number' || !Number.isFinite(number)) return;
-    let series = made.get(title);
-    if (series === undefined) made.set(title, (series = { title, unit, at: [], values: [] }));
-    series.at.push(at / 1000);
-    series.values.push(number);
-  };
-  let before: { at: number; received: number; sent: number } | undefined;
-  for (const { data, at } of samples) {
-    const metric = data as unknown as MetricUpdate;
-    const { health } = metric;
-    if (health) {
-      add('Processor', '%', at, health['cpu_load']);
-      const [free, total] = [Number(health['free_memory']), Number(health['total_memory'])];
-      if (total > 0) add('Memory used', '%', at, (100 * (total - free)) / total);
-      add('Temperature', '°C', at, health['temperature']);
-    }
-    if (metric.interfaces) {
-      const sum = (name: string) =>
-        metric.interfaces?.reduce((all, each) => all + (Number(each[name]) || 0), 0) ?? 0;
-      const [received, sent] = [sum('rx_bytes'), sum('tx_bytes')];
-      if (before && at > before.at && received >= before.received && sent >= before.sent) {
-        const seconds = (at - before.at) / 1000;
-        add('Received', 'Mbit/s', at, ((received - before.received) * 8) / 1e6 / seconds);
-        add('Sent', 'Mbit/s', at, ((sent - before.sent) * 8) / 1e6 / seconds);
-      }
-      before = { at, received, sent };
-    }
-    const clients = metric.wireless?.reduce((all, each) => all + (Number(each['client_count']) || 0), 0);
-    if (clients !== undefined) add('Wireless clients', '', at, clients);
-  }
-  return [...made.values()].filter(({ values }) => values.length > 1);
 }

@@ -1,9 +1,10 @@
 import { useState } from 'preact/hooks';
-import type { Witness } from '../api';
+import type { Audience, Witness } from '../api';
 import { amend, href, type Route } from '../route';
 import type { Seen, Session } from '../session';
 import { clock, gist, moment, short, words } from '../text';
 import { useSeen } from '../use';
+import { Silent } from './operate';
 
 const ROWS = 100;
 
@@ -96,7 +97,7 @@ export function EventRows({ session, rows }: { session: Session; rows: readonly 
                 </p>
                 <pre>{JSON.stringify(event.data, null, 2)}</pre>
                 {isOperator(session) && (
-                  <Audience session={session} tenant={event.data.tenant_id} cursor={event.id} />
+                  <AudienceOf session={session} tenant={event.data.tenant_id} cursor={event.id} />
                 )}
               </div>
             )}
@@ -109,11 +110,15 @@ export function EventRows({ session, rows }: { session: Session; rows: readonly 
 
 export const isOperator = (session: Session): boolean => /admin|operator/.test(session.login.role);
 
-function Audience({ session, tenant, cursor }: { session: Session; tenant: string; cursor: string }) {
-  const [told, setTold] = useState<{ streams?: Witness[]; error?: string } | undefined>();
+/** How many rows of an audience are shown at once; a search finds the others. */
+const MOST_WITNESSES = 200;
+
+function AudienceOf({ session, tenant, cursor }: { session: Session; tenant: string; cursor: string }) {
+  const [told, setTold] = useState<{ audience?: Audience; error?: string } | undefined>();
+  const [search, setSearch] = useState('');
   const ask = () => {
     session.api.audience(tenant, cursor).then(
-      ({ streams }) => setTold({ streams }),
+      (audience) => setTold({ audience }),
       (error: unknown) => setTold({ error: (error as Error).message }),
     );
   };
@@ -123,31 +128,67 @@ function Audience({ session, tenant, cursor }: { session: Session; tenant: strin
         Who was shown this?
       </button>
     );
-  if (told.error !== undefined) return <p class="bad">{told.error}</p>;
-  if (told.streams?.length === 0) return <p class="hint">No stream was open.</p>;
+  if (told.audience === undefined) return <p class="bad">{told.error}</p>;
+  const { streams, nodes, isCut } = told.audience;
+  // Streams that had ended by then had nothing to be shown; of later ones some may be forgotten.
+  const isComplete = Date.parse(told.audience.complete_since) <= Date.parse(told.audience.event.time);
+  const found = streams.filter(({ user_id, role, connection_id }) =>
+    `${user_id} ${role} ${connection_id}`.toLowerCase().includes(search.toLowerCase()),
+  );
   return (
-    <table>
-      <thead>
-        <tr>
-          <th scope="col">User</th>
-          <th scope="col">Role</th>
-          <th scope="col">Stream</th>
-          <th scope="col">Shown, or why not</th>
-        </tr>
-      </thead>
-      <tbody>
-        {told.streams?.map((stream) => (
-          <tr key={stream.connection_id}>
-            <th scope="row">{stream.user_id}</th>
-            <td>{stream.role}</td>
-            <td>
-              <code>{stream.connection_id}</code>
-            </td>
-            <td>{outcome(stream.outcome)}</td>
-          </tr>
-        ))}
-      </tbody>
-    </table>
+    <>
+      <Silent nodes={nodes} what="Who was shown this by it is not known." />
+      {!isComplete && (
+        <p class="strip notice">
+          Streams that ended before {moment(Date.parse(told.audience.complete_since))} are not remembered: who
+          was shown this on one of them is not in this list.
+        </p>
+      )}
+      {isCut && (
+        <p class="strip notice">
+          Only the first {streams.length.toLocaleString()} streams were read; there are more.
+        </p>
+      )}
+      {streams.length === 0 ? (
+        <p class="hint">{isComplete ? 'No stream was open.' : 'No stream that is remembered was open.'}</p>
+      ) : (
+        <>
+          {streams.length > 10 && (
+            <label>
+              <span class="label">
+                User or stream, of {streams.length.toLocaleString()}
+                {found.length > MOST_WITNESSES ? `; the first ${MOST_WITNESSES} are shown` : ''}
+              </span>{' '}
+              <input type="search" value={search} onInput={(event) => setSearch(event.currentTarget.value)} />
+            </label>
+          )}
+          <div class="scroll">
+            <table>
+              <thead>
+                <tr>
+                  <th scope="col">User</th>
+                  <th scope="col">Role</th>
+                  <th scope="col">Stream</th>
+                  <th scope="col">Shown, or why not</th>
+                </tr>
+              </thead>
+              <tbody>
+                {found.slice(0, MOST_WITNESSES).map((stream) => (
+                  <tr key={stream.connection_id}>
+                    <th scope="row">{stream.user_id}</th>
+                    <td>{stream.role}</td>
+                    <td>
+                      <code>{stream.connection_id}</code>
+                    </td>
+                    <td>{outcome(stream.outcome)}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </div>
+        </>
+      )}
+    </>
   );
 }
 

@@ -1,11 +1,15 @@
-import { useRef, useState } from 'preact/hooks';
+import { useMemo, useRef, useState } from 'preact/hooks';
+import type { Node } from '../api';
+import { Growth } from '../growth';
+import { href, type Route } from '../route';
 import type { Session } from '../session';
 import { bytes, short, span, words } from '../text';
 import { useAsked, useNow } from '../use';
 
 /** Open streams: who, from where, what they see, how far behind; one can be ended. */
-export function StreamsPage({ session }: { session: Session }) {
-  const asked = useAsked(() => session.api.streams(), 'streams', 2_000);
+export function StreamsPage({ session, route }: { session: Session; route: Route }) {
+  const after = route.query.get('after') ?? '';
+  const asked = useAsked(() => session.api.streams(after), `streams ${after}`, 2_000);
   const now = useNow(1_000);
   const [trouble, setTrouble] = useState('');
   const streams = asked.answer?.streams ?? [];
@@ -17,9 +21,12 @@ export function StreamsPage({ session }: { session: Session }) {
   return (
     <>
       {(asked.error ?? trouble) && <p class="bad">{asked.error ?? trouble}</p>}
+      <Silent nodes={asked.answer?.nodes} what="The streams on it are not in this list." />
       <p class="hint">
-        {streams.length.toLocaleString()} open{asked.answer?.next ? ' on this page; there are more' : ''}.
-        Ending one only disconnects it: its client comes back.
+        {streams.length.toLocaleString()} open
+        {asked.answer?.next || after ? ' on this page; there are more' : ''}. Ending one only disconnects it:
+        its client comes back. {after && <a href={href('streams')}>First page</a>}{' '}
+        {asked.answer?.next && <a href={href('streams', { after: asked.answer.next })}>Next page</a>}
       </p>
       <div class="scroll">
         <table>
@@ -52,7 +59,7 @@ export function StreamsPage({ session }: { session: Session }) {
                 <td class={stream.lag_seconds > 2 ? 'number bad' : 'number'}>
                   {stream.lag_events === 0
                     ? '0'
-                    : `${stream.lag_events} · ${stream.lag_seconds.toFixed(1)} s`}
+                    : `${stream.lag_exact ? '' : 'more than '}${stream.lag_events.toLocaleString()} · ${stream.lag_seconds.toFixed(1)} s`}
                 </td>
                 <td class="number">
                   {stream.events.toLocaleString()} · {bytes(stream.bytes)}
@@ -76,6 +83,18 @@ export function StreamsPage({ session }: { session: Session }) {
   );
 }
 
+/** What a node of several that did not answer means for what is shown. */
+export function Silent({ nodes, what }: { nodes: readonly Node[] | undefined; what: string }) {
+  const silent = (nodes ?? []).filter(({ answered }) => !answered);
+  if (silent.length === 0) return null;
+  const names = silent.map(({ node }) => node).join(', ');
+  return (
+    <p class="strip notice" role="status">
+      {silent.length === 1 ? `The node ${names} does` : `The nodes ${names} do`} not answer. {what}
+    </p>
+  );
+}
+
 function viewText(view: Readonly<Record<string, unknown>>): string {
   const tenant = view['tenant_id'];
   const bounds = Object.entries(view)
@@ -89,24 +108,22 @@ function viewText(view: Readonly<Record<string, unknown>>): string {
 
 /** What each tenant has, and how fast it grows. */
 export function TenantsPage({ session }: { session: Session }) {
-  const asked = useAsked(() => session.api.tenants(), 'tenants', 5_000);
-  const now = useNow(5_000);
-  const before = useRef(new Map<string, { at: number; events: number; rate: number }>());
-  const rates = new Map<string, number>();
-  for (const { id, events } of asked.answer?.tenants ?? []) {
-    const known = before.current.get(id);
-    if (known === undefined) before.current.set(id, { at: now, events, rate: 0 });
-    else if (known.events !== events && now > known.at)
-      before.current.set(id, {
-        at: now,
-        events,
-        rate: Math.max(0, (1000 * (events - known.events)) / (now - known.at)),
-      });
-    rates.set(id, before.current.get(id)?.rate ?? 0);
-  }
+  const asked = useAsked(() => session.api.tenants(), 'tenants', 3_000);
+  const now = useNow(3_000);
+  const growth = useRef(new Growth()).current;
+  // With each answer, whether or not anything came: what stands still has a rate too.
+  useMemo(() => {
+    for (const { id, appended, appended_since } of asked.answer?.tenants ?? [])
+      growth.take(id, { count: appended, since: appended_since }, performance.now());
+  }, [asked.answer]);
   return (
     <>
       {asked.error && <p class="bad">{asked.error}</p>}
+      {asked.answer?.isCut && (
+        <p class="hint">
+          These are the first {asked.answer.tenants.length.toLocaleString()} tenants; there are more.
+        </p>
+      )}
       <div class="scroll">
         <table>
           <thead>
@@ -127,7 +144,7 @@ export function TenantsPage({ session }: { session: Session }) {
                   {tenant.name ?? short(tenant.id)} {tenant.purged && <span class="tag">purged</span>}
                 </th>
                 <td class="number">{tenant.events.toLocaleString()}</td>
-                <td class="number">{(rates.get(tenant.id) ?? 0).toFixed(1)}/s</td>
+                <td class="number">{perSecond(growth.rate(tenant.id, tenant.appended_since))}</td>
                 <td class="number">
                   {bytes(tenant.bytes)}
                   {tenant.settings.max_bytes > 0 && (
@@ -150,3 +167,5 @@ export function TenantsPage({ session }: { session: Session }) {
     </>
   );
 }
+
+const perSecond = (rate: number | undefined): string => (rate === undefined ? '–' : `${rate.toFixed(1)}/s`);

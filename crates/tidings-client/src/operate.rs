@@ -2,7 +2,8 @@
 
 use hyper::Method;
 use tidings_protocol::operate::{
-    AccessRevoked, Audience, DeviceGroup, DeviceGroupList, StreamList, TenantList, TenantPurge,
+    AccessRevoked, Audience, ConnectionRevoked, DeviceGroup, DeviceGroupList, StreamList,
+    TenantList, TenantPurge,
 };
 use tidings_protocol::{DeviceId, TenantId};
 
@@ -52,6 +53,22 @@ impl Client {
     pub async fn disconnect(&self, connection_id: &str) -> Result<(), ClientError> {
         let target = Target::new("/streams").segment(connection_id);
         self.command(Method::DELETE, target, None).await
+    }
+
+    /// Ends an open stream, and revokes the access token that opened it where that has an id (`jti`):
+    /// `DELETE /streams/{connection_id}?revoke=true`.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Refused`] with 404 where there is no such stream that the operator may know of.
+    pub async fn revoke_connection(
+        &self,
+        connection_id: &str,
+    ) -> Result<ConnectionRevoked, ClientError> {
+        let target = Target::new("/streams")
+            .segment(connection_id)
+            .with("revoke", Some("true"));
+        self.ask_for(Method::DELETE, target, None).await
     }
 
     /// Revokes the access tokens of a user that were issued up to now, and ends the streams that they opened:

@@ -83,8 +83,8 @@ pub use event::{
 pub use folder::holder;
 pub use fork::{Fork, fork, purged_in};
 pub use lineage::{Ancestor, Kinship, Lineage};
-pub use log::{Answer, Listener, Log};
-pub use options::{LogOptions, TenantOptions};
+pub use log::{Answer, HeldState, Listener, Log};
+pub use options::{Doubt, LogOptions, TenantOptions};
 pub use seldom::{Seldom, lines_withheld};
 pub use state::{State, StateEntries, StateEntry, StateError, StateHealth, StateSnapshot};
 pub use verify::{Finding, VerifyError, VerifyReport, verify, verify_with};

@@ -67,6 +67,16 @@ struct Threads {
     state: JoinHandle<()>,
 }
 
+/// While there is one, nobody is given a snapshot of the state.
+#[must_use]
+pub struct HeldState(Log);
+
+impl Drop for HeldState {
+    fn drop(&mut self) {
+        self.0.state().let_go();
+    }
+}
+
 impl Log {
     /// Opens the log in `options.path`, or makes it; returns when it is ready to append and read.
     pub fn open(options: LogOptions, listener: Box<dyn Listener>) -> Result<Self, OpenError> {
@@ -293,6 +303,13 @@ impl Log {
     #[must_use]
     pub fn state(&self) -> &State {
         &self.shared().state
+    }
+
+    /// Lets nobody have a snapshot of the state until what this gives is dropped: what the state has is about to be
+    /// mended by [`State::restore`].
+    pub fn hold_state(&self) -> HeldState {
+        self.state().hold();
+        HeldState(self.clone())
     }
 
     /// How well the log is.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tidings_protocol::TenantId;
 
+use crate::event::EventRef;
+
 /// What is different for one tenant; `None` is what holds for all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantOptions {
@@ -13,6 +15,16 @@ pub struct TenantOptions {
     pub retention: Option<Duration>,
     /// The tenant's events take at most so many bytes; 0 means no cap.
     pub max_bytes: Option<u64>,
+}
+
+/// Events that stand where others are missing. What those said is not known, so the state forgets what they may have
+/// said something of.
+#[derive(Clone, Copy, Debug)]
+pub struct Doubt {
+    /// Every event of this tenant is one.
+    pub tenant: TenantId,
+    /// Whether such an event (the first) makes a subject's last event before it (the second) doubtful.
+    pub covers: fn(&EventRef<'_>, &EventRef<'_>) -> bool,
 }
 
 /// How a log is to be kept.
@@ -47,6 +59,8 @@ pub struct LogOptions {
     /// Subjects of these kinds are overdue
     /// ([`State::overdue`](crate::State::overdue)) when nothing was said of them for so long.
     pub state_max_age: BTreeMap<String, Duration>,
+    /// After which events the state is not known any more, if there are such.
+    pub state_doubt: Option<Doubt>,
     /// How often what has changed of the state is made durable.
     pub state_checkpoint_interval: Duration,
 }
@@ -69,6 +83,7 @@ impl LogOptions {
             upkeep_interval: Duration::from_secs(1),
             state_subjects_per_kind: 100_000,
             state_max_age: BTreeMap::new(),
+            state_doubt: None,
             state_checkpoint_interval: Duration::from_secs(10),
         }
     }

@@ -20,12 +20,15 @@ pub const BUILT_IN_TYPES: [&str; 6] = [
 /// The server's own event that takes a subject away; see [`EventType::removed`].
 pub const REMOVED: &str = "removed";
 
+/// The word that something can't be had; see [`EventType::gap`].
+pub const GAP: &str = "gap";
+
 /// The event names that the server sends of itself; nobody can publish them.
 pub const RESERVED_TYPES: [&str; 9] = [
     "snapshot",
     "snapshot_end",
     "cursor",
-    "gap",
+    GAP,
     REMOVED,
     "stale",
     "fresh",
@@ -70,6 +73,13 @@ impl EventType {
     #[must_use]
     pub fn removed() -> Self {
         Self(REMOVED.into())
+    }
+
+    /// The type under which a log that is a copy keeps the place of what it could not copy. No text parses to
+    /// it, so that nobody else can publish one.
+    #[must_use]
+    pub fn gap() -> Self {
+        Self(GAP.into())
     }
 }
 

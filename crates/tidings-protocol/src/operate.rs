@@ -108,6 +108,26 @@ pub struct AccessRevoked {
     pub nodes: Vec<NodeAnswer>,
 }
 
+/// The answer of `DELETE /streams/{connection_id}?revoke=true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConnectionRevoked {
+    /// Since when the access token that opened the stream is good no more, RFC 3339; null where it has no id (`jti`) by
+    /// which it could be meant: then the stream was closed, and whoever has the token may come back.
+    pub revoked_at: Option<String>,
+    /// The id of that access token.
+    pub token_id: Option<String>,
+    /// Whose stream it was; to be revoked instead where the access token could not be.
+    pub user_id: String,
+    /// The user's tenant; null for a super admin without one.
+    pub tenant_id: Option<String>,
+    /// How many open streams were closed, all of the same access token.
+    pub streams_closed: u64,
+    /// The nodes, where there are several, and whether each has said that it obeys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeAnswer>,
+}
+
 /// What became of an event on its way to one stream: `sent`, or what kept it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -284,6 +304,12 @@ pub struct TenantInfo {
     pub bytes: u64,
     /// When the oldest of them was appended, RFC 3339; null where there is none.
     pub oldest_at: Option<String>,
+    /// How many of its events came into the log since `appended_since`; unlike `events` it only grows.
+    #[serde(default)]
+    pub appended: u64,
+    /// When the server that answers began to count, RFC 3339: counts with another beginning are not to be compared.
+    #[serde(default)]
+    pub appended_since: String,
     /// How many streams its users have open.
     pub streams: u64,
     /// What holds for it.

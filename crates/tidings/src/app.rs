@@ -85,6 +85,8 @@ pub struct App {
     pub traces: Option<Traces>,
     /// Permits to read pages of the history.
     pub history_readers: Semaphore,
+    /// Permits to read where a stream begins: nobody who opens one waits for those who read the history.
+    pub opening_readers: Semaphore,
     /// Permits to wait for the state.
     pub state_readers: Semaphore,
     /// When the process came to this point of its start, in microseconds since the Unix epoch.

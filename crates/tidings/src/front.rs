@@ -19,16 +19,29 @@ use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
 
 use crate::app::App;
 use crate::config::TlsConfig;
-use crate::connection::HandOver;
+use crate::connection::{AnswerBody, HandOver, Held, Progress};
 use crate::edge::Proxies;
 use crate::error::Refusal;
 use crate::ingest::publish;
+use crate::limits::ReadPlace;
 use crate::routes;
+
+/// Up to which size, in bytes, an answer is no matter of memory: as many as there may be requests have room.
+const SMALL: u64 = 32 * 1024;
+
+/// Says of a response that it is no answer to be read and done with: a stream, over which the engine watches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unhurried;
+
+/// Says of a response that its bytes are the binary's own, so that it takes no memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OfTheBinary;
 
 /// Answers the requests of a listener.
 #[derive(Clone)]
@@ -93,24 +106,55 @@ impl Front {
         }
     }
 
-    /// Answers one request. Over HTTP/1 a handler can hand its stream over.
-    pub async fn answer(
+    /// Answers one request. Over HTTP/1 a handler can hand its stream over. `progress` is that of writing the answer.
+    pub(crate) async fn answer(
         self,
         request: Request<Incoming>,
         peer: SocketAddr,
         hand_over: Option<HandOver>,
-    ) -> Response {
+        progress: Progress,
+    ) -> http::Response<AnswerBody> {
         let strict_transport = self.strict_transport.clone();
-        let mut response = match framing::check(&request) {
-            Ok(()) => self.answer_anywhere(request, peer, hand_over).await,
-            Err(refused) => framing::refuse(refused),
+        let bounded = self.bounded.clone();
+        let room = bounded.as_ref().map(|app| app.limits.request());
+        let mut response = match (framing::check(&request), &room) {
+            (Err(refused), _) => framing::refuse(refused),
+            (Ok(()), Some(None)) => overloaded(),
+            (Ok(()), _) => self.answer_anywhere(request, peer, hand_over).await,
         };
+        let room = room.flatten();
         if let Some(said) = strict_transport {
             response
                 .headers_mut()
                 .insert(header::STRICT_TRANSPORT_SECURITY, said);
         }
-        response
+        if response.extensions().get::<Unhurried>().is_some() {
+            return response.map(AnswerBody::unhurried);
+        }
+        let Some(app) = bounded else {
+            return whole(response, Held::default(), progress, UNREAD);
+        };
+        let patience = app.config().limits.unread_time;
+        let size = response.body().size_hint().exact().unwrap_or(0);
+        let takes_memory = size > SMALL && response.extensions().get::<OfTheBinary>().is_none();
+        let read = response.extensions_mut().remove::<Arc<ReadPlace>>();
+        let memory = if takes_memory && read.as_ref().is_none_or(|read| read.hold(size)) {
+            app.limits.answer(size)
+        } else {
+            None
+        };
+        if takes_memory && memory.is_none() {
+            response = unread();
+        }
+        let held = Held {
+            // What is read holds its place among the requests until it is written, since it costs the more of them
+            // there are, and each tenant has so many only. Were it so of all answers, then whoever leaves a few
+            // pages unread, on a few connections and without a token, would take up everybody's places.
+            room: room.filter(|_| read.is_some()),
+            memory,
+            read,
+        };
+        whole(response, held, progress, patience)
     }
 
     async fn answer_anywhere(
@@ -119,14 +163,6 @@ impl Front {
         peer: SocketAddr,
         hand_over: Option<HandOver>,
     ) -> Response {
-        // Until the answer begins: what a stream's body or a client that does not read takes is bounded elsewhere.
-        let _room = match &self.bounded {
-            None => None,
-            Some(app) => match app.limits.request() {
-                None => return overloaded(),
-                room => room,
-            },
-        };
         let client = match &self.proxies {
             Some(proxies) => proxies.client(peer, request.headers()),
             None => peer,
@@ -178,6 +214,23 @@ impl Publishing {
 fn overloaded() -> Response {
     let detail = "the server is answering as many requests as it can (limits.requests)";
     Refusal::unavailable(detail, Duration::from_secs(1)).into_response()
+}
+
+fn unread() -> Response {
+    let detail = "too many large answers are not read yet (limits.answers_in_memory)";
+    Refusal::unavailable(detail, Duration::from_secs(1)).into_response()
+}
+
+/// How long answers that no configuration bounds may be left unread.
+const UNREAD: Duration = Duration::from_secs(30);
+
+fn whole(
+    response: Response,
+    held: Held,
+    progress: Progress,
+    patience: Duration,
+) -> http::Response<AnswerBody> {
+    response.map(|body| AnswerBody::hurried(body, held, progress, patience))
 }
 
 /// What a future gives, or the panic that it ends with.

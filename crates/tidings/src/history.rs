@@ -14,10 +14,11 @@ use tidings_protocol::{Position, TenantId};
 
 use crate::app::App;
 use crate::auth::Identity;
-use crate::cursors::{CursorText, Passage, appended_at};
+use crate::cursors::{CursorText, Loss, Passage, appended_at};
 use crate::error::{Refusal, WRONG_TENANT};
 use crate::fanout::View;
 use crate::fanout::view::EventFacts;
+use crate::limits::ReadPlace;
 use crate::stream::request::{Query, StartRequest, bearer, read_tenant};
 use crate::stream::start::{self, Start};
 use crate::time;
@@ -69,7 +70,7 @@ pub async fn history(
     Extension(peer): Extension<SocketAddr>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Result<Json<HistoryPage>, Refusal> {
+) -> Result<(Extension<Arc<ReadPlace>>, Json<HistoryPage>), Refusal> {
     let tenant = read_tenant(&tenant)?;
     let query = Query::parse(query.as_deref())?;
     let asked = query.view(&app.known_types)?;
@@ -82,6 +83,7 @@ pub async fn history(
         (None, None) => StartRequest::Since(i64::MIN),
     };
     let identity = authorise(&app, &headers, peer, tenant).await?;
+    let place = app.limits.read(identity.reads_for())?;
     // Before the rules are looked at: what a page shows was there while they stood.
     let tail = app.window.tail();
     let rules = app.rules(Arc::new(identity), Some(tenant), asked)?;
@@ -98,14 +100,15 @@ pub async fn history(
         until,
         limit,
     };
+    let turn = place.turn().await;
     let permit = app.history_readers.acquire().await;
     let reader = Arc::clone(&app);
     let page = tokio::task::spawn_blocking(move || read_page(&reader, &request)).await;
-    drop(permit);
+    drop((permit, turn));
     // What was read before a purge is not shown after it.
     app.check_living(tenant)?;
     match page {
-        Ok(Ok(page)) => Ok(Json(page)),
+        Ok(Ok(page)) => Ok((Extension(Arc::new(place)), Json(page))),
         Ok(Err(error)) => {
             tidings_log::seldom!(error, %error, "the log can't be read for a page of the history");
             Err(Refusal::unavailable(
@@ -186,6 +189,11 @@ fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError>
     let mut examined = 0;
     while !page.full && page.next < tail && examined < MAX_EXAMINED {
         let before = page.next;
+        // One that lies in the passage was told with it.
+        let told = page.passage.as_ref().map_or(0, |passage| passage.until);
+        let loss = app.cursors.losses().first_after(before.max(told));
+        let loss = loss.filter(|loss| loss.position <= tail);
+        let shown = loss.map_or(tail, |loss| loss.position - 1);
         let limit = ReadLimit {
             events: 4096,
             bytes: 1024 * 1024,
@@ -194,14 +202,22 @@ fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError>
             .log
             .read(request.view.scope(), before, limit, &mut |event| {
                 examined += 1;
-                if event.position <= tail {
+                if event.position <= shown {
                     page.offer(&event);
                 }
             })?;
         if page.full {
             break;
         }
-        match missing(&end, before) {
+        let lost = loss
+            .filter(|loss| loss.position <= end.examined_through)
+            .map(|loss| Missing {
+                after: loss.position - 1,
+                resume_after: loss.position,
+                source: app.cursors.missing_of(&loss).source,
+            });
+        let missing = missing(&end, before).into_iter().chain(lost);
+        match missing.min_by_key(|missing| missing.after) {
             // First the events before what is missing; the gap begins the next page.
             Some(missing) if missing.after > before => {
                 page.next = missing.after.min(tail);
@@ -212,7 +228,7 @@ fn read_page(app: &App, request: &PageRequest) -> Result<HistoryPage, ReadError>
                 let requested = app.cursor(before).to_string();
                 gap.get_or_insert_with(|| {
                     let resumed_at = app.cursor(page.next);
-                    start::gap(&requested, &resumed_at, GapReason::Expired, None)
+                    start::gap(&requested, &resumed_at, GapReason::Expired, missing.source)
                 });
             }
             None => page.next = end.examined_through.min(tail).max(page.next),
@@ -234,6 +250,8 @@ struct Missing {
     after: Position,
     /// The history goes on after this one.
     resume_after: Position,
+    /// Of which source, where one is to blame.
+    source: Option<String>,
 }
 
 /// What is damaged on disk, or was removed by retention while the page was read.
@@ -245,11 +263,13 @@ fn missing(end: &ReadEnd, before: Position) -> Option<Missing> {
         return Some(Missing {
             after: before,
             resume_after: expired.resume_after,
+            source: None,
         });
     }
     end.lost.map(|lost| Missing {
         after: lost.first - 1,
         resume_after: lost.last,
+        source: None,
     })
 }
 
@@ -276,7 +296,7 @@ impl Page<'_> {
     }
 
     fn offer(&mut self, event: &EventRef<'_>) {
-        if self.full {
+        if self.full || Loss::of(event).is_some() {
             return;
         }
         if self.events.len() >= self.request.limit

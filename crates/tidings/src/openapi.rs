@@ -261,6 +261,14 @@ refusals! {
 }
 
 refusals! {
+    /// A revocation that has no room.
+    TooManyRevocations {
+        /// The tenant has as many revocations of users and tokens as it may; nothing was revoked.
+        409 Conflict,
+    }
+}
+
+refusals! {
     /// Refusals of a change of a device group; it stays as it was.
     GroupRefusals {
         /// The body is not JSON; `line` says where.

@@ -10,6 +10,7 @@ use axum::routing::get;
 use http::{HeaderValue, header};
 
 use crate::app::App;
+use crate::front::OfTheBinary;
 use crate::openapi;
 
 /// Only what this server sends may run, and nobody may put the page into theirs.
@@ -65,6 +66,7 @@ async fn description() -> Response {
 
 fn file(media_type: &'static str, bytes: &'static [u8]) -> Response {
     let mut response = bytes.into_response();
+    response.extensions_mut().insert(OfTheBinary);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     // A new version of the server brings new files under the same names.

@@ -23,7 +23,7 @@ use crate::auth::{AccessTokens, LinkKeeper, PublisherKeys, StreamTokens};
 use crate::broker::Broker;
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::config::{Config, ConfigError, LogKind};
-use crate::cursors::Cursors;
+use crate::cursors::{Cursors, Losses, losses};
 use crate::descriptors::Descriptors;
 use crate::edge::{Edge, Tls};
 use crate::engine::{EngineOptions, Engines};
@@ -35,8 +35,8 @@ use crate::limits::Limits;
 use crate::metrics::{BrokerParts, Metrics};
 use crate::mirror::{self, Copy, Mirror};
 use crate::operate::groups::GroupChanges;
-use crate::operate::keys;
 use crate::operate::tenants::{self, Purges};
+use crate::operate::{keys, revoke};
 use crate::registry::{Registry, RegistryError};
 use crate::shutdown::Life;
 use crate::state;
@@ -212,6 +212,8 @@ impl Server {
         app.access_tokens.keep_up(&self.tasks, &self.stopping);
         let (shared, stopping) = (Arc::clone(app), self.stopping.clone());
         self.tasks.spawn(keys::keep_uses(shared, stopping));
+        let (shared, stopping) = (Arc::clone(app), self.stopping.clone());
+        self.tasks.spawn(revoke::sweep(shared, stopping));
         let (shared, stopping) = (Arc::clone(app), self.refusing.clone());
         self.tasks.spawn(state::ageing::run(shared, stopping));
     }
@@ -289,12 +291,14 @@ fn assemble(
     let types = Arc::new(TypeTable::default());
     let window = Arc::new(Window::new(config.stream.window_bytes));
     let ids = Arc::new(OnceLock::new());
+    let losses = Arc::new(Losses::default());
     let liveness = Arc::new(Liveness::default());
     let metrics = Metrics::new(&config);
     let listener = FanOut::new(
         Arc::clone(&window),
         Arc::clone(&types),
         Arc::clone(&ids),
+        Arc::clone(&losses),
         Arc::clone(&liveness),
         Arc::clone(&metrics),
     );
@@ -313,10 +317,7 @@ fn assemble(
     let copy = copied
         .map(|streams| Copy::open(&config.log.path, &log, &streams))
         .transpose()?;
-    let cursors = Arc::new(match &copy {
-        Some(copy) => Cursors::of_mirror(&log, copy.sources()),
-        None => Cursors::of_log(&log),
-    });
+    let cursors = cursors_of(&log, copy.as_ref(), &losses)?;
     let _ = ids.set(Arc::clone(cursors.ids()));
     window.start_at(log.tail());
     let known_types = config.known_types();
@@ -348,6 +349,7 @@ fn assemble(
         group_changes: GroupChanges::default(),
         purges: Purges::default(),
         history_readers: Semaphore::new(HISTORY_READERS),
+        opening_readers: Semaphore::new(HISTORY_READERS),
         state_readers: Semaphore::new(STATE_READERS),
         started_at: unix_microseconds(SystemTime::now()),
         life: Life::default(),
@@ -363,6 +365,20 @@ fn assemble(
         access_tokens,
     };
     Ok((app, copy))
+}
+
+/// What clients see of the log's positions.
+fn cursors_of(
+    log: &Log,
+    copy: Option<&Copy>,
+    losses: &Arc<Losses>,
+) -> Result<Arc<Cursors>, mirror::OpenError> {
+    let Some(copy) = copy else {
+        return Ok(Arc::new(Cursors::of_log(log)));
+    };
+    losses.load(log)?;
+    let cursors = Cursors::of_mirror(log, copy.sources(), losses);
+    Ok(Arc::new(cursors))
 }
 
 /// Goes on copying the sources, and lets whoever scrapes see how that goes.
@@ -429,6 +445,7 @@ pub(crate) fn log_options(config: &Config, owner: String) -> LogOptions {
             .iter()
             .filter_map(|rule| Some((rule.kind.to_string(), rule.max_age?)))
             .collect(),
+        state_doubt: Some(losses::doubt()),
         owner,
         ..LogOptions::new(&config.log.path)
     }

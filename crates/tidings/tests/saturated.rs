@@ -90,6 +90,18 @@ impl Blockable {
 
 /// The status of an answer.
 fn get(address: SocketAddr, path: &str) -> u16 {
+    status(&answer(address, path))
+}
+
+fn status(answer: &str) -> u16 {
+    answer
+        .get(9..12)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("no status: {answer:?}"))
+}
+
+/// An answer, head and body.
+fn answer(address: SocketAddr, path: &str) -> String {
     let mut socket = TcpStream::connect(address).expect("a connection");
     socket
         .set_read_timeout(Some(Duration::from_mins(1)))
@@ -99,19 +111,20 @@ fn get(address: SocketAddr, path: &str) -> u16 {
     let mut answer = String::new();
     socket.read_to_string(&mut answer).expect("an answer");
     answer
-        .get(9..12)
-        .and_then(|status| status.parse().ok())
-        .unwrap_or_else(|| panic!("no status: {answer:?}"))
 }
 
 /// It ran among the requests of clients, and was silent when publishes kept all threads busy.
 #[test]
-fn health_is_told_while_no_thread_of_the_api_is_free() {
+fn health_and_metrics_are_told_while_no_thread_of_the_api_is_free() {
     let process = Blockable::start();
     let blocked = process.block();
     assert_eq!(process.admin("/healthz"), 200);
     assert_eq!(process.admin("/readyz"), 200);
     assert_eq!(process.admin("/nothing"), 404);
+    // Also what is counted: that is when an operator wants to know it.
+    let scrape = answer(process.server.admin_address(), "/metrics");
+    assert_eq!(status(&scrape), 200);
+    assert!(scrape.contains("\ntidings_ready 1\n"), "{scrape}");
     drop(blocked);
     assert_eq!(get(process.server.address(), "/openapi.json"), 200);
     process.stop();

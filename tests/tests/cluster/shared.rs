@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 use serde_json::json;
+use tidings_tests::access::now;
+use tidings_tests::moments::seconds;
 use tidings_tests::publish::{one, status};
 use tidings_tests::{AccessToken, GUARD, NatsOptions, NatsServer, Request, new_tenant};
 
@@ -29,6 +31,9 @@ fn a_revocation_on_one_node_ends_streams_and_refuses_tokens_on_every_node_also_l
     assert_eq!(nodes_of(&answer), all);
     assert_closed(&mut on_a, "revoked");
     assert_closed(&mut on_b, "revoked");
+    let revoked_at = seconds(answer["revoked_at"].as_str().expect("a time"));
+    a.assert_closed_within_a_second_of(revoked_at, on_a.connection_id());
+    b.assert_closed_within_a_second_of(revoked_at, on_b.connection_id());
     let history = Request::get(&format!("/tenants/{tenant}/events")).bearer(&ada);
     for node in [&a, &b] {
         node.exchange(&history).problem(401);
@@ -43,6 +48,20 @@ fn a_revocation_on_one_node_ends_streams_and_refuses_tokens_on_every_node_also_l
     assert!(other.next_named("closing").json()["reason"] == "draining");
     b.start_again();
     b.exchange(&history).problem(401);
+}
+
+#[test]
+fn streams_on_every_node_end_within_a_second_of_exp() {
+    let nats = NatsServer::start(&NatsOptions::new());
+    let [a, b] = Node::start_all(["a", "b"], &nats.url());
+    let tenant = new_tenant();
+    let exp = now() + 4;
+    let access = sign(&AccessToken::new("ada", &tenant, "viewer").claim("exp", exp));
+    let mut streams = [&a, &b].map(|node| node.watch(&tenant, &access));
+    for (node, stream) in [&a, &b].into_iter().zip(&mut streams) {
+        assert_closed(stream, "expired");
+        node.assert_closed_within_a_second_of(exp as f64, stream.connection_id());
+    }
 }
 
 #[test]

@@ -24,14 +24,14 @@ fn publish(node: &Node, tenant: &str, events: &[Value]) -> String {
 }
 
 /// The subjects of a tenant as a node has them.
-fn subjects(node: &Node, tenant: &str) -> Value {
+pub(crate) fn subjects(node: &Node, tenant: &str) -> Value {
     let access = issued("ada", tenant, "viewer", 0);
     let request = Request::get(&format!("/tenants/{tenant}/state")).bearer(&access);
     node.exchange(&request).expect(200)["subjects"].clone()
 }
 
 /// Waits until the bucket has what was published up to a cursor.
-fn wait_for_the_bucket(client: &mut NatsClient, cursor: &str) {
+pub(crate) fn wait_for_the_bucket(client: &mut NatsClient, cursor: &str) {
     use base64::Engine as _;
     let asked = json!({"last_by_subj": "$KV.TIDINGS_STATE.cursor"}).to_string();
     until(&format!("{cursor} in the bucket"), || {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidings_tests::publish::{one, status};
 use tidings_tests::{AccessToken, NatsOptions, NatsServer, Request, Stream, new_tenant};
 
@@ -89,6 +89,34 @@ fn a_stream_is_ended_wherever_it_is() {
     assert_closed(&mut stream, "disconnected");
     until("its end", || b.streams(&root(), 10).is_empty());
     a.delete(&operator, &target).problem(404);
+}
+
+/// The node that is asked knows neither the stream nor its token.
+#[test]
+fn the_token_behind_a_stream_is_revoked_wherever_the_stream_is() {
+    let nats = NatsServer::start(&NatsOptions::new());
+    let [a, b] = Node::start_all(["a", "b"], &nats.url());
+    let tenant = new_tenant();
+    let operator = issued("operator", &tenant, "tenant_operator", 10);
+    let lost = sign(&AccessToken::new("ada", &tenant, "viewer").claim("jti", "t-1"));
+    let mut stream = b.watch(&tenant, &lost);
+    let target = format!("/streams/{}?revoke=true", stream.connection_id());
+    let other = issued("operator", &new_tenant(), "tenant_operator", 10);
+    a.delete(&other, &target).problem(404);
+    let answer = a.delete(&operator, &target).expect(200);
+    assert_eq!(
+        (&answer["token_id"], &answer["streams_closed"]),
+        (&json!("t-1"), &json!(1))
+    );
+    assert_closed(&mut stream, "revoked");
+    for node in [&a, &b] {
+        node.stream_of(&tenant).bearer(&lost).refused().problem(401);
+    }
+    let mut nameless = b.watch(&tenant, &issued("ada", &tenant, "viewer", 10));
+    let target = format!("/streams/{}?revoke=true", nameless.connection_id());
+    let answer = a.delete(&operator, &target).expect(200);
+    assert!(answer["revoked_at"].is_null(), "{answer}");
+    assert_closed(&mut nameless, "disconnected");
 }
 
 #[test]

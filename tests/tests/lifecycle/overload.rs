@@ -6,7 +6,9 @@ use std::time::Instant;
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 use tidings_tests::publish::{one, status};
-use tidings_tests::{Answer, Connection, GUARD, Request, Server, Setup, Stream, new_tenant};
+use tidings_tests::{
+    Answer, Connection, GUARD, Request, Scrape, Server, Setup, Stream, new_tenant,
+};
 
 /// A publish whose head was sent and whose body the server waits for.
 fn half_a_publish(server: &Server, tenant: &str, body: &[u8]) -> Connection {
@@ -47,6 +49,8 @@ fn more_requests_at_once_than_configured_are_refused_at_once() {
     check_busy(&server.exchange(&Request::get("/openapi.json")));
     check_busy(&server.exchange(&one(&tenant, &server.publisher(&tenant), &status("r1", 2))));
     assert_eq!(server.ask_admin(&Request::get("/readyz")).status, 200);
+    // What is counted is told too, while nobody else gets an answer.
+    assert!(Scrape::of(&server).value("tidings_ready") > 0.0);
     first.send(&body).expect("sends");
     first.read_answer().expect("an answer").expect(200);
     // A stream takes none of the places once it is open.
@@ -113,6 +117,9 @@ fn connections_are_refused_before_the_last_descriptor_is_gone() {
     assert_eq!(server.ask_admin(&Request::get("/healthz")).status, 200);
     let unready = server.ask_admin(&Request::get("/readyz")).expect(503);
     assert_eq!(unready["reasons"][0]["reason"], "descriptors_short");
+    let scrape = Scrape::of(&server);
+    assert!(scrape.sum("tidings_streams") >= streams.len() as f64);
+    assert!(scrape.value("tidings_ready") < 1.0);
     let receipt = publisher.exchange(&publish).expect("an answer").expect(200);
     for stream in &mut streams {
         assert_eq!(

@@ -256,3 +256,65 @@ fn a_reload_serves_the_certificate_that_the_files_have_now() {
         assert_eq!(stream.next_event().cursor(), receipt.last);
     }
 }
+
+/// Everything else in the file is well, and is not obeyed either.
+#[test]
+fn a_reload_with_a_bad_certificate_and_changed_limits_changes_neither() {
+    let (first, second) = (Certificates::new(), Certificates::new());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidings.toml");
+    std::fs::write(&file, "[limits]\nstreams_per_user = 1\n").expect("written");
+    let [certificate, key] = ["server.pem", "server.key"].map(|name| first.path(name));
+    let server = Setup::new()
+        .over_tls(&certificate, &key)
+        .set("TIDINGS_TLS__WATCH", "1d")
+        .set("TIDINGS_CONFIG", file.to_str().expect("plain"))
+        .start();
+    let tenant = new_tenant();
+    let old = Tunnel::to(server.tls, &Way::trusting(&first));
+    let path = format!("/tenants/{tenant}/events/stream");
+    let watch = |tunnel: &Tunnel| Watch::at(tunnel.address, &path).bearer(&server.viewer(&tenant));
+    let mut stream = watch(&old).open();
+    let text = format!(
+        "[limits]\nstreams_per_user = 2\n[cors]\norigins = [\"https://console.example.com\"]\n{}",
+        publisher(&format!("tdk_feed_{}", "s".repeat(43)))
+    );
+    std::fs::write(&file, text).expect("written");
+    let count = |word: &str| {
+        let said = server.output.text();
+        said.lines().filter(|line| line.contains(word)).count()
+    };
+
+    // No certificate at all, one of another key, and a key that is none.
+    for (number, (from, to)) in [
+        (None, &certificate),
+        (Some(second.path("server.pem")), &certificate),
+        (None, &key),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        match from {
+            Some(from) => drop(std::fs::copy(from, to).expect("copied")),
+            None => std::fs::write(to, "nothing of the kind").expect("written"),
+        }
+        server.signal(Signal::HUP);
+        wait_for("the refusal", || count("configuration_refused") > number);
+        assert_eq!(count("configuration_reloaded"), 0);
+        assert_eq!(watch(&old).refused().status, 429, "the limit of before");
+        let from_page =
+            Request::get("/openapi.json").header("Origin", "https://console.example.com");
+        let answer = server.exchange(&from_page);
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+    }
+    let receipt = server.publish(&tenant, &status("r1", 1));
+    assert_eq!(stream.next_event().cursor(), receipt.last);
+
+    for (from, to) in [("server.pem", &certificate), ("server.key", &key)] {
+        std::fs::copy(second.path(from), to).expect("copied");
+    }
+    server.signal(Signal::HUP);
+    wait_for("the reload", || count("configuration_reloaded") == 1);
+    let new = Tunnel::to(server.tls, &Way::trusting(&second));
+    watch(&new).open();
+}

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import test from 'node:test';
 import { build } from 'esbuild';
@@ -33,6 +33,15 @@ interface Known {
 
 const got = (tab: Tab): Promise<Got> => tab.call('got');
 
+interface Told {
+  readonly reasons: readonly string[];
+  readonly closings: readonly string[];
+  readonly gaps: readonly string[];
+  readonly troubles: readonly { readonly status: number; readonly waits: boolean }[];
+}
+
+const told = (tab: Tab): Promise<Told> => tab.call('told');
+
 async function hasAll(tab: Tab, server: Tidings): Promise<void> {
   const expected = Array.from({ length: server.published }, (_, index) => index + 1);
   await until(async () => (await got(tab)).numbers.length >= expected.length, `${expected.length} events`);
@@ -47,9 +56,31 @@ for (const [name, launch] of Object.entries(BROWSERS))
     let server: Tidings;
     let proxy: FaultyProxy;
     let follow: Record<string, string>;
+    /** Streams of an API that this test plays by hand, and how often it refuses first. */
+    const played: ServerResponse[] = [];
+    let refusals = 0;
+
+    const hand = (asked: string, response: ServerResponse): void => {
+      if (asked.includes('sse-token')) {
+        response.setHeader('content-type', 'application/json');
+        response.end('{"token":"t","expires_in":30}');
+      } else if (refusals > 0) {
+        refusals -= 1;
+        response.writeHead(503, { 'retry-after': '1', 'content-type': 'application/problem+json' });
+        response.end('{"detail":"not yet"}');
+      } else {
+        response.writeHead(200, { 'content-type': 'text/event-stream' });
+        response.write('id: a.1\nevent: cursor\ndata: {}\n\n');
+        played.push(response);
+      }
+    };
 
     test.before(async () => {
       pages = createServer((request, response) => {
+        if (request.url?.startsWith('/hand/')) {
+          hand(request.url, response);
+          return;
+        }
         response.setHeader('content-type', request.url === '/page.js' ? 'text/javascript' : 'text/html');
         response.end(request.url === '/page.js' ? text : '<!doctype html><script src="/page.js"></script>');
       });
@@ -170,6 +201,129 @@ for (const [name, launch] of Object.entries(BROWSERS))
       await server.start();
       await server.publish(500, device);
       await shows();
+      await tab.close();
+    });
+
+    test('another log is told as a gap, and the fleet is read anew', async () => {
+      await server.publish(3, (number) => `before-${number}`);
+      const tab = await browser.open(url);
+      await tab.call('fleet', follow);
+      const known = () => tab.call<Known>('known');
+      await until(async () => (await known()).isComplete, 'the fleet is whole');
+      await server.kill();
+      server.loseLog();
+      await server.start();
+      await server.publish(1, () => 'after');
+      await until(async () => {
+        const { devices, isComplete } = await known();
+        return isComplete && devices['after'] === 4;
+      }, 'the fleet is whole again');
+      assert.deepEqual((await known()).devices, { after: 4 }, 'what was before is void');
+      assert.deepEqual((await told(tab)).gaps, ['unknown_epoch']);
+      await tab.close();
+    });
+
+    test('a stream that an operator ends says so, and comes back without loss', async () => {
+      const tab = await live();
+      await server.publish(5);
+      await hasAll(tab, server);
+      await server.disconnectAll();
+      await until(async () => (await told(tab)).closings.length > 0, 'the closing');
+      await server.publish(5);
+      await hasAll(tab, server);
+      assert.deepEqual((await told(tab)).closings, ['disconnected']);
+      await tab.close();
+    });
+
+    test('since when, and an end by an AbortSignal', async () => {
+      await server.publish(5);
+      const tab = await browser.open(url);
+      await tab.call('follow', { ...follow, since: '2020-01-01T00:00:00Z' });
+      await hasAll(tab, server);
+      await tab.call('abort');
+      await until(async () => (await got(tab)).states.at(-1) === 'closed', 'the end');
+      await until(async () => (await server.streams()) === 0, 'nothing is held');
+      assert.equal((await got(tab)).failure, null);
+      await tab.close();
+    });
+
+    test('no network is told as such, and its coming back ends the pause', async () => {
+      const tab = await live();
+      await tab.call('network', false);
+      await until(async () => (await got(tab)).states.at(-1) === 'offline', 'offline');
+      await server.publish(5);
+      await tab.call('network', true);
+      await hasAll(tab, server);
+      assert.equal((await got(tab)).states.at(-1), 'live');
+      await tab.close();
+    });
+
+    test('too many streams is a matter of waiting: 429 with Retry-After', async () => {
+      const strict = await Tidings.start(url, { TIDINGS_LIMITS__STREAMS_PER_TENANT: '1' });
+      const own = {
+        baseUrl: `http://127.0.0.1:${strict.port}`,
+        tenant: TENANT,
+        access: strict.token('viewer'),
+      };
+      const [first, second] = [await browser.open(url), await browser.open(url)];
+      await first.call('follow', own);
+      await until(async () => (await got(first)).states.at(-1) === 'live', 'the first is live');
+      await second.call('follow', own);
+      await until(async () => (await told(second)).troubles.length > 0, 'the second is refused');
+      assert.deepEqual((await told(second)).troubles[0], { status: 429, waits: true });
+      await first.call('abort');
+      await until(async () => (await got(second)).states.at(-1) === 'live', 'the second is live');
+      for (const tab of [first, second]) await tab.close();
+      await strict.stop();
+    });
+
+    test('503 is waited out; stale is told with its reason, and fresh ends it', async () => {
+      refusals = 1;
+      played.length = 0;
+      const tab = await browser.open(url);
+      await tab.call('follow', { baseUrl: `${url}/hand`, tenant: TENANT, access: 'x' });
+      await until(() => played.length === 1, 'the second attempt');
+      assert.deepEqual((await told(tab)).troubles, [{ status: 503, waits: true }]);
+      const beating = setInterval(() => played[0]?.write(': beat\n\n'), 500);
+      played[0]?.write(
+        'event: stale\ndata: {"since":"2026-11-28T00:00:00Z","reason":"the disk is full"}\n\n',
+      );
+      await until(async () => (await got(tab)).states.at(-1) === 'stale', 'stale');
+      assert.deepEqual((await told(tab)).reasons, ['the disk is full']);
+      played[0]?.write('event: fresh\ndata: {}\n\n');
+      await until(async () => (await got(tab)).states.at(-1) === 'live', 'live again');
+      clearInterval(beating);
+      await tab.call('abort');
+      await tab.close();
+    });
+
+    test('a login by cookie gets its stream tokens, without a function', async () => {
+      const tab = await browser.open(url);
+      // Cookies are of a host, whatever its port: as where an API stands beside the page.
+      await tab.call('cookie', `access_token=${server.token('viewer')}; path=/`);
+      const { baseUrl, tenant } = follow;
+      await tab.call('follow', { baseUrl, tenant });
+      await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
+      await server.publish(5);
+      await hasAll(tab, server);
+      proxy.cutAll();
+      await server.publish(5);
+      await hasAll(tab, server);
+      await tab.call('cookie', 'access_token=; path=/; max-age=0');
+      await tab.close();
+    });
+
+    test('a compressed stream is read as it comes', async () => {
+      await server.stop();
+      server = await Tidings.start(url, { TIDINGS_STREAM__COMPRESSION: 'gzip' });
+      follow = { ...follow, access: server.token('viewer') };
+      const tab = await live();
+      for (let count = 0; count < 3; count++) {
+        // Each arrives while the stream goes on: nothing waits for the end of a coded body.
+        await server.publish(1);
+        await hasAll(tab, server);
+      }
+      assert.match(proxy.passed.toLowerCase(), /content-encoding: gzip/);
       await tab.close();
     });
 

@@ -1,5 +1,5 @@
 // What the page under test runs: it follows a stream and keeps what it is given.
-import { exchange, TidingsStream, type StreamOptions } from '../../src/index.js';
+import { exchange, type Handlers, TidingsStream, type StreamOptions } from '../../src/index.js';
 import { type FollowedFleet, followFleet } from '../../src/fleet.js';
 import { SharedStream } from '../../src/shared.js';
 import { type Case, wrongReadings } from '../vectors.js';
@@ -7,27 +7,45 @@ import { type Case, wrongReadings } from '../vectors.js';
 interface Follow {
   readonly baseUrl: string;
   readonly tenant: string;
-  readonly access: string;
+  /** Left out: by cookies. */
+  readonly access?: string;
   readonly shared?: string;
+  readonly since?: string;
 }
 
 const page = globalThis as unknown as Record<string, unknown>;
 const numbers: number[] = [];
 const states: string[] = [];
 
-page['follow'] = ({ baseUrl, tenant, access, shared }: Follow): void => {
+const reasons: string[] = [];
+const closings: string[] = [];
+const gaps: string[] = [];
+const troubles: { status: number; waits: boolean }[] = [];
+const end = new AbortController();
+const told: Handlers = {
+  connection: ({ state, reason }) => {
+    states.push(state);
+    if (state === 'stale') reasons.push(reason ?? '');
+  },
+  closing: ({ reason }) => closings.push(reason),
+  gap: ({ reason }) => gaps.push(reason),
+  trouble: ({ status, retryAfter }) => troubles.push({ status, waits: retryAfter !== undefined }),
+};
+
+page['follow'] = ({ baseUrl, tenant, access, shared, since }: Follow): void => {
   const options: StreamOptions = {
     baseUrl,
     tenant,
-    token: exchange({ baseUrl, accessToken: () => access }),
+    ...(access === undefined ? {} : { token: exchange({ baseUrl, accessToken: () => access }) }),
+    ...(since === undefined ? {} : { since }),
+    signal: end.signal,
     heartbeat: 1_500,
     longestPause: 500,
   };
-  const handlers = { connection: ({ state }: { state: string }) => states.push(state) };
   const stream =
     shared === undefined
-      ? new TidingsStream(options, handlers)
-      : new SharedStream({ ...options, name: shared }, handlers);
+      ? new TidingsStream(options, told)
+      : new SharedStream({ ...options, name: shared }, told);
   page['stream'] = stream;
   void (async () => {
     try {
@@ -40,6 +58,18 @@ page['follow'] = ({ baseUrl, tenant, access, shared }: Follow): void => {
   })();
 };
 page['got'] = () => ({ numbers, states, failure: page['failure'] ?? null });
+page['told'] = () => ({ reasons, closings, gaps, troubles });
+page['abort'] = () => {
+  end.abort();
+};
+page['cookie'] = (cookie: string) => {
+  document.cookie = cookie;
+};
+// What a browser does whose network goes or comes; no driver can take it from every browser.
+page['network'] = (isThere: boolean) => {
+  Object.defineProperty(navigator, 'onLine', { value: isThere, configurable: true });
+  dispatchEvent(new Event(isThere ? 'online' : 'offline'));
+};
 // The tab does nothing at all for a while, as one that is frozen or busy.
 page['hang'] = (milliseconds: number): void => {
   const end = Date.now() + milliseconds;
@@ -47,9 +77,9 @@ page['hang'] = (milliseconds: number): void => {
 };
 page['readsItself'] = () => (page['stream'] as SharedStream).readsItself;
 
-page['fleet'] = ({ baseUrl, tenant, access }: Follow): void => {
+page['fleet'] = ({ baseUrl, tenant, access = '' }: Follow): void => {
   const token = exchange({ baseUrl, accessToken: () => access });
-  page['followed'] = followFleet({ baseUrl, tenant, token, heartbeat: 1_500, longestPause: 500 });
+  page['followed'] = followFleet({ baseUrl, tenant, token, heartbeat: 1_500, longestPause: 500 }, told);
 };
 page['known'] = () => {
   const { devices, isComplete, connection } = (page['followed'] as FollowedFleet).store.getSnapshot();

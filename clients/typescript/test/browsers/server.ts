@@ -36,10 +36,11 @@ export class Tidings {
     readonly port: number,
     readonly adminPort: number,
     readonly pageOrigin: string,
+    readonly more: Readonly<Record<string, string>>,
   ) {}
 
-  static async start(pageOrigin: string): Promise<Tidings> {
-    const server = new Tidings(await freePort(), await freePort(), pageOrigin);
+  static async start(pageOrigin: string, more: Readonly<Record<string, string>> = {}): Promise<Tidings> {
+    const server = new Tidings(await freePort(), await freePort(), pageOrigin, more);
     await server.start();
     server.#publisher = server.token('publisher');
     return server;
@@ -54,6 +55,7 @@ export class Tidings {
       TIDINGS_LOG__PATH: join(this.#folder, 'log'),
       TIDINGS_CORS__ORIGINS: this.pageOrigin,
       TIDINGS_STREAM__HEARTBEAT: '1s',
+      ...this.more,
     };
   }
 
@@ -111,10 +113,25 @@ export class Tidings {
   }
 
   async streams(): Promise<number> {
-    const answer = await fetch(`http://127.0.0.1:${this.port}/streams`, {
-      headers: { authorization: `Bearer ${this.token('super_admin')}` },
-    });
-    return ((await answer.json()) as { streams: unknown[] }).streams.length;
+    return (await this.#streams()).length;
+  }
+
+  async #streams(): Promise<{ connection_id: string }[]> {
+    const headers = { authorization: `Bearer ${this.token('super_admin')}` };
+    const answer = await fetch(`http://127.0.0.1:${this.port}/streams`, { headers });
+    return ((await answer.json()) as { streams: { connection_id: string }[] }).streams;
+  }
+
+  /** Ends all streams, as an operator does. */
+  async disconnectAll(): Promise<void> {
+    const headers = { authorization: `Bearer ${this.token('super_admin')}` };
+    for (const { connection_id } of await this.#streams())
+      await fetch(`http://127.0.0.1:${this.port}/streams/${connection_id}`, { method: 'DELETE', headers });
+  }
+
+  /** Loses all events; only while the process is dead. */
+  loseLog(): void {
+    rmSync(join(this.#folder, 'log'), { recursive: true });
   }
 
   async stop(): Promise<void> {
@@ -131,6 +148,8 @@ export class FaultyProxy {
   cutAfter = Infinity;
   /** Whether nothing reaches the browser, though its connections stay open. */
   isStalled = false;
+  /** What reached the browser, byte for byte. */
+  passed = '';
   /** Milliseconds by which every piece is late. */
   delay = 0;
 
@@ -151,6 +170,7 @@ export class FaultyProxy {
       browser.on('data', (piece) => server.write(piece));
       server.on('data', (piece) => {
         if (this.isStalled) return;
+        this.passed += piece.toString('latin1');
         const pass = () => {
           browser.write(piece.subarray(0, left));
           left -= piece.length;

@@ -11,11 +11,13 @@ use tidings_protocol::{DeviceId, Epoch, Position, TenantId};
 use super::batch::Batch;
 use super::control::{Standing, Task};
 use super::entry::{Names, StateEntry};
+use super::snapshot::StateSnapshot;
 use super::store::{Changes, LoadError, Store, StoreKey, Stored, store_key};
 use super::table::Table;
 use crate::ReadError;
 use crate::event::{EventRef, NewEvent, NewSubject, ReadLimit, Subject};
 use crate::lineage::Kinship;
+use crate::options::Doubt;
 use crate::view::Shared;
 
 /// How much is folded under one hold of the table's lock.
@@ -56,6 +58,41 @@ enum Change {
         kind: Arc<str>,
         key: Box<str>,
     },
+}
+
+/// An event behind which some of the state is doubtful.
+struct Doubtful {
+    position: Position,
+    tenant: TenantId,
+    event_type: Box<str>,
+    origin: Option<Box<[u8]>>,
+    data: Box<[u8]>,
+}
+
+impl Doubtful {
+    fn behind(event: &EventRef<'_>) -> Self {
+        Self {
+            position: event.position,
+            tenant: event.tenant,
+            event_type: event.event_type.into(),
+            origin: event.origin.map(Box::from),
+            data: event.data.into(),
+        }
+    }
+
+    fn event(&self) -> EventRef<'_> {
+        EventRef {
+            position: self.position,
+            appended_at: 0,
+            time: None,
+            tenant: self.tenant,
+            event_type: &self.event_type,
+            device: None,
+            subject: None,
+            origin: self.origin.as_deref(),
+            data: &self.data,
+        }
+    }
 }
 
 struct Folding<'s> {
@@ -142,8 +179,10 @@ impl<'s> Folding<'s> {
                 } => {
                     let wipe = oblivion.wipe;
                     self.forget(oblivion.tenants);
+                    // Before what is restored: the log may say that something is to be forgotten first.
+                    let folded = self.fold_all();
                     self.restore(restored);
-                    let mut outcome = self.fold_all().and_then(|()| self.checkpoint());
+                    let mut outcome = folded.and_then(|()| self.checkpoint());
                     if wipe {
                         outcome = outcome.and_then(|checkpointed| {
                             let wiped = self.store.rewrite();
@@ -276,12 +315,16 @@ impl<'s> Folding<'s> {
     fn fold_batch(&mut self) -> Result<(), ReadError> {
         self.batch.clear();
         let (batch, forgotten) = (&mut self.batch, &self.forgotten);
+        let doubting = self.shared.options.state_doubt;
+        let mut doubts = Vec::new();
         let mut events = 0;
         let end = self
             .shared
             .read_everything(self.through, BATCH, &mut |event, run_time| {
                 events += 1;
-                if !forgotten.contains(&event.tenant) {
+                if doubting.is_some_and(|doubt| doubt.tenant == event.tenant) {
+                    doubts.push(Doubtful::behind(&event));
+                } else if !forgotten.contains(&event.tenant) {
                     batch.note(&event, run_time);
                 }
             })?;
@@ -299,6 +342,10 @@ impl<'s> Folding<'s> {
         let changes: Vec<Change> = last
             .map(|(event, subject, run_time)| change(&event, subject, run_time, names))
             .collect();
+        let changes = match doubting {
+            Some(doubt) if !doubts.is_empty() => self.with_doubts(doubt, &doubts, changes),
+            _ => changes,
+        };
         for change in &changes {
             let (key, entry) = dirty(change);
             self.dirty.insert(key, entry);
@@ -315,6 +362,36 @@ impl<'s> Folding<'s> {
         table.through = self.through;
         drop(table);
         Ok(())
+    }
+
+    /// What a batch changes when some of its events make what came before them doubtful.
+    fn with_doubts(&self, doubt: Doubt, doubts: &[Doubtful], changes: Vec<Change>) -> Vec<Change> {
+        let is_doubtful = |entry: &StateEntry| {
+            doubts.iter().any(|behind| {
+                entry.position < behind.position && (doubt.covers)(&behind.event(), &entry.event())
+            })
+        };
+        let end = |entry: &StateEntry| Change::End {
+            tenant: entry.tenant,
+            kind: Arc::clone(&entry.kind),
+            key: entry.key().into(),
+        };
+        // This thread alone changes the table, so that what is looked at here is what the changes meet.
+        let known = StateSnapshot::of(&self.shared.state.table.read(), None);
+        let mut all: Vec<Change> = known
+            .into_entries()
+            .filter(|entry| is_doubtful(entry))
+            .map(|entry| end(&entry))
+            .collect();
+        tracing::warn!(
+            subjects = all.len(),
+            "the state has forgotten what missing events may have changed"
+        );
+        all.extend(changes.into_iter().map(|change| match change {
+            Change::Put(entry) if is_doubtful(&entry) => end(&entry),
+            other => other,
+        }));
+        all
     }
 
     fn forget(&mut self, tenants: Vec<TenantId>) {

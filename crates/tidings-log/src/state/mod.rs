@@ -18,7 +18,7 @@ mod table;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -72,6 +72,8 @@ pub struct State {
     table: RwLock<Table>,
     /// Set once, by the folding thread.
     ready: AtomicBool,
+    /// How many hold it back.
+    held: AtomicUsize,
     control: Control,
     clock: Arc<RunClock>,
     subjects_per_kind: usize,
@@ -106,6 +108,7 @@ impl State {
         Self {
             table: RwLock::default(),
             ready: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
             control: Control::default(),
             clock,
             subjects_per_kind: options.state_subjects_per_kind,
@@ -124,7 +127,7 @@ impl State {
     /// [`StateError::NotReady`] after a start, until it has come to where the log ended then;
     /// [`StateError::Stopped`] when it never will.
     pub fn snapshot(&self, scope: Scope) -> Result<StateSnapshot, StateError> {
-        if !self.ready.load(Ordering::Acquire) {
+        if !self.is_ready() {
             if let Some(reason) = self.control.stopped() {
                 return Err(StateError::Stopped(reason));
             }
@@ -137,6 +140,19 @@ impl State {
             Scope::Tenant(tenant) => Some(tenant),
         };
         Ok(StateSnapshot::of(&self.table.read(), tenant))
+    }
+
+    /// See [`Log::hold_state`](crate::Log::hold_state).
+    pub(crate) fn hold(&self) {
+        self.held.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.held.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && self.held.load(Ordering::Acquire) == 0
     }
 
     /// The position that the state is true at; of all tenants.
@@ -228,7 +244,7 @@ impl State {
     #[must_use]
     pub fn overdue(&self, limit: usize) -> Vec<Arc<StateEntry>> {
         let mut overdue = Vec::new();
-        if self.max_age.is_empty() || !self.ready.load(Ordering::Acquire) {
+        if self.max_age.is_empty() || !self.is_ready() {
             return overdue;
         }
         let now = self.clock.now().run;
@@ -298,7 +314,7 @@ impl State {
         let (checkpointed, error) = self.control.condition();
         let table = self.table.read();
         StateHealth {
-            ready: self.ready.load(Ordering::Acquire),
+            ready: self.is_ready(),
             folded: table.through,
             checkpointed,
             subjects: table.count,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings_log::{AppendError, NewEvent, Scope, StateError, Subject};
+use tidings_log::{AppendError, Doubt, EventRef, NewEvent, Scope, StateError, Subject};
 use tidings_protocol::TenantId;
 
 use crate::support::{Bench, HOUR, SECOND, bulky, event, of_subject, removed, tenant};
@@ -442,6 +442,70 @@ fn a_forgotten_tenant_does_not_come_back() {
     bench.restart();
     assert_eq!(bench.state_texts(Scope::All), ["of 1", "of 3"]);
     assert_eq!(bench.log().state().health().subjects, 2);
+}
+
+/// A copy whose source lost events before they could be copied: what they said of the source's subjects nobody knows.
+#[test]
+fn behind_missing_events_the_state_forgets_what_they_may_have_changed() {
+    let covers = |lost: &EventRef<'_>, last: &EventRef<'_>| lost.origin == last.origin;
+    let mut bench = Bench::with(|options| {
+        options.state_checkpoint_interval = Duration::from_hours(1000);
+        options.state_doubt = Some(Doubt {
+            tenant: tenant(200),
+            covers,
+        });
+    });
+    let from = |source: &[u8], event: NewEvent| NewEvent {
+        origin: Some(source.into()),
+        ..event
+    };
+    let before = vec![
+        from(b"x", of_subject(STATUS, "r1", "before")),
+        from(b"y", of_subject(STATUS, "r2", "of another source")),
+        from(b"x", of_subject(STATUS, "r3", "before")),
+    ];
+    say(&bench, tenant(1), before);
+    assert_eq!(bench.state_texts(Scope::All).len(), 3);
+    // In one batch with what comes before and behind, and alone.
+    say(
+        &bench,
+        tenant(2),
+        vec![from(b"x", of_subject(STATUS, "r4", "just before"))],
+    );
+    say(&bench, tenant(200), vec![from(b"x", event("lost"))]);
+    say(
+        &bench,
+        tenant(1),
+        vec![from(b"x", of_subject(STATUS, "r1", "behind"))],
+    );
+    let expected = ["behind", "of another source"];
+    assert_eq!(bench.state_texts(Scope::All), expected);
+    bench.kill_and_restart();
+    bench.wait_for_state();
+    assert_eq!(bench.state_texts(Scope::All), expected);
+    // A state that is built anew forgets at the same place.
+    bench.close();
+    bench.storage.delete("state.redb");
+    bench.open();
+    bench.wait_for_state();
+    assert_eq!(bench.state_texts(Scope::All), expected);
+
+    // What is known of it from elsewhere is taken in before anybody is shown the state.
+    let held = bench.log().hold_state();
+    say(&bench, tenant(200), vec![from(b"y", event("lost"))]);
+    let restored = vec![(
+        tenant(1),
+        from(b"y", of_subject(STATUS, "r2", "known elsewhere")),
+    )];
+    let state = bench.log().state();
+    state.restore(restored).unwrap();
+    assert!(matches!(
+        state.snapshot(Scope::All),
+        Err(StateError::NotReady { .. })
+    ));
+    assert!(!state.health().ready);
+    drop(held);
+    assert_eq!(bench.state_texts(Scope::All), ["behind", "known elsewhere"]);
 }
 
 #[test]

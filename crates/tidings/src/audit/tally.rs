@@ -24,6 +24,8 @@ pub(super) struct Tally {
 
 #[derive(Default)]
 struct Published {
+    /// Somebody has published of whom nothing was told yet.
+    has_new: bool,
     authors: usize,
     by: HashMap<TenantId, Authors>,
     /// Of those who have no place.
@@ -40,12 +42,31 @@ struct Authors {
 struct Count {
     bodies: u64,
     events: u64,
+    /// Something was told of whom it is about, since all was taken.
+    told: bool,
 }
 
 impl Count {
     fn add(&mut self, events: u64) {
         self.bodies += 1;
         self.events += events;
+    }
+
+    /// What is to be told; counts from nothing again.
+    fn take(&mut self, only_new: bool) -> Option<AuditEntry> {
+        if self.bodies == 0 || (only_new && self.told) {
+            return None;
+        }
+        let Self { bodies, events, .. } = *self;
+        *self = Self {
+            told: true,
+            ..Self::default()
+        };
+        Some(AuditEntry {
+            count: Some(bodies),
+            events: Some(events),
+            ..AuditEntry::new(AuditKind::Published)
+        })
     }
 }
 
@@ -59,6 +80,7 @@ impl Tally {
     pub(super) fn published(&self, tenant: TenantId, author: Author<'_>, events: u64) {
         let mut published = self.published.lock();
         let Published {
+            has_new,
             authors,
             by,
             others,
@@ -72,6 +94,7 @@ impl Tally {
             count.add(events);
             return;
         }
+        *has_new = true;
         if *authors >= MOST_AUTHORS {
             others.add(events);
             return;
@@ -101,38 +124,44 @@ impl Tally {
         })
     }
 
-    /// What was published; counts from nothing again.
+    /// Who has published of whom nothing was told since all was taken, and how much.
+    pub(super) fn take_new(&self) -> Vec<AuditEntry> {
+        let mut published = self.published.lock();
+        if !std::mem::take(&mut published.has_new) {
+            return Vec::new();
+        }
+        published.take(true)
+    }
+
+    /// What was published and not told; counts from nothing again.
     pub(super) fn take_published(&self) -> Vec<AuditEntry> {
-        let Published { by, others, .. } = std::mem::take(&mut *self.published.lock());
-        let entry = |count: Count| AuditEntry {
-            count: Some(count.bodies),
-            events: Some(count.events),
-            ..AuditEntry::new(AuditKind::Published)
-        };
+        let mut published = std::mem::take(&mut *self.published.lock());
+        published.take(false)
+    }
+}
+
+impl Published {
+    fn take(&mut self, only_new: bool) -> Vec<AuditEntry> {
         let mut entries = Vec::new();
-        for (tenant, Authors { keys, users }) in by {
-            let tenant_id = Some(tenant);
+        for (tenant, Authors { keys, users }) in &mut self.by {
+            let tenant_id = Some(*tenant);
             for (id, count) in keys {
-                let key_id = Some(id);
-                entries.push(AuditEntry {
+                entries.extend(count.take(only_new).map(|entry| AuditEntry {
                     tenant_id,
-                    key_id,
-                    ..entry(count)
-                });
+                    key_id: Some(id.clone()),
+                    ..entry
+                }));
             }
             for (user, (super_admin, count)) in users {
-                let user_id = Some(user);
-                entries.push(AuditEntry {
+                entries.extend(count.take(only_new).map(|entry| AuditEntry {
                     tenant_id,
-                    user_id,
-                    super_admin,
-                    ..entry(count)
-                });
+                    user_id: Some(user.clone()),
+                    super_admin: *super_admin,
+                    ..entry
+                }));
             }
         }
-        if others.bodies > 0 {
-            entries.push(entry(others));
-        }
+        entries.extend(self.others.take(only_new));
         entries
     }
 }

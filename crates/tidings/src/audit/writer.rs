@@ -16,7 +16,8 @@ use crate::time::{rfc3339, unix_microseconds};
 /// How often what was counted is looked at, and files are synced.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often it is told who has published how much.
+/// How often it is told how much who has published. Who publishes at all is told with the next tick, so that a kill takes
+/// away numbers and no names.
 const PUBLISHED_EVERY: Duration = Duration::from_mins(1);
 
 /// How often refusals are told one by one again.
@@ -81,12 +82,16 @@ impl Writer {
                     next = commands.try_recv().ok();
                 }
             }
-            let asked = stops || !settled.is_empty();
-            if asked || published.elapsed() >= PUBLISHED_EVERY {
+            // By time alone: were it by who looks at the log too, whoever may look could have all refusals told one by
+            // one, and turn the log over with them.
+            let ticks = stops || ticked.elapsed() >= TICK;
+            if stops || published.elapsed() >= PUBLISHED_EVERY {
                 published = Instant::now();
                 batch.extend(self.shared.tally.take_published());
+            } else if ticks {
+                batch.extend(self.shared.tally.take_new());
             }
-            if asked || refusals.elapsed() >= REFUSALS_EVERY {
+            if stops || refusals.elapsed() >= REFUSALS_EVERY {
                 refusals = Instant::now();
                 batch.extend(self.shared.tally.take_refusals());
             }
@@ -101,7 +106,7 @@ impl Writer {
             for done in settled {
                 let _ = done.send(());
             }
-            if stops || ticked.elapsed() >= TICK {
+            if ticks {
                 ticked = Instant::now();
                 self.sync();
             }

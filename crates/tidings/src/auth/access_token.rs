@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::claims::Claims;
 use super::identity::Identity;
-use super::issuer::{Issuer, Roles};
+use super::issuer::{Issuer, Roles, Times};
 use super::jwks::{JwksSource, SourceOptions, SourceStatus};
 use super::stream_token::Outage;
 use super::verified::{Digest, VerifiedTokens};
@@ -58,6 +58,11 @@ pub enum AccessTokenError {
     /// It was revoked.
     #[error("the access token was revoked")]
     Revoked,
+    /// It would outlive its revocation.
+    #[error(
+        "the access token lives longer than it would be remembered that it was revoked (auth.revocations_kept)"
+    )]
+    LivesTooLong,
     /// It is not valid yet, or was issued in the future.
     #[error("the access token is not valid yet")]
     NotYetValid,
@@ -362,7 +367,6 @@ impl Issuers {
             });
             made.transpose()
         };
-        let leeway = i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX >> 1);
         // Also without a key: that no key suits an algorithm is told in any case.
         let own_keys = keys(&KeySettings::own(jwt))?;
         let own = Issuer {
@@ -380,7 +384,7 @@ impl Issuers {
             claims: jwt.claims.clone(),
             roles: Roles::new(&jwt.roles, config),
             tenants: Bound::All,
-            leeway,
+            times: Times::of(config),
         };
         let mut further = Vec::with_capacity(jwt.issuers.len());
         for (index, issuer) in jwt.issuers.iter().enumerate() {
@@ -411,7 +415,7 @@ impl Issuers {
                 claims: jwt.claims.with(claims),
                 roles: Roles::new(roles.as_ref().unwrap_or(&jwt.roles), config),
                 tenants: tenants.clone(),
-                leeway,
+                times: Times::of(config),
             });
         }
         Ok(Self {

@@ -33,6 +33,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The tenant whose share it is when this identity reads; `None` for a super admin, who is no tenant's.
+    #[must_use]
+    pub fn reads_for(&self) -> Option<TenantId> {
+        self.tenant.filter(|_| !self.super_admin)
+    }
+
     /// The only devices whose events may be seen, or `None` for all.
     ///
     /// The view is the union of the `devices` claim and of `group`, the members of the claimed group. A

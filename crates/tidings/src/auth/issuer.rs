@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use serde_json::Value;
@@ -37,8 +39,31 @@ pub(super) struct Issuer {
     pub(super) roles: Roles,
     /// The tenants that it may speak for.
     pub(super) tenants: Bound<TenantId>,
-    /// In seconds.
-    pub(super) leeway: i64,
+    pub(super) times: Times,
+}
+
+/// What an issuer's word counts for where it speaks of times, in seconds.
+#[derive(Debug)]
+pub(super) struct Times {
+    /// How far its clock may be ahead.
+    leeway: i64,
+    /// The longest that a token may live: as long as it is remembered that it was revoked. `None` where that is for ever.
+    longest_life: Option<i64>,
+    /// How far its clock was seen ahead of ours: what it says of when a token was issued is read by our clock, since that is
+    /// compared with the time of revocations.
+    ahead: AtomicI64,
+}
+
+impl Times {
+    pub(super) fn of(config: &AuthConfig) -> Self {
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX >> 1);
+        let kept = config.revocations_kept;
+        Self {
+            leeway: seconds(config.jwt.leeway),
+            longest_life: (!kept.is_zero()).then(|| seconds(kept)),
+            ahead: AtomicI64::new(0),
+        }
+    }
 }
 
 /// What an issuer's roles are called here, and which of several counts.
@@ -136,21 +161,36 @@ impl Issuer {
     pub(super) fn identity(&self, claims: &Claims, now: i64) -> Result<Identity, AccessTokenError> {
         self.check_times(claims, now)?;
         self.check_origin(claims)?;
-        self.read(claims)
+        let mut identity = self.read(claims)?;
+        if let Some(issued) = &mut identity.issued_at {
+            // Whatever a token says, it was not issued after it was seen.
+            let ahead = self.times.ahead.fetch_max(*issued - now, Ordering::Relaxed);
+            *issued -= ahead.max(*issued - now);
+        }
+        Ok(identity)
     }
 
     /// Leeway is for those who issue: a clock ahead of ours must not make fresh tokens useless. The end of
     /// authority is not negotiable.
     fn check_times(&self, claims: &Claims, now: i64) -> Result<(), AccessTokenError> {
         let names = &self.claims;
-        if now >= seconds(&names.expires, claims.required(&names.expires)?)? {
+        let expires = seconds(&names.expires, claims.required(&names.expires)?)?;
+        if now >= expires {
             return Err(AccessTokenError::Expired);
         }
         for name in [&names.not_before, &names.issued_at] {
             if let Some(value) = claims.present(name)
-                && seconds(name, value)? > now.saturating_add(self.leeway)
+                && seconds(name, value)? > now.saturating_add(self.times.leeway)
             {
                 return Err(AccessTokenError::NotYetValid);
+            }
+        }
+        // Else it would be good again when nobody remembers that it was revoked.
+        if let Some(longest) = self.times.longest_life {
+            let issued = claims.present(&names.issued_at);
+            let issued = issued.map_or(Ok(now), |value| seconds(&names.issued_at, value))?;
+            if expires.saturating_sub(issued.min(now)) > longest {
+                return Err(AccessTokenError::LivesTooLong);
             }
         }
         Ok(())

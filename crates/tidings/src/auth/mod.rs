@@ -14,7 +14,7 @@ pub mod access_token;
 mod claims;
 pub mod identity;
 mod issuer;
-mod jwks;
+pub mod jwks;
 pub mod managed_key;
 mod mint;
 pub mod operator;
@@ -22,7 +22,7 @@ pub mod publisher_key;
 pub mod revocation;
 pub mod stream_token;
 mod verified;
-mod verifying_key;
+pub mod verifying_key;
 
 use std::fmt::Write as _;
 

@@ -81,6 +81,20 @@ impl Operator {
         ))
     }
 
+    /// Refuses who is limited to event types, where all that there is of something is to be changed.
+    ///
+    /// # Errors
+    ///
+    /// 403.
+    pub fn require_all_types(&self) -> Result<(), Refusal> {
+        if self.identity.types.is_none() {
+            return Ok(());
+        }
+        Err(Refusal::forbidden(
+            "an access token that is limited to event types can't be used for this",
+        ))
+    }
+
     /// Which streams it may know of: all, or those of its tenant that are not a super admin's.
     #[must_use]
     pub fn visible_streams(&self) -> StreamFilter {

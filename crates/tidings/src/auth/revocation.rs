@@ -58,6 +58,15 @@ impl Revoked {
         }
     }
 
+    /// The tenant whose users and tokens it is one of; `None` for a whole tenant, and for what super admins alone revoke.
+    #[must_use]
+    pub fn counted_for(&self) -> Option<TenantId> {
+        match self {
+            Self::UserOf(tenant, _) | Self::TokenOf(tenant, _) => Some(*tenant),
+            Self::User(_) | Self::Tenant(_) | Self::Token(_) => None,
+        }
+    }
+
     /// A text that names it in 1 to 400 characters of `A-Za-z0-9._-`: a key of a NATS bucket.
     #[must_use]
     pub fn key(&self) -> String {

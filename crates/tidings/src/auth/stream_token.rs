@@ -10,7 +10,7 @@ mod connect;
 pub mod examine;
 mod link;
 mod memory;
-mod record;
+pub mod record;
 mod redis;
 
 use std::fmt;

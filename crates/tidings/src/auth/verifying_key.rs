@@ -14,7 +14,7 @@ const LEAST_SECRET_BYTES: usize = 32;
 
 /// A key and the algorithms that it verifies. A key is never used with an algorithm that is not listed
 /// with it, so a public key can't be mistaken for a secret.
-pub(super) struct VerifyingKey {
+pub struct VerifyingKey {
     key: DecodingKey,
     /// Present where the key also signs, so where it is a shared secret.
     signing: Option<EncodingKey>,
@@ -70,12 +70,14 @@ impl VerifyingKey {
     }
 
     /// Whether the key is used with `algorithm`.
-    pub(super) fn accepts(&self, algorithm: Algorithm) -> bool {
+    #[must_use]
+    pub fn accepts(&self, algorithm: Algorithm) -> bool {
         self.accepted.contains(&algorithm)
     }
 
     /// What tokens call it, if they can.
-    pub(super) fn id(&self) -> Option<&str> {
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
@@ -85,7 +87,8 @@ impl VerifyingKey {
     }
 
     /// Whether `signature` (base64url) is this key's under `message`; false for algorithms that are not accepted.
-    pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
+    #[must_use]
+    pub fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &str) -> bool {
         self.accepts(algorithm)
             && jsonwebtoken::crypto::verify(signature, message, &self.key, algorithm)
                 .unwrap_or(false)
@@ -165,7 +168,7 @@ impl<'a> KeySettings<'a> {
 
 /// The configured keys, and what an operator should be warned of.
 #[derive(Debug)]
-pub(super) struct VerifyingKeys {
+pub struct VerifyingKeys {
     pub(super) keys: Vec<VerifyingKey>,
     pub(super) warnings: Vec<String>,
 }

@@ -1,10 +1,9 @@
 //! `tidings revoke`.
 
 use std::fmt::Write as _;
-use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use tidings_protocol::operate::AccessRevoked;
+use tidings_protocol::operate::{AccessRevoked, ConnectionRevoked};
 
 use super::connect::ConnectArgs;
 use super::table::seconds;
@@ -18,6 +17,7 @@ this outlives a restart. A tenant's operator revokes its own tenant's.
 Examples:
   tidings revoke user ada
   tidings revoke token 4f0c9a7be210
+  tidings revoke connection sse-1f0c9a7be210
   tidings revoke tenant --tenant 11111111-1111-4111-8111-111111111111")]
 pub(super) struct RevokeCommand {
     #[command(subcommand)]
@@ -45,7 +45,8 @@ enum Action {
         #[command(flatten)]
         connect: ConnectArgs,
     },
-    /// Disconnect a stream; whoever has a valid access token may come back at once
+    /// The access token that opened a stream, which is closed; fails where that token has no id (`jti`), and then says whom
+    /// to revoke instead
     Connection {
         /// The connection id, such as sse-1f0c9a7be210
         id: String,
@@ -66,8 +67,8 @@ pub(super) fn run(command: RevokeCommand) -> Outcome {
         Action::Tenant { connect } => tenant(&connect),
         Action::Connection { id, connect } => {
             let client = connect.client()?;
-            block_on(async { client.disconnect(&id).await.map_err(Failure::new) })?;
-            Ok(ExitCode::SUCCESS)
+            let revoked = block_on(async { Ok(client.revoke_connection(&id).await?) })?;
+            tell_connection(&id, revoked)
         }
     }
 }
@@ -91,6 +92,27 @@ fn tell_issued(revoked: &AccessRevoked) -> Outcome {
         revoked,
         &format!("Access tokens issued up to {until} are refused"),
     )
+}
+
+fn tell_connection(id: &str, answer: ConnectionRevoked) -> Outcome {
+    if let Some(revoked_at) = answer.revoked_at {
+        let revoked = AccessRevoked {
+            revoked_at,
+            streams_closed: answer.streams_closed,
+            nodes: answer.nodes,
+        };
+        return tell(
+            &revoked,
+            &format!("The access token behind {id} is refused"),
+        );
+    }
+    let tenant = answer.tenant_id;
+    let tenant = tenant.map_or_else(String::new, |tenant| format!(" --tenant {tenant}"));
+    Err(Failure::new(format!(
+        "{id} was closed, but nothing is revoked: its access token has no id (jti), and whoever has it may come back. Revoke the \
+         user instead: tidings revoke user '{}'{tenant}",
+        answer.user_id
+    )))
 }
 
 fn tell(revoked: &AccessRevoked, what: &str) -> Outcome {

@@ -63,6 +63,13 @@ pub enum Question {
         /// The stream's name.
         connection: String,
     },
+    /// Who opened a stream, and with which access token.
+    Opener {
+        /// Who wants to know.
+        caller: Caller,
+        /// The stream's name.
+        connection: String,
+    },
     /// What became of an event on its way to the first streams behind `after`, by name.
     Audience {
         /// Who wants to know.
@@ -293,6 +300,10 @@ impl Cluster {
             Question::Close { caller, connection } => {
                 let connection = connection.parse().ok()?;
                 serde_json::to_vec(&streams::close(app, &caller, connection).await)
+            }
+            Question::Opener { caller, connection } => {
+                let connection = connection.parse().ok()?;
+                serde_json::to_vec(&streams::opener(app, &caller, connection).await)
             }
             Question::Audience {
                 caller,

@@ -56,8 +56,9 @@ section! {
         minimum_version: TlsVersion = TLS_VERSION, "1.2";
         /// How long a handshake may take.
         handshake_timeout: Duration = kinds::duration::<100, 600_000>(), "10s";
-        /// How many handshakes are under way at a time. Others wait for their turn, for `tls.handshake_timeout` at
-        /// most.
+        /// How many handshakes are answered at a time, with what takes the processor. Others wait for their turn, for
+        /// `tls.handshake_timeout` at most. Who has not said all that it says first, or leaves the answer unread,
+        /// takes no turn.
         handshakes: usize = kinds::count::<1, 1_000_000>(), "1024";
         /// How often it is looked whether the files have changed.
         watch: Duration = kinds::duration::<100, 86_400_000>(), "10s";

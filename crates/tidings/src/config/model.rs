@@ -103,8 +103,8 @@ section! {
         operator_role: String = kinds::TEXT, "tenant_operator", live;
         /// The cookie that may carry the access token when a stream token is asked for.
         cookie: String = kinds::COOKIE, "access_token", live;
-        /// For how long it is remembered whose access tokens were revoked; 0 is for ever. It must be longer than any
-        /// access token lives: one that outlives this is good again.
+        /// For how long it is remembered whose access tokens were revoked; 0 is for ever. An access token that lives
+        /// longer (from `iat`, or where that is missing from now, to `exp`) is refused: it would be good again.
         revocations_kept: Duration = kinds::RETENTION, "30d";
         /// Publishers that show an API key instead of an access token. Each is a table with `id`,
         /// `secret_sha256` (64 hexadecimal digits: SHA-256 of the part of the key behind `tdk_<id>_`),
@@ -208,12 +208,29 @@ section! {
         publish_rate_per_key: u64 = kinds::COUNT, "0", live;
         /// The most API keys of one tenant, those that were revoked and are still remembered among them.
         publisher_keys: usize = kinds::count::<1, 100_000>(), "1000", live;
-        /// Requests that are being answered at once, streams that are being opened among them and open ones not; 0
-        /// means no limit. What comes beyond is answered 503 at once rather than kept waiting.
+        /// The most users and tokens of one tenant of which it is remembered that they were revoked, each for
+        /// `auth.revocations_kept`. A further revocation is refused with 409; the whole tenant can always be revoked.
+        revocations: usize = kinds::count::<1, 10_000_000>(), "10000", live;
+        /// Requests that are being answered at once, streams that are being opened among them and open ones not; those
+        /// that read something of a tenant's until their answers are written. 0 means no limit. What comes beyond is
+        /// answered 503 at once rather than kept waiting.
         requests: u64 = kinds::COUNT, "8192", live;
+        /// Requests of one tenant at once that read the history, the state, the audit log or lists, until their answers are
+        /// written; 0 means no limit. Two of them read the log at a time. What comes beyond is answered 429.
+        reads_per_tenant: u64 = kinds::COUNT, "512", live;
         /// How much memory the bodies may take together that are being received and checked; 0 means no limit. A
         /// publish beyond it is answered 503. It must have room for one body of `limits.body_bytes`.
         bodies_in_memory: u64 = kinds::SIZE, "256MiB", live;
+        /// How much memory large answers, such as pages of the history, may take together until they are written, and
+        /// those of one tenant a quarter of it; 0 means no limit. What does not fit is answered 503.
+        answers_in_memory: u64 = kinds::SIZE, "256MiB", live;
+        /// How long a client may take nothing of an answer before it is cut off: over HTTP/1 with its connection, over
+        /// HTTP/2 with its request alone unless nothing of the connection is taken. It must take 1 KiB a second too,
+        /// after that time. For streams `stream.stall_timeout` holds instead.
+        unread_time: Duration = kinds::duration::<100, 3_600_000>(), "30s", live;
+        /// How long a connection over HTTP/2 may be without a request and without a stream before it is ended. (One over
+        /// HTTP/1 may for ten seconds.)
+        idle_time: Duration = kinds::duration::<100, 3_600_000>(), "2m", live;
         /// The largest body of a publish.
         body_bytes: usize = kinds::size::<1_024, 1_073_741_824>(), "16MiB", live;
         /// How long the body of a request may take to arrive.

@@ -6,10 +6,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::Patience;
 use super::transport::Transport;
+use super::unread::{Overdue, Progress};
 use crate::front::Front;
 
 /// Requests and streams of a connection at a time; a client that needs more makes another connection.
@@ -36,18 +40,81 @@ const RECEIVE_WINDOW: u32 = 1024 * 1024;
 /// After how long a connection is asked for a sign of life, and how long it may take to give one.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Serves the connection until it ends, or `stopping` asks it to.
+tokio::task_local! {
+    /// How far the answer of the request is that a task serves.
+    static PROGRESS: Progress;
+}
+
+/// Runs the requests of a connection, each in a task of its own that ends with its answer, and counts them. An answer that
+/// its client leaves unread is given up: h2 resets its stream, and the others of the connection go on.
+#[derive(Clone)]
+struct Requests {
+    under_way: watch::Sender<usize>,
+    peer: SocketAddr,
+}
+
+impl<F> Executor<F> for Requests
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, request: F) {
+        self.under_way.send_modify(|count| *count += 1);
+        let counted = Counted(self.under_way.clone());
+        let peer = self.peer;
+        let progress = Progress::default();
+        let mut overdue = Overdue::of(progress.clone());
+        tokio::spawn(PROGRESS.scope(progress, async move {
+            let _counted = counted;
+            tokio::select! {
+                biased;
+                () = request => {}
+                () = std::future::poll_fn(|context| overdue.poll(context)) => {
+                    tracing::debug!(%peer, "an answer is not read");
+                }
+            }
+        }));
+    }
+}
+
+/// A request that is under way.
+struct Counted(watch::Sender<usize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Waits until there was no request for that long. A client that answers pings says nothing else by it than that it is there.
+async fn idle(requests: &mut watch::Receiver<usize>, patience: Duration) {
+    loop {
+        // The sender lives as long as the connection.
+        let _ = requests.wait_for(|count| *count == 0).await;
+        tokio::select! {
+            () = tokio::time::sleep(patience) => return,
+            _ = requests.changed() => {}
+        }
+    }
+}
+
+/// Serves the connection until it ends, is not used for too long, or `stopping` asks it to end.
 pub(super) async fn serve(
     front: Front,
     io: TokioIo<Transport>,
     peer: SocketAddr,
+    patience: Patience,
     stopping: CancellationToken,
 ) {
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = front.clone().answer(request, peer, None);
-        async { Ok::<_, Infallible>(answer.await) }
+        let front = front.clone();
+        async move {
+            let progress = PROGRESS.with(Progress::clone);
+            Ok::<_, Infallible>(front.answer(request, peer, None, progress).await)
+        }
     });
-    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let (under_way, mut requests) = watch::channel(0);
+    let executor = Requests { under_way, peer };
+    let connection = hyper::server::conn::http2::Builder::new(executor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .max_pending_accept_reset_streams(RESETS_AHEAD)
@@ -60,10 +127,19 @@ pub(super) async fn serve(
         .keep_alive_timeout(KEEP_ALIVE)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stopping.cancelled() => {}
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stopping.cancelled(), if !leaving => {}
+            () = idle(&mut requests, patience.idle) => {
+                // It was told, and what it still has to take it does not take.
+                if leaving {
+                    return;
+                }
+            }
+        }
+        leaving = true;
+        connection.as_mut().graceful_shutdown();
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
 }

@@ -3,6 +3,7 @@
 
 mod http2;
 mod transport;
+mod unread;
 
 use std::convert::Infallible;
 use std::io;
@@ -25,9 +26,14 @@ use crate::engine::{OpenStream, StreamSink, TlsSocket};
 use crate::front::Front;
 pub use transport::Rewound;
 use transport::Transport;
+use unread::Overdue;
+pub(crate) use unread::{AnswerBody, Held, Progress};
 
 /// How long a request's head may take, and what comes before the first one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much later than the engine the kernel gives up a stream's peer.
+const AFTER_THE_ENGINE: Duration = Duration::from_secs(5);
 
 /// How long a stop leaves a new connection to say something.
 const FRESH: Duration = Duration::from_millis(500);
@@ -73,6 +79,29 @@ impl HandOver {
     }
 }
 
+/// How long a connection's client may keep its part waiting.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// For one that takes nothing of an answer.
+    unread: Duration,
+    /// The same where streams may be among the answers, for which the engine has a time of its own.
+    unread_with_streams: Duration,
+    /// For one that asks for nothing over HTTP/2.
+    idle: Duration,
+}
+
+impl Patience {
+    fn of(app: &App) -> Self {
+        let config = app.config();
+        let unread = config.limits.unread_time;
+        Self {
+            unread,
+            unread_with_streams: unread.max(config.stream.stall_timeout + AFTER_THE_ENGINE),
+            idle: config.limits.idle_time,
+        }
+    }
+}
+
 /// Serves one connection until it ends, its socket goes to an engine, or `stopping` asks it to end.
 pub async fn serve(
     app: Arc<App>,
@@ -82,18 +111,28 @@ pub async fn serve(
     edge: Edge,
     stopping: CancellationToken,
 ) {
+    let patience = Patience::of(&app);
+    // The kernel's own watch, over those too that have their answer in its buffers and are gone.
+    let watched = SockRef::from(&socket).set_tcp_user_timeout(Some(patience.unread_with_streams));
+    if let Err(error) = watched {
+        tracing::debug!(%error, %peer, "a connection keeps the kernel's patience");
+    }
     let entered = tokio::select! {
-        entered = enter(socket, peer, &edge) => entered,
+        entered = enter(socket, peer, &edge, patience) => entered,
         // Browsers open connections in advance; one that has said nothing holds up no stop.
         () = unspoken(&stopping) => return,
     };
     let Some(entered) = entered else {
         return;
     };
-    let io = TokioIo::new(entered.transport);
+    let mut transport = entered.transport;
     let peer = entered.peer;
     if entered.http2 {
-        http2::serve(front, io, peer, stopping).await;
+        transport.wait_for_reader(patience.unread_with_streams);
+    }
+    let io = TokioIo::new(transport);
+    if entered.http2 {
+        http2::serve(front, io, peer, patience, stopping).await;
     } else {
         serve_http1(app, front, io, peer, stopping).await;
     }
@@ -116,7 +155,12 @@ struct Entered {
 }
 
 /// Reads what stands in front of HTTP. `None` where that is not what it must be, or takes too long.
-async fn enter(mut socket: TcpStream, mut peer: SocketAddr, edge: &Edge) -> Option<Entered> {
+async fn enter(
+    mut socket: TcpStream,
+    mut peer: SocketAddr,
+    edge: &Edge,
+    patience: Patience,
+) -> Option<Entered> {
     let mut ahead = Vec::new();
     if edge.expects_head_from(peer.ip()) {
         let head = tokio::time::timeout(HEAD_TIMEOUT, proxy_protocol::read(&mut socket)).await;
@@ -134,14 +178,17 @@ async fn enter(mut socket: TcpStream, mut peer: SocketAddr, edge: &Edge) -> Opti
         }
     }
     let (transport, http2) = if let Some(tls) = &edge.tls {
-        shake_hands(tls, Rewound::new(ahead, socket), peer).await?
+        shake_hands(tls, Rewound::new(ahead, socket, patience.unread), peer).await?
     } else {
         let preface = read_preface(&mut socket, ahead);
         let (ahead, http2) = tokio::time::timeout(HEAD_TIMEOUT, preface)
             .await
             .ok()?
             .ok()?;
-        (Transport::Plain(Rewound::new(ahead, socket)), http2)
+        (
+            Transport::Plain(Rewound::new(ahead, socket, patience.unread)),
+            http2,
+        )
     };
     Some(Entered {
         transport,
@@ -190,10 +237,13 @@ async fn serve_http1(
 ) {
     let hand_over = HandOver::default();
     let in_requests = hand_over.clone();
+    let progress = Progress::default();
+    let mut overdue = Overdue::of(progress.clone());
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let answer = front
-            .clone()
-            .answer(request, peer, Some(in_requests.clone()));
+        let answer =
+            front
+                .clone()
+                .answer(request, peer, Some(in_requests.clone()), progress.clone());
         // The driver below takes futures that can be moved.
         Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
@@ -214,6 +264,10 @@ async fn serve_http1(
                     let mut transport = connection.into_parts().io.into_inner();
                     let _ = transport.shutdown().await;
                 }
+                return;
+            }
+            () = std::future::poll_fn(|context| overdue.poll(context)) => {
+                tracing::debug!(%peer, "an answer is not read");
                 return;
             }
             () = stopping.cancelled(), if !asked_to_stop => {
@@ -258,7 +312,7 @@ fn bound_kernel_share(app: &App, socket: &std::net::TcpStream, conflates: bool) 
     let options = SockRef::from(socket);
     // The kernel's own watch over a peer that acknowledges nothing, a little after the engine's.
     let config = app.config();
-    let stall = config.stream.stall_timeout + Duration::from_secs(5);
+    let stall = config.stream.stall_timeout + AFTER_THE_ENGINE;
     let configured = config.stream.send_buffer;
     let send_buffer = if conflates {
         configured.min(CONFLATING_SEND_BUFFER)

@@ -2,42 +2,61 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-/// A socket with the bytes in front that were read from it already.
+/// A socket with the bytes in front that were read from it already. Writing fails when the other side has taken nothing
+/// for too long: hyper itself waits for ever, with what it has to write in memory.
 #[derive(Debug)]
 pub struct Rewound {
     prefix: Vec<u8>,
     read: usize,
     socket: TcpStream,
+    patience: Duration,
+    /// Made with the first write that has to wait; most connections never need it.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A write waits, and the timer runs.
+    waiting: bool,
 }
 
 impl Rewound {
-    /// The socket, from which `prefix` was read.
+    /// The socket, from which `prefix` was read, and how long a write waits for the other side.
     #[must_use]
-    pub fn new(prefix: Vec<u8>, socket: TcpStream) -> Self {
+    pub fn new(prefix: Vec<u8>, socket: TcpStream, patience: Duration) -> Self {
         Self {
             prefix,
             read: 0,
             socket,
+            patience,
+            timer: None,
+            waiting: false,
         }
     }
 
-    /// Waits until there is something to read, or the end.
-    ///
-    /// # Errors
-    ///
-    /// The connection is broken.
-    pub async fn readable(&self) -> io::Result<()> {
-        if self.prefix.is_empty() {
-            // A look at the bytes themselves: the runtime calls a fresh socket readable before it knows.
-            self.socket.peek(&mut [0]).await?;
+    /// What comes of a write: the same, unless the other side has let writes wait for too long.
+    fn written(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.waiting = false;
+            return written;
         }
-        Ok(())
+        let deadline = Instant::now() + self.patience;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if !std::mem::replace(&mut self.waiting, true) {
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// The socket itself; what was read ahead and not read again is gone.
@@ -74,7 +93,8 @@ impl AsyncWrite for Rewound {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
+        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.written(written, context)
     }
 
     fn poll_write_vectored(
@@ -82,7 +102,8 @@ impl AsyncWrite for Rewound {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, parts)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(context, parts);
+        self.written(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -104,6 +125,17 @@ pub(super) enum Transport {
     Plain(Rewound),
     /// TLS; boxed, since it is large and plain connections are many.
     Tls(Box<TlsStream<Rewound>>),
+}
+
+impl Transport {
+    /// Waits so long for the other side to take something.
+    pub(super) fn wait_for_reader(&mut self, patience: Duration) {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_mut().0,
+        };
+        socket.patience = patience;
+    }
 }
 
 /// Calls a method of the `AsyncRead` or `AsyncWrite` of whatever the transport is.

@@ -6,12 +6,14 @@
 //!
 //! - [`origin`]: what the log keeps with an event of a mirror.
 //! - [`ids`]: the ids of events.
+//! - [`losses`]: what the sources lost before it could be copied.
 //! - [`sources`]: how the node stands with the sources.
 //! - `lookup`: finding places in the log.
 //! - [`resolve`]: where a cursor leads in a mirror.
 
 pub mod ids;
 mod lookup;
+pub mod losses;
 pub mod origin;
 pub mod resolve;
 pub mod sources;
@@ -27,6 +29,7 @@ use tidings_protocol::api::GapReason;
 use tidings_protocol::{Cursor, MergedCursor, Position};
 
 pub use ids::{CursorText, EventIds};
+pub use losses::{Loss, Losses};
 pub use origin::{Origin, Reached};
 pub use resolve::{Missing, Passage, Place, Resolution};
 pub use sources::{Asked, Sources, Standing};
@@ -56,6 +59,7 @@ pub struct Cursors {
     ids: Arc<EventIds>,
     /// What the log is a mirror of, if it is one.
     sources: Option<Arc<Sources>>,
+    losses: Arc<Losses>,
     /// The cursor that was asked for last: of many streams at one place each asks for the same.
     last: Mutex<Option<(Position, CursorText)>>,
 }
@@ -68,17 +72,19 @@ impl Cursors {
             log: log.clone(),
             ids: Arc::new(EventIds::of_log(log.epoch())),
             sources: None,
+            losses: Arc::default(),
             last: Mutex::default(),
         }
     }
 
     /// The cursors of what a log has copied.
     #[must_use]
-    pub fn of_mirror(log: &Log, sources: &Arc<Sources>) -> Self {
+    pub fn of_mirror(log: &Log, sources: &Arc<Sources>, losses: &Arc<Losses>) -> Self {
         Self {
             log: log.clone(),
             ids: Arc::new(EventIds::of_mirror(sources.count())),
             sources: Some(Arc::clone(sources)),
+            losses: Arc::clone(losses),
             last: Mutex::default(),
         }
     }
@@ -99,6 +105,22 @@ impl Cursors {
     #[must_use]
     pub fn sources(&self) -> Option<&Arc<Sources>> {
         self.sources.as_ref()
+    }
+
+    /// Where events of the sources are missing.
+    #[must_use]
+    pub fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
+    /// What is missing there.
+    #[must_use]
+    pub fn missing_of(&self, loss: &Loss) -> Missing {
+        let names = self.sources.as_ref().map(|sources| sources.names());
+        Missing {
+            reason: GapReason::Expired,
+            source: names.and_then(|names| names.get(loss.source)).cloned(),
+        }
     }
 
     /// The cursor behind which everything comes that comes after a position.
@@ -142,7 +164,7 @@ impl Cursors {
     ) -> Result<Resolution, ReadError> {
         match &self.sources {
             Some(sources) => match resolve::read(&self.ids, sources.count(), text) {
-                Ok(asked) => resolve::resolve(&self.log, &self.ids, sources, scope, &asked, tail),
+                Ok(asked) => resolve::resolve(self, sources, scope, &asked, tail),
                 Err(reason) => Ok(Resolution::Unknown(reason)),
             },
             None => Ok(match text.parse::<Cursor>() {
@@ -209,6 +231,12 @@ impl Cursors {
         // What was gone from a source before this node began may have been of that time as well.
         let copied_later = lookup::last_event(&self.log, after)?.is_none();
         let standings = sources.standings();
+        // What comes behind the place meets its losses there; those before it may be of that time, too.
+        if place.missing.is_empty()
+            && let Some(loss) = self.losses.noticed_since(time, place.after)
+        {
+            place.missing.push(self.missing_of(&loss));
+        }
         if copied_later && place.missing.is_empty() {
             let mut both = standings.iter().zip(sources.names());
             place.missing.extend(
@@ -260,7 +288,9 @@ impl Cursors {
         let found = lookup::next_event(&self.log, before)?;
         Ok(found
             .filter(|(_, origin)| origin.source == source && origin.own() == place)
-            .map(|(position, _)| position))
+            .map(|(position, _)| position)
+            // What is missing is no event.
+            .filter(|position| self.losses.at(*position).is_none()))
     }
 
     /// Why places that this node has not copied can't be had, if that is certain: what the sources say when they are
@@ -312,7 +342,8 @@ impl Cursors {
         let tail = self.log.tail();
         let is_behind = |origin: &Origin| origin.reached.get(source) > Some(&place);
         let position = lookup::before_first(&self.log, tail, is_behind)?;
-        let is_whole = self.log.resume_point(Scope::All, position) == Resume::Exact;
+        let is_whole = self.log.resume_point(Scope::All, position) == Resume::Exact
+            && self.losses.first_after(position).is_none();
         Ok(is_whole.then_some(position))
     }
 

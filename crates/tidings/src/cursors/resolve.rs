@@ -8,6 +8,7 @@ use tidings_log::{EventRef, Log, ReadError, Resume, Scope};
 use tidings_protocol::api::GapReason;
 use tidings_protocol::{Cursor, MergedCursor, Position};
 
+use super::Cursors;
 use super::ids::{CursorText, EventIds};
 use super::lookup::{before_first, last_event, next_event};
 use super::origin::{Origin, Reached};
@@ -98,13 +99,13 @@ pub(super) fn read(ids: &EventIds, count: usize, text: &str) -> Result<Vec<Curso
 ///
 /// When the log can't be read.
 pub(super) fn resolve(
-    log: &Log,
-    ids: &EventIds,
+    cursors: &Cursors,
     sources: &Sources,
     scope: Scope,
     asked: &[Cursor],
     tail: impl FnOnce() -> Position,
 ) -> Result<Resolution, ReadError> {
+    let (log, ids): (&Log, &EventIds) = (&cursors.log, &cursors.ids);
     let standings = sources.standings();
     let mut both = standings.iter().zip(asked);
     if !both.all(|(standing, place)| standing.covers(*place)) {
@@ -142,8 +143,30 @@ pub(super) fn resolve(
         let removed = removed_of(log, after, sources, &mut floor)?;
         missing.extend(removed);
     }
+    // What a source lost right behind the cursor is told with the cursor that was asked for: it may lie in what is
+    // missing, where another node had it.
+    while let Some(loss) = cursors.losses().first_after(after)
+        && loss.position == after + 1
+    {
+        after = loss.position;
+        let place = &mut floor[loss.source];
+        if *place < loss.through {
+            *place = loss.through;
+            missing.push(cursors.missing_of(&loss));
+        }
+    }
     let level = before_first(log, tail, |origin| dominates(&origin.reached, &floor))?;
     let until = next_event(log, level)?.map_or(tail, |(position, _)| position.min(tail));
+    // A passage is given without a look at what is missing in it.
+    let mut passed = after;
+    while let Some(loss) = cursors.losses().first_after(passed)
+        && loss.position <= until
+    {
+        passed = loss.position;
+        if floor[loss.source] < loss.through {
+            missing.push(cursors.missing_of(&loss));
+        }
+    }
     let at = ids.text(last_source(&floor), &floor);
     Ok(Resolution::Found(Place {
         after,
@@ -196,7 +219,8 @@ fn exceeds(reached: &Reached, floor: &Reached) -> bool {
 /// Whether everything has been delivered that `floor` has.
 fn dominates(reached: &Reached, floor: &Reached) -> bool {
     let mut both = reached.iter().zip(floor);
-    both.all(|(have, had)| have >= had || had.position == 0)
+    // Also of a source's beginning: where it was made anew, what it was before is to be passed first.
+    both.all(|(have, had)| have >= had)
 }
 
 fn last_source(reached: &Reached) -> usize {

@@ -133,7 +133,7 @@ impl Node {
             });
         }
         Self {
-            cursors: Cursors::of_mirror(&log, &Arc::new(sources)),
+            cursors: Cursors::of_mirror(&log, &Arc::new(sources), &Arc::default()),
             log,
             _folder: folder,
         }
@@ -308,6 +308,31 @@ proptest! {
             }
         }
     }
+}
+
+/// A client comes with a cursor from before a source was made anew, and is told so. What the source was before is then
+/// given by no node, wherever it merged that; one that gave it gave it again at the next node.
+#[test]
+fn what_a_source_was_before_it_was_made_anew_is_given_by_no_node() {
+    let place = |epoch, position| Sourced {
+        place: Cursor {
+            epoch: Epoch(epoch),
+            position,
+        },
+        tenant: 0,
+    };
+    let renewed = vec![place(100, 1), place(200, 1)];
+    let history = vec![renewed, vec![place(100, 1), place(100, 2)]];
+    let orders = [vec![1, 0, 1], vec![1, 1, 0]].map(|order| (order, usize::MAX));
+    let nodes = nodes(&history, &orders);
+    let (given, missing) = travel(&nodes, Scope::All, &[(1, 2), (2, usize::MAX)]);
+    assert_eq!(given[&0], [history[0][1].place]);
+    assert_eq!(given[&1], of_scope(&history[1], Scope::All));
+    let told = Missing {
+        reason: GapReason::UnknownEpoch,
+        source: Some("S0".to_owned()),
+    };
+    assert_eq!(missing, [told]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ pub mod forwarded;
 pub mod network;
 pub mod proxy_protocol;
 pub mod tls;
-mod validity;
+pub mod validity;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -4,9 +4,12 @@
 //! is open hears of it.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -15,10 +18,10 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{Acceptor, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -175,11 +178,19 @@ impl Tls {
     /// The client and this server can't agree, the connection breaks, or it takes too long.
     pub async fn accept(&self, io: Rewound) -> io::Result<TlsStream<Rewound>> {
         let handshake = async {
-            // Browsers connect in advance; one that says nothing yet takes no turn from others.
-            io.readable().await?;
-            let _turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
+            // Who says nothing, or a byte now and then, takes no turn from others.
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+            let turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
             let config = Arc::clone(&self.served.read().config);
-            TlsAcceptor::from(config).accept(io).await
+            let mut answering = pin!(hello.into_stream(config));
+            // What is dear, the signature, is made when the hello is first looked at. For what the client says to it
+            // others need not wait: it may say nothing.
+            let answered = poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await;
+            drop(turn);
+            match answered {
+                Poll::Ready(finished) => finished,
+                Poll::Pending => answering.await,
+            }
         };
         tokio::time::timeout(self.options.handshake_timeout, handshake)
             .await

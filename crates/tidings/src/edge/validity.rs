@@ -4,9 +4,11 @@ use std::time::Duration;
 
 /// From when to when a certificate is good, in seconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Validity {
-    pub(super) begins: i64,
-    pub(super) ends: i64,
+pub struct Validity {
+    /// The first second.
+    pub begins: i64,
+    /// The last second.
+    pub ends: i64,
 }
 
 const DAY: i64 = 86_400;
@@ -14,7 +16,8 @@ const DAY: i64 = 86_400;
 impl Validity {
     /// Reads it from a certificate in DER. None where the certificate is not laid out as the RFC has it; whether
     /// it can be served is for others to find out.
-    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
+    #[must_use]
+    pub fn of(certificate: &[u8]) -> Option<Self> {
         let (SEQUENCE, certificate, _) = element(certificate)? else {
             return None;
         };
@@ -40,7 +43,8 @@ impl Validity {
 
     /// How long before its end it is worth a warning that nobody has replaced it: 14 days, or a quarter of its
     /// life where that is shorter. Those that are renewed by themselves are so at a third of it.
-    pub(super) fn warns_before(&self) -> Duration {
+    #[must_use]
+    pub fn warns_before(&self) -> Duration {
         let seconds = (14 * DAY).min((self.ends - self.begins) / 4);
         Duration::from_secs(seconds.try_into().unwrap_or(0))
     }

@@ -179,6 +179,21 @@ impl Shared {
             ..
         } = *request;
         let purges = self.log.purge_count();
+        let loss = self.cursors.losses().first_after(after);
+        let loss = loss.filter(|loss| loss.position <= until);
+        if let Some(loss) = loss.filter(|loss| loss.position == after + 1) {
+            let builder = BlockBuilder::new(self.cursors.ids(), after);
+            return Ok(Chunk {
+                block: Arc::new(builder.finish(loss.position)),
+                purges,
+                expired: Some(Expired {
+                    resume_after: loss.position,
+                    removed_through: loss.position,
+                }),
+            });
+        }
+        // First what comes before it.
+        let until = loss.map_or(until, |loss| loss.position - 1);
         let mut builder =
             BlockBuilder::with_capacity(self.cursors.ids(), after, CHUNK.bytes * 3 / 2);
         let end = self.log.read(scope, after, CHUNK, &mut |event| {

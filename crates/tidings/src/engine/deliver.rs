@@ -11,6 +11,7 @@ use super::coding::{Checksum, Coder, Coding};
 use super::index::GroupId;
 use super::stream::{Stage, Stream, Written};
 use super::thread::Thread;
+use crate::cursors::Loss;
 use crate::fanout::Block;
 use crate::fanout::block::Run;
 
@@ -108,13 +109,34 @@ impl Thread {
             return;
         }
         let mut blocks = std::mem::take(&mut self.blocks);
-        if self.window.blocks_after(self.position, STEP, &mut blocks) {
-            self.hand_out(&blocks);
-        } else {
+        if !self.window.blocks_after(self.position, STEP, &mut blocks) {
+            let position = self.position;
+            self.mailbox.counters.overtaken.add(1);
+            tidings_log::seldom!(
+                warn,
+                position,
+                "an engine was overtaken by the window; its streams read the log"
+            );
             self.fall_behind();
+        } else if let Some(loss) = self.loss_within(&blocks) {
+            blocks.retain(|block| block.through() < loss.position);
+            if blocks.is_empty() {
+                // Each stream is told of it where it comes to it.
+                self.fall_behind();
+            } else {
+                self.hand_out(&blocks);
+            }
+        } else {
+            self.hand_out(&blocks);
         }
         blocks.clear();
         self.blocks = blocks;
+    }
+
+    fn loss_within(&self, blocks: &[Arc<Block>]) -> Option<Loss> {
+        let loss = self.pool.cursors().losses().first_after(self.position)?;
+        let through = blocks.last()?.through();
+        (loss.position <= through).then_some(loss)
     }
 
     fn hand_out(&mut self, blocks: &[Arc<Block>]) {
@@ -218,16 +240,10 @@ impl Thread {
         }
     }
 
-    /// The window has left this thread behind: what its live streams are due must be read from the
-    /// log.
+    /// Has the live streams read the log from here on: the window does not have what they are due, or not without a
+    /// word of what is missing.
     fn fall_behind(&mut self) {
         let position = self.position;
-        self.mailbox.counters.overtaken.add(1);
-        tidings_log::seldom!(
-            warn,
-            position,
-            "an engine was overtaken by the window; its streams read the log"
-        );
         for (slot, stream) in &mut self.streams {
             if stream.stage == Stage::Live {
                 stream.stage = Stage::Behind;

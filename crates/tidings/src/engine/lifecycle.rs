@@ -336,10 +336,11 @@ impl Thread {
                 | ClosingReason::Deleted
                 | ClosingReason::ViewChanged
         );
-        if stream.blocked && (authority_ended || reason == ClosingReason::Stalled) {
+        let is_behind = stream.blocked || stream.sink.holds_any();
+        if is_behind && (authority_ended || reason == ClosingReason::Stalled) {
             // What the kernel still holds must not reach a peer whose authority is over, and must
             // not be held for one that reads nothing.
-            self.reset(slot);
+            self.streams[slot].sink.reset();
             self.remove(slot, End::Closed(reason));
             return;
         }
@@ -380,13 +381,6 @@ impl Thread {
             // It is called again when the socket takes the rest.
             Ok(false) => stream.blocked = true,
             Err(_) => self.forget(slot),
-        }
-    }
-
-    fn reset(&mut self, slot: usize) {
-        if let Some(socket) = self.streams[slot].sink.socket() {
-            let socket = socket2::SockRef::from(&*socket);
-            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
         }
     }
 

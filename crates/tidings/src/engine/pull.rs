@@ -164,7 +164,12 @@ impl Thread {
         let (cursor, view) = (stream.cursor, Arc::clone(self.index.view(stream.group)));
         let mut blocks = std::mem::take(&mut self.blocks);
         blocks.clear();
-        let near = self.position - cursor <= WINDOW_REACH;
+        // What the window has it has without a word of what is missing between.
+        let losses = self.pool.cursors().losses();
+        let is_whole = losses
+            .first_after(cursor)
+            .is_none_or(|loss| loss.position > self.position);
+        let near = is_whole && self.position - cursor <= WINDOW_REACH;
         if near && self.window.blocks_after(cursor, TURN, &mut blocks) {
             self.give(slot, &view, &blocks);
         } else if let Some(chunk) = self
@@ -449,7 +454,10 @@ impl Thread {
             requested: requested.to_string(),
             resumed_at: resumed.to_string(),
             reason: GapReason::Expired,
-            source: None,
+            source: cursors
+                .losses()
+                .at(expired.removed_through)
+                .and_then(|loss| cursors.missing_of(&loss).source),
         };
         self.mailbox.counters.gaps.note(gap.reason);
         let mut frame = Vec::new();

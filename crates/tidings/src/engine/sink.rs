@@ -12,8 +12,12 @@ use parking_lot::Mutex;
 use super::mailbox::Mailbox;
 use super::tls::TlsSink;
 
-/// What a body takes at once. hyper holds it until the peer's flow control lets it go.
+/// What a body takes at once.
 const BODY_CHUNK: usize = 64 * 1024;
+
+/// How much of it hyper is given at a time, when the peer's flow control lets it ask. What it has, it keeps until the
+/// peer takes it, and nobody can have it back, so that this is no more than a frame.
+const BODY_PIECE: usize = 16 * 1024;
 
 /// The engine's side of a stream.
 #[derive(Debug)]
@@ -61,6 +65,24 @@ impl Sink {
         }
     }
 
+    /// Whether it holds bytes that can still be taken back.
+    pub(super) fn holds_any(&self) -> bool {
+        match self {
+            Self::Body(body) => body.holds_any(),
+            Self::Socket(_) | Self::Tls(_) => false,
+        }
+    }
+
+    /// Has the end be a reset, so that what was given to it and not sent yet is not sent any more.
+    pub(super) fn reset(&mut self) {
+        if let Self::Body(body) = self {
+            body.reset();
+        } else if let Some(socket) = self.socket() {
+            let socket = socket2::SockRef::from(&*socket);
+            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
     /// The socket under it, where there is one of its own.
     pub(super) fn socket(&mut self) -> Option<&mut mio::net::TcpStream> {
         match self {
@@ -86,8 +108,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     chunk: Option<Bytes>,
-    /// The engine writes no more.
-    ended: bool,
+    /// How it ends, when the engine writes no more.
+    end: Option<BodyEnd>,
     /// hyper reads no more.
     gone: bool,
     /// hyper's task, waiting for a chunk.
@@ -96,6 +118,14 @@ struct State {
     engine: Option<(Arc<Mailbox>, usize)>,
     /// A write was refused or taken only in part.
     engine_waits: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum BodyEnd {
+    /// Behind what was written.
+    Whole,
+    /// At once.
+    Reset,
 }
 
 impl State {
@@ -120,6 +150,21 @@ impl BodySink {
         if state.gone {
             state.engine_waits = true;
             state.tell_engine();
+        }
+    }
+
+    /// Whether it holds bytes that hyper has not asked for yet.
+    pub(super) fn holds_any(&self) -> bool {
+        self.0.state.lock().chunk.is_some()
+    }
+
+    /// Takes back what hyper has not asked for, and has the response reset.
+    pub(super) fn reset(&self) {
+        let mut state = self.0.state.lock();
+        state.chunk = None;
+        state.end = Some(BodyEnd::Reset);
+        if let Some(reader) = state.reader.take() {
+            reader.wake();
         }
     }
 
@@ -156,7 +201,7 @@ impl BodySink {
 impl Drop for BodySink {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
-        state.ended = true;
+        state.end.get_or_insert(BodyEnd::Whole);
         state.engine = None;
         if let Some(reader) = state.reader.take() {
             reader.wake();
@@ -170,19 +215,28 @@ pub struct StreamBody(Arc<Shared>);
 
 impl http_body::Body for StreamBody {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut state = self.0.state.lock();
-        if let Some(chunk) = state.chunk.take() {
-            state.tell_engine();
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        if let Some(mut chunk) = state.chunk.take() {
+            let piece = chunk.split_to(chunk.len().min(BODY_PIECE));
+            if chunk.is_empty() {
+                state.tell_engine();
+            } else {
+                state.chunk = Some(chunk);
+            }
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        if state.ended {
-            return Poll::Ready(None);
+        match state.end {
+            Some(BodyEnd::Reset) => {
+                return Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into())));
+            }
+            Some(BodyEnd::Whole) => return Poll::Ready(None),
+            None => {}
         }
         state.reader = Some(context.waker().clone());
         Poll::Pending

@@ -172,7 +172,7 @@ impl Thread {
             || self.drain.as_ref().is_some_and(|drain| drain.is_behind);
         if busy || self.position < self.window.tail() {
             Some(Duration::ZERO)
-        } else if self.streams.is_empty() && self.stop.is_none() {
+        } else if self.streams.is_empty() && self.stop.is_none() && self.drain.is_none() {
             None
         } else {
             Some(TICK)
@@ -627,6 +627,21 @@ mod tests {
             texts.iter().map(|text| retry_in(text)).collect();
         assert!(retries.len() > 250, "{} different times", retries.len());
         assert!(retries.iter().all(|retry| (1_500..=2_500).contains(retry)));
+    }
+
+    /// Where the last stream was gone before the drain's last tick, its thread waited for something to happen, and the
+    /// server for its thread: it never ended.
+    #[test]
+    fn a_drain_goes_on_to_its_end_though_no_stream_is_left() {
+        let (mut thread, _folder) = engine();
+        assert_eq!(thread.patience(), None);
+        let (underway, ended) = tokio::sync::mpsc::channel(1);
+        thread.begin_drain(Duration::from_secs(3), underway);
+        assert_eq!(thread.patience(), Some(TICK));
+        thread.now += 30;
+        thread.drain_on();
+        assert!(ended.is_closed());
+        assert_eq!(thread.patience(), None);
     }
 
     #[test]

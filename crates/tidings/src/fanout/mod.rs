@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use tidings_log::{Commit, EventRef, Health, Listener};
 
-use crate::cursors::EventIds;
+use crate::cursors::{EventIds, Losses};
 use crate::metrics::Metrics;
 
 use block::FULL;
@@ -53,6 +53,7 @@ pub struct FanOut {
     types: Arc<TypeTable>,
     /// Set once, as soon as the log is open; nothing is committed before.
     ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
+    losses: Arc<Losses>,
     liveness: Arc<Liveness>,
     metrics: Arc<Metrics>,
     /// When the log was given the oldest event of the commit at hand.
@@ -67,6 +68,7 @@ impl FanOut {
         window: Arc<Window>,
         types: Arc<TypeTable>,
         ids: Arc<std::sync::OnceLock<Arc<EventIds>>>,
+        losses: Arc<Losses>,
         liveness: Arc<Liveness>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -74,6 +76,7 @@ impl FanOut {
             window,
             types,
             ids,
+            losses,
             liveness,
             metrics,
             submitted: None,
@@ -94,19 +97,25 @@ impl Listener for FanOut {
         let (Some(first), Some(ids)) = (events.first(), self.ids.get()) else {
             return;
         };
+        self.metrics.appended.add(events);
         let bytes = events.iter().map(|event| event.data.len() + FRAMING);
         let mut builder =
             BlockBuilder::with_capacity(ids, first.position - 1, bytes.sum::<usize>().min(FULL));
+        let mut pushed = first.position - 1;
         for event in events {
-            builder.push(event, &self.types);
+            // Known before the window's tail is behind it.
+            if !self.losses.note(event) {
+                builder.push(event, &self.types);
+            }
             if builder.is_full() {
                 let block = builder.finish(event.position);
                 self.window.push(block.submitted_at(self.submitted));
                 builder = BlockBuilder::new(ids, event.position);
+                pushed = event.position;
             }
         }
         if let Some(last) = events.last()
-            && !builder.is_empty()
+            && last.position > pushed
         {
             let block = builder.finish(last.position);
             self.window.push(block.submitted_at(self.submitted));

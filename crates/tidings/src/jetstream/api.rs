@@ -260,6 +260,18 @@ pub async fn purge_subjects(client: &Client, stream: &str, filter: &str) -> Resu
     Ok(())
 }
 
+/// Removes what stands under some subjects before a sequence.
+pub async fn purge_older(
+    client: &Client,
+    stream: &str,
+    filter: &str,
+    sequence: u64,
+) -> Result<(), ApiError> {
+    let asked = json!({ "filter": filter, "seq": sequence });
+    let _: Value = call(client, &format!("STREAM.PURGE.{stream}"), &asked).await?;
+    Ok(())
+}
+
 /// A span as JetStream writes it.
 #[must_use]
 pub fn nanoseconds(span: Duration) -> u64 {

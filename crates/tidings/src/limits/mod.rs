@@ -5,6 +5,7 @@
 
 mod budget;
 mod rate;
+mod reads;
 mod streams;
 
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ use crate::config::Config;
 use budget::Budget;
 pub use budget::Share;
 use rate::Rates;
+pub use reads::ReadPlace;
+use reads::Reads;
 pub use streams::{Place, StreamCounts};
 
 /// A limit is reached.
@@ -55,6 +58,10 @@ impl fmt::Display for LimitReached {
                 formatter,
                 "the API key publishes more than {limit} events a second"
             ),
+            READS_PER_TENANT => write!(
+                formatter,
+                "{limit} requests that read are under way for the tenant"
+            ),
             _ => write!(
                 formatter,
                 "the tenant publishes more than {limit} events a second"
@@ -74,6 +81,8 @@ const FAILURES_PER_ADDRESS: &str = "limits.failures_per_address";
 const PUBLISH_RATE: &str = "limits.publish_rate";
 const PUBLISH_RATE_PER_KEY: &str = "limits.publish_rate_per_key";
 
+const READS_PER_TENANT: &str = "limits.reads_per_tenant";
+
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -86,6 +95,8 @@ pub struct Limits {
     publishes: Rates<TenantId>,
     requests: Arc<Budget>,
     bodies: Arc<Budget>,
+    answers: Arc<Budget>,
+    reads: Arc<Reads>,
     key_publishes: Rates<Arc<str>>,
 }
 
@@ -105,6 +116,8 @@ impl Limits {
             key_publishes: Rates::new(PUBLISH_RATE_PER_KEY, config.publish_rate_per_key, SECOND),
             requests: Budget::new(config.requests),
             bodies: Budget::new(config.bodies_in_memory),
+            answers: Budget::new(config.answers_in_memory),
+            reads: Reads::new(config.reads_per_tenant, config.answers_in_memory),
         }
     }
 
@@ -121,6 +134,9 @@ impl Limits {
             .set(limits.publish_rate_per_key, HashMap::new());
         self.requests.set(limits.requests);
         self.bodies.set(limits.bodies_in_memory);
+        self.answers.set(limits.answers_in_memory);
+        self.reads
+            .set(limits.reads_per_tenant, limits.answers_in_memory);
     }
 
     /// Reserves a place for a stream of `user` in `tenant` (`None` for a super admin without one) from
@@ -145,6 +161,18 @@ impl Limits {
     #[must_use]
     pub fn body(&self) -> Share {
         self.bodies.none()
+    }
+
+    /// A place for one more request that reads, for whoever is of this tenant (`None`: a super admin). It is to be held until
+    /// the answer is written: as an extension of the response.
+    pub fn read(&self, tenant: Option<TenantId>) -> Result<ReadPlace, LimitReached> {
+        self.reads.take(tenant)
+    }
+
+    /// Room in memory for an answer of this size until it is written; `None` where too many are not read yet.
+    #[must_use]
+    pub fn answer(&self, bytes: u64) -> Option<Share> {
+        self.answers.take(bytes)
     }
 
     /// How many streams each tenant's users have open, of those who have any.

@@ -3,6 +3,7 @@
 //! - [`declared`]: every metric, declared once: its name, kind, labels and what it says.
 //! - [`count`]: counters, gauges and histograms: relaxed atomics, for which nobody waits.
 //! - [`outcome`]: what becomes of requests, as labels have it.
+//! - `appended`: how many events of each tenant came into the log.
 //! - [`tenants`]: the busiest tenants, where series of their own are wanted.
 //! - [`exposition`]: how a scrape is written.
 //! - [`scrape`]: puts one together. Parts with a state of their own are asked for it then.
@@ -12,6 +13,7 @@
 //! anything else that a caller chooses; tenants are named only up to `metrics.tenants` of them. Whoever reads
 //! metrics learns nothing of a tenant beyond that.
 
+mod appended;
 pub mod count;
 pub mod declared;
 pub mod exposition;
@@ -31,6 +33,7 @@ use crate::admin::last_backup::LastBackup;
 use crate::config::Config;
 use crate::mirror::MirrorCounters;
 use crate::nats::Nats;
+use appended::Appended;
 use count::{Counter, Histogram};
 use outcome::{Begin, Outcomes};
 use tenants::BusyTenants;
@@ -47,6 +50,8 @@ pub struct Metrics {
     pub stream_tokens: Outcomes,
     /// Reloads of the configuration.
     pub reloads: Reloads,
+    /// What came into the log of each tenant, for operators who ask; no series are made of it.
+    pub appended: Appended,
     /// The last backup of the log.
     pub last_backup: LastBackup,
     /// The busiest tenants.
@@ -190,6 +195,7 @@ impl Metrics {
             },
             stream_tokens: Outcomes::default(),
             reloads: Reloads::default(),
+            appended: Appended::default(),
             last_backup: LastBackup::of(config),
             tenants: BusyTenants::new(config.metrics.tenants),
             broker: OnceLock::new(),

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tidings_log::{AppendError, Chain, Log, NewEvent};
 use tidings_protocol::{Cursor, Epoch, TenantId};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::cursors::losses::{LOSSES, lost};
 use crate::cursors::{Origin, Reached, Sources};
 use crate::jetstream::SourceMessage;
 
@@ -135,6 +136,30 @@ impl Copier {
             None => run.copied.push((source, sequence)),
         }
         Ok(())
+    }
+
+    /// Puts down that everything of a source from `from` up to a sequence is missing in the log.
+    pub(super) async fn lose(
+        &mut self,
+        source: usize,
+        stream: &str,
+        from: u64,
+        through: u64,
+    ) -> Result<(), Stopped> {
+        self.flush().await?;
+        self.reached[source].position = through;
+        let origin = Origin {
+            source,
+            time: self.time,
+            reached: self.reached.clone(),
+        };
+        self.run = Some(Run {
+            tenant: LOSSES,
+            events: vec![lost(stream, from, &origin)],
+            bytes: 128,
+            copied: smallvec![(source, through)],
+        });
+        self.flush().await
     }
 
     /// Notes that everything of a source up to a sequence is copied, once what was given before is.

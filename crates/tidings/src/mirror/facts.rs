@@ -31,6 +31,10 @@ pub(super) struct SourceFacts {
     pub(super) epoch: u64,
     pub(super) first: u64,
     pub(super) copied: u64,
+    /// The source has lost what was to be copied up to here, and what other nodes know of the state since is not
+    /// taken over yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unrestored: Option<u64>,
 }
 
 /// The folder can't be a mirror of these sources.
@@ -132,6 +136,7 @@ mod tests {
                 epoch: 7,
                 first: 3,
                 copied: 9,
+                unrestored: Some(8),
             }],
             complete: true,
         };

@@ -16,10 +16,10 @@ mod merge;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use tidings_log::{Log, ReadError};
-use tidings_protocol::{Cursor, Epoch};
+use tidings_log::{HeldState, Log, NewEvent, ReadError};
+use tidings_protocol::{Cursor, Epoch, TenantId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use crate::jetstream::{
     SourceSpec,
 };
 use crate::nats::Nats;
-use crate::state::bucket::load::Loader;
+use crate::state::bucket::load::{Known, Loader};
 use crate::time::unix_microseconds;
 
 use copier::{Copier, Stopped};
@@ -48,6 +48,10 @@ const REMEMBER: Duration = Duration::from_secs(2);
 
 /// How long to wait before a log that was full, or a bucket that could not be read, is tried again.
 const FULL: Duration = Duration::from_secs(1);
+
+/// How long a node that may know what this one has missed can take to write it into the bucket: one that has to take
+/// over first waits for ten seconds.
+const OTHERS: Duration = Duration::from_secs(20);
 
 /// A source stream and how it is read.
 pub struct SourceStream {
@@ -219,7 +223,13 @@ impl Mirror {
         copy.sources.are_at(reach.nats);
         let stop = CancellationToken::new();
         let counters = MirrorCounters::default();
+        let is_unrestored = copy
+            .facts
+            .sources
+            .iter()
+            .any(|one| one.unrestored.is_some());
         let work = Work {
+            held: is_unrestored.then(|| cursors.log().hold_state()),
             behind: vec![Behind::new("not followed yet"); streams.len()],
             streams,
             node: reach.node.to_owned(),
@@ -285,6 +295,8 @@ struct Work {
     facts: Facts,
     behind: Vec<Behind>,
     counters: MirrorCounters,
+    /// While the state lacks what this node has yet to be told of it.
+    held: Option<HeldState>,
 }
 
 /// One time of reading all sources, from where the log stands.
@@ -297,6 +309,9 @@ struct Reading {
 impl Work {
     async fn run(mut self) {
         let stop = self.stop.clone();
+        if self.held.is_some() && self.restore_again().await.is_err() {
+            return;
+        }
         loop {
             let stopped = self.read(&stop).await;
             self.remember().await;
@@ -414,6 +429,16 @@ impl Work {
                 self.begin_epoch(reading, source, incarnation, epoch, last_sequence + 1)
                     .await;
             }
+            SourceEvent::Lost {
+                incarnation,
+                through,
+            } => {
+                // Of one that was never met everything is news.
+                if self.facts.sources[source].incarnation == incarnation {
+                    reading.copier.settle().await?;
+                    self.take_loss(reading, source, through).await?;
+                }
+            }
             SourceEvent::Batch(batch) => self.take_batch(reading, source, batch).await?,
         }
         self.copy(reading).await
@@ -474,6 +499,121 @@ impl Work {
                 () = stop.cancelled() => return Err(Stopped::Closed),
             }
         }
+    }
+
+    /// What a source has lost before it could be copied gets a place in the log, where readers are told of it. The
+    /// state forgets there what the source has said, and is told what another node knows of it by then.
+    async fn take_loss(
+        &mut self,
+        reading: &mut Reading,
+        source: usize,
+        through: u64,
+    ) -> Result<(), Stopped> {
+        let from = self.sources.standings()[source].copied + 1;
+        if through < from {
+            return Ok(());
+        }
+        let stream = self.facts.sources[source].stream.clone();
+        tracing::warn!(stream, from, through, "source_lost");
+        let known = self.known_elsewhere(source, through).await?;
+        if known.is_some() {
+            // Written down first: between the two nobody may be shown what is left of the state.
+            self.held = Some(self.log.hold_state());
+            self.facts.sources[source].unrestored = Some(through);
+            self.write_facts().await;
+        }
+        reading.copier.lose(source, &stream, from, through).await?;
+        reading.copier.settle().await?;
+        self.sources.update(source, |standing| {
+            standing.last = standing.last.max(through);
+        });
+        if let Some(events) = known {
+            self.restore(source, events).await?;
+        }
+        Ok(())
+    }
+
+    /// What this node was told to take over when it was ended.
+    async fn restore_again(&mut self) -> Result<(), Stopped> {
+        for source in 0..self.streams.len() {
+            let Some(through) = self.facts.sources[source].unrestored else {
+                continue;
+            };
+            let known = self.known_elsewhere(source, through).await?;
+            self.restore(source, known.unwrap_or_default()).await?;
+        }
+        Ok(())
+    }
+
+    /// The subjects of the source as another node has them that has read it up to a sequence; `None` where there is no
+    /// such node.
+    async fn known_elsewhere(
+        &mut self,
+        source: usize,
+        through: u64,
+    ) -> Result<Option<Vec<(TenantId, NewEvent)>>, Stopped> {
+        let Some(loader) = self.loader.clone() else {
+            return Ok(None);
+        };
+        let first = Cursor {
+            epoch: Epoch(self.facts.sources[source].epoch),
+            position: through + 1,
+        };
+        let until = Instant::now() + OTHERS;
+        let stop = self.stop.clone();
+        loop {
+            let known = tokio::select! {
+                known = loader.known_before(first) => known,
+                () = stop.cancelled() => return Err(Stopped::Closed),
+            };
+            let reason = match known {
+                Ok(Known::All(events)) => return Ok(Some(events)),
+                Ok(Known::Nothing) => return Ok(None),
+                Ok(Known::Part) if Instant::now() >= until => {
+                    tracing::warn!(
+                        %first,
+                        "no other node knows what the stream has lost; the state forgets what it may have changed"
+                    );
+                    return Ok(None);
+                }
+                Ok(Known::Part) => {
+                    "the stream has lost events before this node read them, and no other has told what they said"
+                        .to_owned()
+                }
+                Err(error) => error.to_string(),
+            };
+            self.set_behind(source, Behind::new(&reason)).await;
+            tokio::select! {
+                () = tokio::time::sleep(FULL) => {}
+                () = stop.cancelled() => return Err(Stopped::Closed),
+            }
+        }
+    }
+
+    /// Gives the state what it lacks since a source has lost something, and lets it be had again.
+    async fn restore(
+        &mut self,
+        source: usize,
+        events: Vec<(TenantId, NewEvent)>,
+    ) -> Result<(), Stopped> {
+        loop {
+            let (log, events) = (self.log.clone(), events.clone());
+            let restoring = tokio::task::spawn_blocking(move || log.state().restore(events)).await;
+            match restoring {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => tracing::warn!(%error, "state_not_restored"),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(FULL) => {}
+                () = self.stop.cancelled() => return Err(Stopped::Closed),
+            }
+        }
+        tracing::info!(subjects = events.len(), "state_restored");
+        self.facts.sources[source].unrestored = None;
+        self.held = None;
+        self.write_facts().await;
+        Ok(())
     }
 
     /// Copies what the merge gives.

@@ -63,6 +63,8 @@ pub async fn audience(
     if !app.cursors.is_cursor(&cursor) {
         return Err(Refusal::parameter("cursor", InvalidCursor.to_string()));
     }
+    let place = app.limits.read(operator.only_tenant())?;
+    let _turn = place.turn().await;
     let asked = cursor.clone();
     let found = reading(&app, move |app| match app.cursors.position_of(&asked)? {
         Some(position) if position <= app.window.tail() => find_event(app, tenant, position),

@@ -43,7 +43,9 @@ pub async fn audit(
 ) -> Result<Response, Refusal> {
     operator.require_all_devices()?;
     let request = read_request(&operator, query.as_deref())?;
+    let place = app.limits.read(operator.only_tenant())?;
     app.audit.settle().await;
+    let turn = place.turn().await;
     let page = reading(&app, move |app| app.audit.page(&request)).await;
     let page = page.map_err(|error| {
         tracing::error!(%error, "the audit log can't be read");
@@ -52,7 +54,9 @@ pub async fn audit(
             std::time::Duration::from_secs(5),
         )
     })?;
+    drop(turn);
     let mut response = page.lines.into_response();
+    response.extensions_mut().insert(Arc::new(place));
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,

@@ -46,6 +46,8 @@ pub async fn remove(
     let tenant = read_tenant(&tenant)?;
     operator.check_tenant(tenant)?;
     operator.require_all_devices()?;
+    // Subjects of every type go.
+    operator.require_all_types()?;
     if app.store.is_read_only() {
         return Err(Refusal::read_only());
     }

@@ -14,10 +14,10 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
-use tidings_protocol::TenantId;
 use tidings_protocol::audit::AuditKind;
 use tidings_protocol::keys::{IssuedKey, KeyInfo, KeyList, KeyRotation, NewKey};
 use tidings_protocol::operate::NodeAnswer;
+use tidings_protocol::{EventType, TenantId};
 use tokio_util::sync::CancellationToken;
 
 use super::blocking;
@@ -293,17 +293,23 @@ fn checked(app: &App, operator: &Operator, asked: NewKey, now: i64) -> Result<Ma
     {
         return Err(wrong("types", &format!("{unknown} is no event type here")));
     }
-    // Nobody gives what they don't have.
-    if let Some(own) = &operator.identity().types {
-        let within = types
-            .as_ref()
-            .is_some_and(|types| types.iter().all(|one| own.contains(one)));
-        if !within {
-            return Err(Refusal::forbidden(
-                "an access token that is limited to types makes keys for those only; name them",
-            )
-            .at_field("types"));
-        }
+    if !has_types(operator, types.as_deref()) {
+        return Err(Refusal::forbidden(
+            "an access token that is limited to types makes keys for those only; name them",
+        )
+        .at_field("types"));
+    }
+    let publish_rate = asked.publish_rate.filter(|rate| *rate > 0);
+    // A key's own rate holds instead of the configured one, so a tenant's operator would lift what binds the tenant.
+    let most = app.config().limits.publish_rate_per_key;
+    if operator.only_tenant().is_some()
+        && most != 0
+        && publish_rate.is_some_and(|rate| u64::from(rate) > most)
+    {
+        return Err(Refusal::forbidden(format!(
+            "a tenant's operator gives a key at most {most} events a second (limits.publish_rate_per_key)"
+        ))
+        .at_field("publish_rate"));
     }
     let expires_at = match asked.expires_at.as_deref() {
         None => None,
@@ -317,7 +323,7 @@ fn checked(app: &App, operator: &Operator, asked: NewKey, now: i64) -> Result<Ma
         name: asked.name,
         tenants,
         types,
-        publish_rate: asked.publish_rate.filter(|rate| *rate > 0),
+        publish_rate,
         created_at: now,
         created_by: operator.identity().user.to_string(),
         by_super_admin: operator.only_tenant().is_none(),
@@ -325,6 +331,15 @@ fn checked(app: &App, operator: &Operator, asked: NewKey, now: i64) -> Result<Ma
         revoked_at: None,
         secrets: Vec::new(),
     })
+}
+
+/// Whether an operator has all types that a key is for: nobody gives what they don't have, by a new secret no more than by
+/// a new key.
+fn has_types(operator: &Operator, types: Option<&[EventType]>) -> bool {
+    let Some(own) = &operator.identity().types else {
+        return true;
+    };
+    types.is_some_and(|types| types.iter().all(|one| own.contains(one)))
 }
 
 fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
@@ -475,12 +490,17 @@ fn audited(app: &App, operator: &Operator, what: AuditKind, id: &str, key: &Mana
     app.audit.changed(what, operator.identity(), tenant, target);
 }
 
-/// Refuses what the operator may not know of, which is answered like what is not there, and what stands in the
-/// configuration.
+/// Refuses what the operator may not know of, which is answered like what is not there, what is for more than the operator
+/// itself has, and what stands in the configuration.
 fn may_change(app: &App, operator: &Operator, id: &str) -> Result<(), Refusal> {
     let known = app.registry.keys().get(id);
-    if known.is_some_and(|(key, _)| may_know(operator, &key)) {
-        return Ok(());
+    if let Some((key, _)) = known.filter(|(key, _)| may_know(operator, key)) {
+        if has_types(operator, key.types.as_deref()) {
+            return Ok(());
+        }
+        return Err(Refusal::forbidden(
+            "the key is for event types that this access token is not; it can be changed with one that has them all",
+        ));
     }
     let configured = app.publisher_keys.configured();
     if operator.only_tenant().is_none() && configured.iter().any(|one| &*one.id == id) {

@@ -10,10 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
+use http::StatusCode;
 use tidings_protocol::TenantId;
 use tidings_protocol::api::ClosingReason;
 use tidings_protocol::audit::AuditKind;
 use tidings_protocol::operate::{AccessRevoked, NodeAnswer};
+use tokio_util::sync::CancellationToken;
 
 use super::blocking;
 use crate::app::App;
@@ -25,6 +27,9 @@ use crate::error::Refusal;
 use crate::registry::RegistryError;
 use crate::stream::request::{Query, read_tenant};
 use crate::time::{rfc3339, unix_microseconds};
+
+/// How often revocations that are too old to matter are looked for.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// `DELETE /users/{user_id}/streams`.
 ///
@@ -44,6 +49,7 @@ use crate::time::{rfc3339, unix_microseconds};
     responses(
         (status = 200, description = "The access tokens are refused on every path, and their streams are closed.", body = AccessRevoked),
         crate::openapi::OperatorRefusals,
+        crate::openapi::TooManyRevocations,
     ),
     security(("access_token" = []))
 )]
@@ -95,6 +101,7 @@ fn whose_tenant(operator: &Operator, query: Option<&str>) -> Result<Option<Tenan
     responses(
         (status = 200, description = "The access token is refused on every path, and its streams are closed.", body = AccessRevoked),
         crate::openapi::OperatorRefusals,
+        crate::openapi::TooManyRevocations,
     ),
     security(("access_token" = []))
 )]
@@ -147,11 +154,21 @@ pub async fn tenant(
 }
 
 /// Revokes, also when the caller goes away meanwhile.
-async fn revoke(
+pub(super) async fn revoke(
     app: &Arc<App>,
     operator: &Operator,
     whose: Revoked,
 ) -> Result<Json<AccessRevoked>, Refusal> {
+    let most = app.config().limits.revocations;
+    if !app.registry.revocations().has_room(&whose, most) {
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            format!(
+                "nothing was revoked: the tenant has its {most} revocations of users and tokens (limits.revocations); revoke \
+                 the whole tenant instead (DELETE /tenants/{{tenant_id}}/streams)"
+            ),
+        ));
+    }
     let revocation = Revocation {
         at: unix_microseconds(SystemTime::now()),
         whose,
@@ -227,6 +244,20 @@ async fn commit(
         changed.outcome.closed + closed,
         others.nodes(cluster.node()),
     ))
+}
+
+/// Forgets revocations that are too old to matter, now and then.
+pub(crate) async fn sweep(app: Arc<App>, stopping: CancellationToken) {
+    loop {
+        let registry = Arc::clone(&app.registry);
+        if let Err(error) = blocking(move || registry.revocations().sweep()).await {
+            tracing::warn!(%error, "revocations that are too old to matter can't be forgotten");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = stopping.cancelled() => return,
+        }
+    }
 }
 
 /// Stores revocations and closes the streams that those end which are new; how many that were.

@@ -5,18 +5,22 @@ use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 use tidings_log::{ReadError, ReadLimit};
-use tidings_protocol::Position;
 use tidings_protocol::api::ClosingReason;
 use tidings_protocol::audit::AuditKind;
-use tidings_protocol::operate::{StreamInfo, StreamList};
+use tidings_protocol::operate::{ConnectionRevoked, StreamInfo, StreamList};
+use tidings_protocol::{Position, TenantId};
 
 use super::part::{Caller, Known, Part, merge, parts};
+use super::revoke::revoke;
 use super::{PageRequest, fill_page, log_unreadable, reading, rfc3339_seconds, text_of};
 use crate::app::App;
 use crate::auth::Operator;
-use crate::cluster::Question;
+use crate::auth::revocation::Revoked;
+use crate::cluster::{Node, Question};
 use crate::engine::{ConnectionId, StreamFilter, StreamRecord};
 use crate::error::Refusal;
 use crate::fanout::view::EventFacts;
@@ -58,6 +62,8 @@ pub async fn list(
     if let Some(tenant) = tenant {
         operator.check_tenant(tenant)?;
     }
+    let place = app.limits.read(operator.only_tenant())?;
+    let _turn = place.turn().await;
     let user = query.get("user").map(ToOwned::to_owned);
     let caller = Caller::of(&operator);
     let filter = caller.streams(tenant, user.clone());
@@ -258,12 +264,17 @@ impl Lags<'_> {
     delete,
     path = "/streams/{connection_id}",
     tag = "operators",
-    summary = "End an open stream",
-    description = "Only disconnects: whoever has a valid access token may come back at once.",
-    params(("connection_id" = String, Path, description = "The stream's name.", example = "sse-1f0c9a7be210")),
+    summary = "End an open stream, and with `revoke` revoke what opened it",
+    description = "Without `revoke` it only disconnects: whoever has a valid access token may come back at once. With it the access token that opened the stream is revoked, where it has an id (`jti`).",
+    params(
+        ("connection_id" = String, Path, description = "The stream's name.", example = "sse-1f0c9a7be210"),
+        ("revoke" = Option<bool>, Query, description = "Revokes the access token that opened it, too."),
+    ),
     responses(
+        (status = 200, description = "With `revoke`: the stream is closed, and what became of its access token.", body = ConnectionRevoked),
         (status = 204, description = "The stream is closed."),
         crate::openapi::OperatorRefusals,
+        crate::openapi::TooManyRevocations,
         crate::openapi::NothingThere,
     ),
     security(("access_token" = []))
@@ -272,15 +283,30 @@ pub async fn disconnect(
     State(app): State<Arc<App>>,
     operator: Operator,
     Path(connection): Path<String>,
-) -> Result<StatusCode, Refusal> {
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
     let connection: ConnectionId =
         connection
             .parse()
             .map_err(|error: crate::engine::InvalidConnectionId| {
                 Refusal::parameter("connection_id", error.to_string())
             })?;
-    let caller = Caller::of(&operator);
-    let mut closed = close(&app, &caller, connection).await;
+    if Query::parse(query.as_deref())?.flag("revoke")? {
+        let revoked = revoke_of(&app, &operator, connection).await?;
+        return Ok(Json(revoked).into_response());
+    }
+    close_everywhere(&app, &operator, connection).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Ends a stream, on whichever node it is.
+async fn close_everywhere(
+    app: &Arc<App>,
+    operator: &Operator,
+    connection: ConnectionId,
+) -> Result<(), Refusal> {
+    let caller = Caller::of(operator);
+    let mut closed = close(app, &caller, connection).await;
     if let Some(cluster) = app.cluster.as_ref().filter(|_| closed == 0) {
         let question = Question::Close {
             caller,
@@ -288,22 +314,12 @@ pub async fn disconnect(
         };
         let others = cluster.ask::<usize>(&question).await;
         closed = others.answers.iter().map(|(_, closed)| closed).sum();
-        if closed == 0 && !others.silent.is_empty() {
-            let silent: Vec<&str> = others.silent.iter().map(|node| &*node.name).collect();
-            return Err(Refusal::unavailable(
-                format!(
-                    "no node that answers has the open stream {connection}; these don't answer: {}",
-                    silent.join(", ")
-                ),
-                Duration::from_secs(2),
-            ));
+        if closed == 0 {
+            return Err(nowhere(connection, &others.silent));
         }
     }
     if closed == 0 {
-        return Err(Refusal::new(
-            StatusCode::NOT_FOUND,
-            format!("there is no open stream {connection}"),
-        ));
+        return Err(nowhere(connection, &[]));
     }
     let what = AuditKind::StreamDisconnected;
     app.audit
@@ -314,7 +330,93 @@ pub async fn disconnect(
         operator = %operator.identity().user,
         "stream_disconnected"
     );
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
+}
+
+/// No node has the stream, of those that answer.
+fn nowhere(connection: ConnectionId, silent: &[Node]) -> Refusal {
+    if silent.is_empty() {
+        return Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no open stream {connection}"),
+        );
+    }
+    let silent: Vec<&str> = silent.iter().map(|node| &*node.name).collect();
+    Refusal::unavailable(
+        format!(
+            "no node that answers has the open stream {connection}; these don't answer: {}",
+            silent.join(", ")
+        ),
+        Duration::from_secs(2),
+    )
+}
+
+/// Who opened a stream, and with which access token, as one node tells another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Opener {
+    user: Arc<str>,
+    tenant: Option<TenantId>,
+    super_admin: bool,
+    token_id: Option<Arc<str>>,
+}
+
+/// Who opened a stream of this node that the caller may know of.
+pub(crate) async fn opener(app: &App, caller: &Caller, connection: ConnectionId) -> Option<Opener> {
+    let filter = StreamFilter {
+        connection: Some(connection),
+        ..caller.streams(None, None)
+    };
+    let found = app.engines.list(&filter, None, 1).await;
+    let identity = found.first()?.rules.identity();
+    Some(Opener {
+        user: Arc::clone(&identity.user),
+        tenant: identity.tenant,
+        super_admin: identity.super_admin,
+        token_id: identity.token_id.clone(),
+    })
+}
+
+/// Revokes the access token that opened a stream, where it can be meant; ends the stream in any case.
+async fn revoke_of(
+    app: &Arc<App>,
+    operator: &Operator,
+    connection: ConnectionId,
+) -> Result<ConnectionRevoked, Refusal> {
+    let caller = Caller::of(operator);
+    let mut found = opener(app, &caller, connection).await;
+    let mut silent = Vec::new();
+    if let Some(cluster) = app.cluster.as_ref().filter(|_| found.is_none()) {
+        let question = Question::Opener {
+            caller,
+            connection: connection.to_string(),
+        };
+        let others = cluster.ask::<Option<Opener>>(&question).await;
+        found = others.answers.into_iter().find_map(|(_, found)| found);
+        silent = others.silent;
+    }
+    let opener = found.ok_or_else(|| nowhere(connection, &silent))?;
+    let mut answer = ConnectionRevoked {
+        revoked_at: None,
+        token_id: opener.token_id.as_deref().map(str::to_owned),
+        user_id: opener.user.to_string(),
+        tenant_id: text_of(opener.tenant),
+        streams_closed: 1,
+        nodes: Vec::new(),
+    };
+    let Some(token_id) = opener.token_id else {
+        close_everywhere(app, operator, connection).await?;
+        return Ok(answer);
+    };
+    // Ids of tokens are the issuers' own: another tenant's may have the same.
+    let whose = match opener.tenant.filter(|_| !opener.super_admin) {
+        Some(tenant) => Revoked::TokenOf(tenant, token_id),
+        None => Revoked::Token(token_id),
+    };
+    let Json(revoked) = revoke(app, operator, whose).await?;
+    answer.revoked_at = Some(revoked.revoked_at);
+    answer.streams_closed = revoked.streams_closed;
+    answer.nodes = revoked.nodes;
+    Ok(answer)
 }
 
 /// Ends a stream of this node that the caller may know of; how many that were.

@@ -26,6 +26,7 @@ use crate::app::App;
 use crate::auth::Operator;
 use crate::cluster::Shared;
 use crate::config::Config;
+use crate::cursors::losses::LOSSES;
 use crate::engine::StreamFilter;
 use crate::error::Refusal;
 use crate::registry::{Purge, Registry, RegistryError};
@@ -133,6 +134,8 @@ pub async fn list(
         }
     };
     let only = operator.only_tenant();
+    let place = app.limits.read(only)?;
+    let _turn = place.turn().await;
     let listed = reading(&app, move |app| page(app, only, after, limit)).await;
     listed.map(Json).map_err(|error| log_unreadable(&error))
 }
@@ -150,6 +153,8 @@ fn page(
     };
     let usages: std::collections::HashMap<TenantId, TenantUsage> = usages
         .into_iter()
+        // No tenant's: where a source has lost events.
+        .filter(|usage| usage.tenant != LOSSES)
         .map(|usage| (usage.tenant, usage))
         .collect();
     let config = app.config();
@@ -199,6 +204,8 @@ fn describe(
         events: usage.map_or(0, |usage| usage.events),
         bytes: usage.map_or(0, |usage| usage.bytes),
         oldest_at: usage.and_then(|usage| usage.oldest_at).map(rfc3339),
+        appended: app.metrics.appended.of(tenant),
+        appended_since: rfc3339(app.started_at),
         streams,
         settings: TenantSettings {
             retention_seconds: settings.retention.as_secs_f64(),
@@ -382,6 +389,7 @@ async fn hide(app: &Arc<App>, tenant: TenantId) -> Result<(), String> {
             .map_err(|error| error.to_string())?;
         keeper.window.forget();
         keeper.metrics.tenants.forget(tenant);
+        keeper.metrics.appended.forget(tenant);
         forget_settings(&keeper.registry, tenant).map_err(|error| error.to_string())
     })
     .await

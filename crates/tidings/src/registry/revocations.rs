@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 use redb::{ReadableTable as _, TableDefinition, TableError};
+use tidings_protocol::TenantId;
 
 use super::RegistryError;
 use super::file::RegistryFile;
@@ -21,7 +22,42 @@ pub struct Revocations {
     file: Arc<RegistryFile>,
     /// How long one is kept; zero is for ever.
     kept_for: Duration,
-    known: RwLock<HashMap<Revoked, i64>>,
+    known: RwLock<Known>,
+}
+
+/// What is revoked, and when, in microseconds since the Unix epoch.
+#[derive(Default)]
+struct Known {
+    at: HashMap<Revoked, i64>,
+    /// How many there are of each tenant's users and tokens.
+    of_tenants: HashMap<TenantId, usize>,
+}
+
+impl Known {
+    fn insert(&mut self, whose: Revoked, at: i64) {
+        if let Some(kept) = self.at.get_mut(&whose) {
+            *kept = (*kept).max(at);
+            return;
+        }
+        if let Some(tenant) = whose.counted_for() {
+            *self.of_tenants.entry(tenant).or_default() += 1;
+        }
+        self.at.insert(whose, at);
+    }
+
+    fn remove(&mut self, whose: &Revoked) {
+        if self.at.remove(whose).is_none() {
+            return;
+        }
+        if let Some(tenant) = whose.counted_for()
+            && let Some(count) = self.of_tenants.get_mut(&tenant)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.of_tenants.remove(&tenant);
+            }
+        }
+    }
 }
 
 impl Revocations {
@@ -29,7 +65,7 @@ impl Revocations {
         file: &Arc<RegistryFile>,
         kept_for: Duration,
     ) -> Result<Self, RegistryError> {
-        let mut known = HashMap::new();
+        let mut known = Known::default();
         let mut wrong = None;
         file.read(|read| {
             let table = match read.open_table(TABLE) {
@@ -40,9 +76,7 @@ impl Revocations {
             for entry in table.iter()? {
                 let (key, at) = entry?;
                 match key.value().parse() {
-                    Ok(whose) => {
-                        known.insert(whose, at.value());
-                    }
+                    Ok(whose) => known.insert(whose, at.value()),
                     Err(error) => wrong = Some(format!("{:?}: {error}", key.value())),
                 }
             }
@@ -58,8 +92,8 @@ impl Revocations {
         })
     }
 
-    /// Remembers revocations and lets go of those that are too old to matter; durable when it returns. Of several
-    /// about the same the latest stands. Gives those that are new.
+    /// Remembers revocations; durable when it returns. Of several about the same the latest stands. Gives those that are
+    /// new.
     ///
     /// # Errors
     ///
@@ -68,7 +102,7 @@ impl Revocations {
         let oldest = self.oldest(unix_microseconds(SystemTime::now()));
         let known = self.known.read();
         let is_new = |revocation: &&Revocation| {
-            let at = known.get(&revocation.whose);
+            let at = known.at.get(&revocation.whose);
             revocation.at >= oldest && at.is_none_or(|at| *at < revocation.at)
         };
         let new: Vec<Revocation> = revocations.iter().filter(is_new).cloned().collect();
@@ -86,28 +120,76 @@ impl Revocations {
                         table.insert(&*key, at)?;
                     }
                 }
-                table.retain(|_, kept| kept >= oldest)?;
                 Ok(())
             },
             || {
                 let mut known = self.known.write();
                 for Revocation { whose, at } in &new {
-                    let kept = known.entry(whose.clone()).or_insert(*at);
-                    *kept = (*kept).max(*at);
+                    known.insert(whose.clone(), *at);
                 }
-                known.retain(|_, kept| *kept >= oldest);
             },
         )?;
         Ok(new)
+    }
+
+    /// Lets go of those that are too old to matter. It looks at all of them, so it is for now and then.
+    ///
+    /// # Errors
+    ///
+    /// When the disk refuses; all are kept then.
+    pub fn sweep(&self) -> Result<(), RegistryError> {
+        let oldest = self.oldest(unix_microseconds(SystemTime::now()));
+        let known = self.known.read();
+        let old = known.at.iter().filter(|(_, at)| **at < oldest);
+        let old: Vec<Revoked> = old.map(|(whose, _)| whose.clone()).collect();
+        drop(known);
+        if old.is_empty() {
+            return Ok(());
+        }
+        // What was revoked once more meanwhile stays.
+        let is_old = |at: Option<i64>| at.is_some_and(|at| at < oldest);
+        self.file.write(
+            |write| {
+                let mut table = write.open_table(TABLE)?;
+                for whose in &old {
+                    let key = whose.key();
+                    let at = table.get(&*key)?.map(|at| at.value());
+                    if is_old(at) {
+                        table.remove(&*key)?;
+                    }
+                }
+                Ok(())
+            },
+            || {
+                let mut known = self.known.write();
+                for whose in &old {
+                    if is_old(known.at.get(whose).copied()) {
+                        known.remove(whose);
+                    }
+                }
+            },
+        )
+    }
+
+    /// Whether there is room for one more of a tenant's users and tokens, where that many may be kept. What is revoked
+    /// already takes none, nor does a whole tenant.
+    #[must_use]
+    pub fn has_room(&self, whose: &Revoked, most: usize) -> bool {
+        let Some(tenant) = whose.counted_for() else {
+            return true;
+        };
+        let known = self.known.read();
+        let count = known.of_tenants.get(&tenant).copied().unwrap_or(0);
+        count < most || known.at.contains_key(whose)
     }
 
     /// Whether a revocation ends the authority of `identity`.
     #[must_use]
     pub fn cover(&self, identity: &Identity) -> bool {
         let known = self.known.read();
-        !known.is_empty()
+        !known.at.is_empty()
             && Revoked::that_cover(identity)
-                .filter_map(|covering| known.get_key_value(&covering))
+                .filter_map(|covering| known.at.get_key_value(&covering))
                 .any(|(whose, at)| whose.ends(identity, *at))
     }
 
@@ -117,6 +199,7 @@ impl Revocations {
         let oldest = self.oldest(now);
         let known = self.known.read();
         known
+            .at
             .iter()
             .filter(|(_, at)| **at >= oldest)
             .map(|(whose, at)| Revocation {

@@ -259,6 +259,8 @@ fn revocations_go_when_they_are_too_old_to_matter_and_never_where_they_are_kept_
         let both = [revocation("ada", days_ago(2)), revocation("bob", now)];
         revocations.add(&both).unwrap();
         assert_eq!(revocations.kept(now).len(), left);
+        revocations.sweep().unwrap();
+        assert_eq!(revocations.kept(now).len(), left);
         drop(registry);
         let registry = Registry::open(folder.path(), kept_for).unwrap();
         assert_eq!(registry.revocations().kept(now).len(), left);
@@ -267,6 +269,43 @@ fn revocations_go_when_they_are_too_old_to_matter_and_never_where_they_are_kept_
             if kept_for.is_zero() { 2 } else { 0 }
         );
     }
+}
+
+#[test]
+fn a_tenants_revocations_have_room_until_there_are_too_many_and_again_when_they_are_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept_for = Duration::from_millis(200);
+    let registry = Registry::open(folder.path(), kept_for).unwrap();
+    let now = unix_microseconds(SystemTime::now());
+    let of = |number: u8, user: &str| Revoked::UserOf(tenant(number), user.into());
+    let revocations = registry.revocations();
+    for user in ["ada", "bob"] {
+        let one = Revocation {
+            whose: of(1, user),
+            at: now + 60_000_000,
+        };
+        revocations.add(std::slice::from_ref(&one)).unwrap();
+        revocations.add(&[one]).unwrap();
+    }
+    assert!(!revocations.has_room(&of(1, "eve"), 2));
+    assert!(revocations.has_room(&of(1, "eve"), 3));
+    assert!(revocations.has_room(&of(1, "ada"), 2), "it is there");
+    assert!(revocations.has_room(&of(2, "eve"), 2), "another tenant");
+    assert!(revocations.has_room(&Revoked::Tenant(tenant(1)), 2));
+    drop(registry);
+    let registry = Registry::open(folder.path(), KEPT_FOR).unwrap();
+    let revocations = registry.revocations();
+    assert!(!revocations.has_room(&of(1, "eve"), 2), "counted anew");
+    let old = Revocation {
+        whose: of(3, "old"),
+        at: now - 86_400_000_000 + 100_000,
+    };
+    revocations.add(&[old]).unwrap();
+    assert!(!revocations.has_room(&of(3, "eve"), 1));
+    while !revocations.has_room(&of(3, "eve"), 1) {
+        revocations.sweep().unwrap();
+    }
+    assert_eq!(revocations.kept(0).len(), 2);
 }
 
 #[test]

@@ -5,16 +5,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_log::{NewEvent, StateEntry};
-use tidings_protocol::TenantId;
+use tidings_log::{NewEvent, Scope, StateEntry};
+use tidings_protocol::{Cursor, TenantId};
 use tokio_util::sync::CancellationToken;
 
 use super::removal::removed;
 use crate::app::App;
+use crate::cursors::Standing;
 use crate::ingest::store::{Stored, is_in_state, store};
 
 /// How many subjects are taken away at a time.
 const BATCH: usize = 1000;
+
+/// How long a node that follows its sources is waited for to have copied what they are known to have.
+const COPIED: Duration = Duration::from_secs(5);
 
 /// Looks for overdue subjects from time to time, until told to stop.
 pub async fn run(app: Arc<App>, stopping: CancellationToken) {
@@ -29,12 +33,36 @@ pub async fn run(app: Arc<App>, stopping: CancellationToken) {
             () = tokio::time::sleep(interval) => {}
             () = stopping.cancelled() => return,
         }
+        if !knows_the_last(&app).await {
+            continue;
+        }
         while let Some(last) = take_away(&app).await {
             if !is_in_state(&app, &last).await {
                 break;
             }
         }
     }
+}
+
+/// Whether the state has what was said last of every subject. A node that was cut off finds everything overdue when it
+/// comes back, and would take away for all nodes what lives.
+async fn knows_the_last(app: &Arc<App>) -> bool {
+    let is_followed = || app.liveness.sources().is_none();
+    if !is_followed() {
+        return false;
+    }
+    if let Some(sources) = app.cursors.sources() {
+        let last = |standing: Standing| Cursor {
+            epoch: standing.epoch,
+            position: standing.last,
+        };
+        let last: Vec<Cursor> = sources.standings().into_iter().map(last).collect();
+        let copied = tokio::time::timeout(COPIED, sources.wait_for(&last)).await;
+        if copied.is_err() {
+            return false;
+        }
+    }
+    super::current(app, Scope::All).await.is_ok() && is_followed()
 }
 
 /// Takes a batch of overdue subjects away. Gives what was stored last where there can be more.
@@ -51,6 +79,9 @@ async fn take_away(app: &Arc<App>) -> Option<Stored> {
     let mut last = None;
     for (tenant, body) in bodies {
         let count = body.len();
+        if app.liveness.sources().is_some() {
+            return None;
+        }
         match store(app, tenant, body).await {
             Ok(stored) => {
                 tracing::info!(tenant_id = %tenant, count, "subjects were taken away by their age");

@@ -62,9 +62,12 @@ pub async fn state(
     let query = Query::parse(query.as_deref())?;
     let asked = query.view(&app.known_types)?;
     let identity = authorise(&app, &headers, peer, tenant).await?;
+    let place = app.limits.read(identity.reads_for())?;
     let rules = app.rules(Arc::new(identity), Some(tenant), asked)?;
     let view = rules.view(&app.types);
+    let turn = place.turn().await;
     let snapshot = current(&app, view.scope()).await?;
+    drop(turn);
     let mut part = Vec::new();
     // Writing to a Vec can't fail.
     let _ = write!(
@@ -82,6 +85,7 @@ pub async fn state(
         first: true,
     };
     let mut response = Body::new(body).into_response();
+    response.extensions_mut().insert(Arc::new(place));
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,

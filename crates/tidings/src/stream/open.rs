@@ -15,7 +15,7 @@ use tidings_protocol::sse;
 
 use super::passage::{self, Given};
 use super::preamble;
-use super::request::{Credential, StartRequest, StreamRequest};
+use super::request::{Credential, PARAMETERS, StartRequest, StreamRequest};
 use super::start::{self, Start};
 use crate::app::App;
 use crate::audit;
@@ -27,6 +27,7 @@ use crate::engine::{
 };
 use crate::error::{INVALID_STREAM_TOKEN, Refusal, WRONG_TENANT};
 use crate::fanout::{Conflation, View};
+use crate::front::Unhurried;
 use crate::metrics::outcome::Begin;
 use crate::operate::groups::still_the_same;
 use crate::state;
@@ -92,15 +93,27 @@ async fn answer(app: Arc<App>, tenant: Option<String>, request: Request) -> Resp
             let (who, address) = (attempt.who.get().map(|who| &**who), attempt.address);
             app.audit
                 .refused(AuditKind::StreamRefused, &refusal, who, asked, address);
+            // The detail of a wrong parameter may quote it, and what is sent in the wrong place may be a token.
+            let parameter = refusal.problem().parameter.as_deref();
             tracing::info!(
                 target: "tidings::stream",
                 address = %attempt.address,
                 status = refusal.status(),
-                detail = refusal.detail(),
+                parameter = parameter.map(loggable),
+                detail = parameter.is_none().then(|| refusal.detail()),
                 "stream_refused"
             );
             refusal.into_response()
         }
+    }
+}
+
+/// A parameter's name, as the log may have it: one of those that a client has thought of itself is as good as a value.
+fn loggable(parameter: &str) -> &str {
+    if PARAMETERS.contains(&parameter) {
+        parameter
+    } else {
+        "another"
     }
 }
 
@@ -279,7 +292,7 @@ impl<'a> Attempt<'a> {
         let Some(mut passage) = start.passage.take() else {
             return Ok(Vec::new());
         };
-        let _permit = self.app.history_readers.acquire().await;
+        let _permit = self.app.opening_readers.acquire().await;
         let (app, view, after) = (Arc::clone(self.app), view.clone(), start.after);
         let reading = tokio::task::spawn_blocking(move || {
             let mut wire = Vec::new();
@@ -478,7 +491,9 @@ async fn hand_over(app: &App, request: &Parts, granted: Granted) -> Result<Respo
     let (sink, body) = engine::body();
     stream.sink = StreamSink::Body(sink);
     app.engines.open(stream).await;
-    Ok((StatusCode::OK, headers, axum::body::Body::new(body)).into_response())
+    let mut response = (StatusCode::OK, headers, axum::body::Body::new(body)).into_response();
+    response.extensions_mut().insert(Unhurried);
+    Ok(response)
 }
 
 /// A stream that ends with what it begins with, and whose client comes back for more.

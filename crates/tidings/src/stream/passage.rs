@@ -9,7 +9,7 @@ use tidings_protocol::{Position, sse};
 
 use super::preamble;
 use crate::app::App;
-use crate::cursors::Passage;
+use crate::cursors::{Loss, Passage};
 use crate::fanout::View;
 use crate::fanout::view::EventFacts;
 
@@ -68,6 +68,10 @@ pub fn write(
             let Some(id) = passage.admit(&event, app.cursors.ids()) else {
                 return;
             };
+            if Loss::of(&event).is_some() {
+                // The stream was told when it opened.
+                return;
+            }
             if view.allows(EventFacts::of(&event, &app.types)) {
                 sse::write_event(wire, id, event.event_type, event.data);
             }

@@ -9,6 +9,22 @@ use crate::error::Refusal;
 use crate::fanout::ViewRequest;
 use crate::time;
 
+/// What a stream can be asked with: its parameters, and the tenant of its path.
+pub(super) const PARAMETERS: [&str; 9] = [
+    "token",
+    "last_event_id",
+    "since",
+    "types",
+    "device_id",
+    "snapshot",
+    "conflate",
+    "scope",
+    "tenant_id",
+];
+
+/// How many characters of a parameter are told back where it is wrong.
+const ECHOED: usize = 32;
+
 /// The header that browsers resume with.
 pub const LAST_EVENT_ID: &str = "last-event-id";
 
@@ -29,8 +45,9 @@ impl Query {
                 .insert(name.clone().into_owned(), value.into_owned())
                 .is_some()
             {
+                let beginning: String = name.chars().take(ECHOED).collect();
                 return Err(Refusal::parameter(
-                    &name,
+                    &beginning,
                     "given more than once; give it once",
                 ));
             }
@@ -125,13 +142,26 @@ fn read_types(
                 Refusal::parameter(
                     parameter,
                     format!(
-                        "{name:?} is no event type here; there are {}",
+                        "{} is no event type here; there are {}",
+                        echoed(name),
                         names.join(", ")
                     ),
                 )
             })
         })
         .collect()
+}
+
+/// What a client has sent, as it is told that it is not understood: the beginning of it, since it may be a token that came
+/// to the wrong place, and may be as long as a head.
+fn echoed(text: &str) -> String {
+    let mut characters = text.chars();
+    let beginning: String = characters.by_ref().take(ECHOED).collect();
+    if characters.next().is_none() {
+        format!("{beginning:?}")
+    } else {
+        format!("{beginning:?} and what follows it")
+    }
 }
 
 fn read_devices(list: &str) -> Result<Vec<DeviceId>, Refusal> {

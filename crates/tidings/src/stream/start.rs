@@ -160,7 +160,7 @@ async fn resolve_off(
     let resolved = if app.cursors.sources().is_none() || *request == StartRequest::Tail {
         resolve(&app.cursors, scope, request, || app.window.tail())
     } else {
-        let _permit = app.history_readers.acquire().await;
+        let _permit = app.opening_readers.acquire().await;
         let (app, request) = (Arc::clone(app), request.clone());
         let resolving = tokio::task::spawn_blocking(move || {
             resolve(&app.cursors, scope, &request, || app.window.tail())

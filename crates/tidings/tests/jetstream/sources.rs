@@ -128,6 +128,63 @@ async fn a_recreated_stream_is_read_from_its_oldest_message() {
 }
 
 #[tokio::test]
+async fn what_a_stream_has_lost_before_it_was_read_is_told_in_its_place() {
+    let server = NatsServer::start(&NatsOptions::new());
+    let nats = node(&server.url()).await;
+    stream(&nats, &[]).await;
+    let publisher = Publisher::start(&nats, STREAM);
+    publish(&publisher, 0..20_000).await;
+    // A reader that is slow: with one report on its way, and what the broker has sent ahead.
+    let mut reading = Reading::of_own(&nats, None, 1);
+    let incarnation = reading.next_batch().await.incarnation;
+    call(&nats, "STREAM.PURGE.TIDINGS", &json!({ "seq": 19_001 })).await;
+    let mut expected = 0;
+    let mut lost = Vec::new();
+    while expected < 20_000 {
+        match reading.next().await {
+            SourceEvent::Batch(batch) => {
+                // The first of them was looked at above.
+                let first = batch.messages.first().map(|message| message.sequence);
+                if let Some(first) = first.filter(|_| expected > 0) {
+                    assert_eq!(first, expected + 1, "a hole that was not told");
+                }
+                expected = batch.through;
+            }
+            SourceEvent::Lost {
+                incarnation: of,
+                through,
+            } => {
+                assert_eq!(of, incarnation);
+                assert!(through > expected && through <= 19_000, "{through}");
+                lost.push(through);
+                expected = through;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(lost.last(), Some(&19_000));
+    reading.source.stop().await;
+
+    // One that comes back.
+    let after = SourcePlace {
+        incarnation,
+        sequence: 40,
+    };
+    let mut reading = Reading::of_own(&nats, Some(after), 4);
+    let word = reading.next_word().await;
+    let lost = matches!(
+        word,
+        SourceEvent::Lost {
+            through: 19_000,
+            ..
+        }
+    );
+    assert!(lost, "{word:?}");
+    assert_eq!(numbers(&reading.caught_up().await), range(19_000..20_000));
+    reading.source.stop().await;
+}
+
+#[tokio::test]
 async fn purged_and_removed_messages_are_jumped_over() {
     let server = NatsServer::start(&NatsOptions::new());
     let nats = node(&server.url()).await;

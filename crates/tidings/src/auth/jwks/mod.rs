@@ -5,7 +5,7 @@
 //! - [`source`]: the keys of one issuer, kept up to date in the background.
 
 mod fetch;
-mod set;
+pub mod set;
 mod source;
 
 pub use source::SourceStatus;

@@ -13,17 +13,18 @@ use serde_json::Value;
 use super::super::verifying_key::{Algorithms as _, VerifyingKey};
 
 /// The most keys that are taken from a set: a token that names none is tried with each.
-const MOST_KEYS: usize = 64;
+pub const MOST_KEYS: usize = 64;
 
 /// The sizes of RSA keys that are taken, in bits (RFC 7518, section 3.3, and what can be verified in decent time).
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// The keys of a set, and why others are left out.
 #[derive(Debug)]
-pub(super) struct KeySet {
-    pub(super) keys: Vec<VerifyingKey>,
+pub struct KeySet {
+    /// Those that verify.
+    pub keys: Vec<VerifyingKey>,
     /// A sentence for each, without its full stop.
-    pub(super) left_out: Vec<String>,
+    pub left_out: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +55,7 @@ struct Jwk {
 /// # Errors
 ///
 /// The text is no JWKS. A set without any usable key is one.
-pub(super) fn read(text: &[u8], configured: &[Algorithm]) -> Result<KeySet, String> {
+pub fn read(text: &[u8], configured: &[Algorithm]) -> Result<KeySet, String> {
     let set: Set = serde_json::from_slice(text)
         .map_err(|_| "what was read is no JWKS, a JSON object with a list of keys".to_owned())?;
     let mut read = KeySet {

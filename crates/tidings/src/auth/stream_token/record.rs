@@ -65,7 +65,12 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// The identity in our own layout; `shared` says that the token stands in the shared one too.
-pub(super) fn write_own(identity: &Identity, shared: bool) -> Vec<u8> {
+///
+/// # Panics
+///
+/// Never: a plain structure can always be written.
+#[must_use]
+pub fn write_own(identity: &Identity, shared: bool) -> Vec<u8> {
     let record = Record {
         user_id: Arc::clone(&identity.user),
         tenant_id: identity.tenant,
@@ -83,7 +88,8 @@ pub(super) fn write_own(identity: &Identity, shared: bool) -> Vec<u8> {
 }
 
 /// Reads what [`write_own`] wrote; `None` where it is something else.
-pub(super) fn read_own(bytes: &[u8]) -> Option<(Identity, bool)> {
+#[must_use]
+pub fn read_own(bytes: &[u8]) -> Option<(Identity, bool)> {
     let record: Record = serde_json::from_slice(bytes).ok()?;
     let identity = Identity {
         user: record.user_id,
@@ -107,7 +113,8 @@ pub(super) fn fits_shared(identity: &Identity) -> bool {
 }
 
 /// The identity in the shared layout.
-pub(super) fn write_shared(identity: &Identity) -> Vec<u8> {
+#[must_use]
+pub fn write_shared(identity: &Identity) -> Vec<u8> {
     let tenant = identity.tenant.filter(|_| !identity.super_admin);
     // Keys in this order and spaces as Python's `json.dumps` sets them, for readers that compare texts.
     format!(
@@ -123,11 +130,8 @@ pub(super) fn write_shared(identity: &Identity) -> Vec<u8> {
 /// therefore, nor when that was given.
 ///
 /// A field beyond the layout's three could be a bound that we do not know, so it is refused.
-pub(super) fn read_shared(
-    bytes: &[u8],
-    super_admin_role: &str,
-    expires_at: i64,
-) -> Option<Identity> {
+#[must_use]
+pub fn read_shared(bytes: &[u8], super_admin_role: &str, expires_at: i64) -> Option<Identity> {
     let mut fields: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
     let user = claims::user("user_id", &fields.remove("user_id")?).ok()?;
     let role = claims::bounded_text("role", &fields.remove("role")?).ok()?;
@@ -152,7 +156,8 @@ pub(super) fn read_shared(
 }
 
 /// Whether what stands under the shared key is what a token of `identity` has there.
-pub(super) fn is_shared_form_of(bytes: &[u8], identity: &Identity) -> bool {
+#[must_use]
+pub fn is_shared_form_of(bytes: &[u8], identity: &Identity) -> bool {
     bytes == write_shared(identity)
 }
 

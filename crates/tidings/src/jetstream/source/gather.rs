@@ -21,6 +21,8 @@ pub(super) struct Gathered {
     pub(super) first: u64,
     /// Where the last message stands; `None` where there was none.
     pub(super) last: Option<Place>,
+    /// Where sequences are missing between two messages: those two.
+    pub(super) jumps: Vec<(u64, u64)>,
     /// Messages under subjects that are not read.
     pub(super) ignored: u64,
     /// Messages that are no events, by reason.
@@ -55,8 +57,12 @@ impl Gathered {
         let Some((message, place)) = pulled else {
             return;
         };
-        if self.last.is_none() {
-            self.first = place.sequence;
+        match self.last {
+            None => self.first = place.sequence,
+            Some(last) if place.sequence > last.sequence + 1 => {
+                self.jumps.push((last.sequence, place.sequence));
+            }
+            Some(_) => {}
         }
         self.last = Some(place);
         let decoded = match decoder {

@@ -91,6 +91,14 @@ pub enum SourceEvent {
         /// The last sequence that it has kept.
         last_sequence: u64,
     },
+    /// Everything from behind what was handed on up to here is gone from the stream: its retention, or who purged it,
+    /// was faster than this reader.
+    Lost {
+        /// Which stream of its name it is.
+        incarnation: u64,
+        /// The last sequence that is gone.
+        through: u64,
+    },
     /// Events, or how far the stream is read.
     Batch(SourceBatch),
 }

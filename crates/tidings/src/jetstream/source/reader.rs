@@ -239,7 +239,7 @@ impl Reader {
             Some(place) if place.incarnation == info.incarnation => {
                 if info.last_sequence >= place.sequence {
                     self.behind_since = None;
-                    place
+                    self.without_lost(place, info).await?
                 } else {
                     self.rewound(place, info).await?
                 }
@@ -252,7 +252,8 @@ impl Reader {
                 }
                 SourcePlace {
                     incarnation: info.incarnation,
-                    sequence: 0,
+                    // What was gone before it was met is not lost to anybody.
+                    sequence: info.first_sequence - 1,
                 }
             }
         };
@@ -260,6 +261,32 @@ impl Reader {
         self.first_sequence = info.first_sequence;
         self.last_sequence = info.last_sequence;
         Ok(place)
+    }
+
+    /// A stream that begins behind what was read of it has lost what is between. Holes within it, where its oldest
+    /// message is older, were made by whoever removes single messages, or lets a subject have only its newest.
+    async fn without_lost(
+        &mut self,
+        place: SourcePlace,
+        info: &StreamInfo,
+    ) -> Result<SourcePlace, Ended> {
+        if info.first_sequence <= place.sequence + 1 {
+            return Ok(place);
+        }
+        let place = SourcePlace {
+            sequence: info.first_sequence - 1,
+            ..place
+        };
+        self.tell_lost(place).await?;
+        Ok(place)
+    }
+
+    async fn tell_lost(&mut self, before: SourcePlace) -> Result<(), Ended> {
+        self.tell(SourceEvent::Lost {
+            incarnation: before.incarnation,
+            through: before.sequence,
+        })
+        .await
     }
 
     /// A stream that ends before what was read of it: at first it is waited for.
@@ -297,6 +324,10 @@ impl Reader {
         if info.incarnation != place.incarnation {
             return Err(Ended::Away("the stream was made anew".to_owned()));
         }
+        if info.first_sequence > place.sequence + 1 {
+            let reason = "the stream has removed what was to be read";
+            return Err(Ended::Interrupted(reason.to_owned()));
+        }
         let moved = info.first_sequence != self.first_sequence;
         self.first_sequence = info.first_sequence;
         self.last_sequence = self.last_sequence.max(info.last_sequence);
@@ -316,10 +347,47 @@ impl Reader {
         if gathered.first <= place.sequence {
             return Err(Ended::Away("a message came twice".to_owned()));
         }
+        let lost = self.lost_within(&gathered, place).await?;
         self.counters.add(&gathered);
         self.complain(&gathered);
-        self.hand_on(gathered.messages, last.sequence, last.pending)
-            .await
+        let mut messages = gathered.messages;
+        for (before, behind) in lost {
+            let rest = messages.partition_point(|message| message.sequence < behind);
+            let rest = messages.split_off(rest);
+            let handed = std::mem::replace(&mut messages, rest);
+            if before > place.sequence {
+                // More comes for certain.
+                self.hand_on(handed, before, last.pending + 1).await?;
+            }
+            let sequence = behind - 1;
+            let place = SourcePlace { sequence, ..place };
+            self.tell_lost(place).await?;
+            self.place = Some(place);
+        }
+        self.hand_on(messages, last.sequence, last.pending).await
+    }
+
+    /// The jumps from one message to the next in which the stream may have lost something: those before its oldest
+    /// message.
+    async fn lost_within(
+        &mut self,
+        gathered: &Gathered,
+        place: SourcePlace,
+    ) -> Result<Vec<(u64, u64)>, Ended> {
+        let first =
+            (gathered.first > place.sequence + 1).then_some((place.sequence, gathered.first));
+        if first.is_none() && gathered.jumps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let info = api::stream_info(self.nats.client(), &self.spec.stream).await?;
+        if info.incarnation != place.incarnation {
+            return Err(Ended::Away("the stream was made anew".to_owned()));
+        }
+        self.first_sequence = info.first_sequence;
+        let jumps = first.into_iter().chain(gathered.jumps.iter().copied());
+        Ok(jumps
+            .filter(|(before, _)| before + 1 < info.first_sequence)
+            .collect())
     }
 
     /// Says that messages were skipped, now and then.

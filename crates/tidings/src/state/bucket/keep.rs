@@ -156,7 +156,16 @@ impl Keeper {
             let info = ensure(&self.client, self.app.config().nats.replicas).await?;
             let held = info.last_sequence;
             let (last, after) = match &self.owned {
-                Some(owned) if owned.last == held => (held, Some(owned.through)),
+                Some(owned) if owned.last == held => {
+                    // Behind missing events the state has forgotten subjects without a word in the log.
+                    let is_whole = self
+                        .app
+                        .cursors
+                        .losses()
+                        .first_after(owned.through)
+                        .is_none();
+                    (held, is_whole.then_some(owned.through))
+                }
                 _ => match self.take_over(held).await? {
                     Some(taken) => taken,
                     None => return Ok(()),
@@ -172,7 +181,11 @@ impl Keeper {
                 Changes::All(snapshot) => {
                     let entries = snapshot.into_entries();
                     let entries = entries.filter_map(|entry| Entry::of_state(&entry));
-                    self.write(last, entries).await?
+                    let written = self.write(last, entries).await?;
+                    // What was not written now does not live any more, as far as is known here.
+                    api::purge_older(&self.client, STREAM, &format!("{PREFIX}*.*.*"), last + 1)
+                        .await?;
+                    written
                 }
             };
             let last = self.write_cursor(last, through).await?;

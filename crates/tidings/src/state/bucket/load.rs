@@ -28,6 +28,17 @@ pub enum LoadError {
     Ended,
 }
 
+/// What the bucket knows of a stream up to some place.
+#[derive(Debug)]
+pub enum Known {
+    /// There is no bucket.
+    Nothing,
+    /// It has not come so far.
+    Part,
+    /// These subjects live there, as far as they are older than the place.
+    All(Vec<(TenantId, NewEvent)>),
+}
+
 /// Reads the bucket.
 #[derive(Clone, Debug)]
 pub struct Loader {
@@ -65,6 +76,25 @@ impl Loader {
         }
         tracing::info!(subjects, "state_restored");
         Ok(())
+    }
+
+    /// What is known of each subject whose last event stands in the stream before `first`, to a node that did not read
+    /// what the stream had before that.
+    ///
+    /// # Errors
+    ///
+    /// When the bucket can't be read.
+    pub async fn known_before(&self, first: Cursor) -> Result<Known, LoadError> {
+        let Some((entries, cursor)) = self.read().await? else {
+            return Ok(Known::Nothing);
+        };
+        let reaches =
+            |cursor: Cursor| cursor.epoch == first.epoch && cursor.position + 1 >= first.position;
+        if !cursor.is_some_and(reaches) {
+            return Ok(Known::Part);
+        }
+        let gone = entries.into_iter().filter(|entry| entry.at < first);
+        Ok(Known::All(gone.map(as_event).collect()))
     }
 
     /// Every living subject in the bucket, and its cursor; `None` where there is no bucket.
