@@ -37,6 +37,14 @@ pub enum OpenError {
         /// What was found.
         what: String,
     },
+    /// What frames with right checksums say of positions can't be.
+    #[error("the log in {} is damaged: {what}", path.display())]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
     /// The small state beside the segments can't be read.
     #[error("the state file {} can't be read: {what}", path.display())]
     State {

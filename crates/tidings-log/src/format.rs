@@ -102,7 +102,9 @@
 //! 5. The salt is not known outside, so that no payload can look like a frame to a scan that
 //!    searches for the next one behind damaged bytes; and frames of another file or another offset
 //!    don't pass for this one's.
-//! 6. Unlinking goes from the oldest segment on, after `meta.redb` knows what goes with it and
+//! 6. A right checksum is no proof of what it covers. Positions are below 2^62 and times within 36,000 years of 1970;
+//!    frames that say otherwise, or go back behind the one before in their segment, are damage.
+//! 7. Unlinking goes from the oldest segment on, after `meta.redb` knows what goes with it and
 //!    `state.redb` has what its events say.
 
 use tidings_protocol::{Position, TenantId};
@@ -113,6 +115,10 @@ use crate::event::{IdempotencyKey, NewEvent, NewSubject, Subject};
 pub(crate) const VERSION: u32 = 3;
 /// The version of a log that descends from no other.
 pub(crate) const PLAIN_VERSION: u32 = 2;
+/// No frame reaches so far: at a million events a second it would take 146,000 years.
+pub(crate) const MOST_POSITION: Position = 1 << 62;
+/// Nor is any time further from 1970, in microseconds: 36,000 years.
+const MOST_TIME: u64 = 1 << 60;
 /// The newest version of a segment.
 const SEGMENT_VERSION: u32 = 2;
 
@@ -316,7 +322,7 @@ impl FrameHeader {
             3 => FrameKind::Blank,
             _ => return None,
         };
-        Some(Self {
+        let header = Self {
             kind,
             keyed: bytes[81] != 0,
             payload_crc: get_u32(bytes, 12),
@@ -328,7 +334,21 @@ impl FrameHeader {
             appended_at: get_u64(bytes, 48).cast_signed(),
             run_time: get_u64(bytes, 56).cast_signed(),
             tenant: TenantId::from_bytes(bytes[64..80].try_into().expect("16 bytes")),
-        })
+        };
+        header.is_possible().then_some(header)
+    }
+
+    /// Whether somebody who writes a log can have written this. A checksum can be made for any header, and
+    /// everything behind this counts on: positions ascend and leave room above them, times leave room too.
+    fn is_possible(&self) -> bool {
+        let end = self.position.checked_add(u64::from(self.count));
+        let in_time = |time: i64| time.unsigned_abs() <= MOST_TIME;
+        self.position > self.follows
+            && end.is_some_and(|end| end <= MOST_POSITION)
+            && self.synced_through <= MOST_POSITION
+            && in_time(self.appended_at)
+            && in_time(self.run_time)
+            && (self.kind != FrameKind::Events || self.count > 0)
     }
 
     /// The payload, where the whole frame stands in `frame` and is sound.

@@ -177,6 +177,14 @@ pub(crate) struct MemoryIndex {
 }
 
 impl MemoryIndex {
+    /// Notes a stretch of the file that is no frame, behind those that are noted.
+    pub(crate) fn skip(&mut self, from: u64, to: u64) {
+        match self.skips.last_mut() {
+            Some((_, end)) if *end == from => *end = to,
+            _ => self.skips.push((from, to)),
+        }
+    }
+
     pub(crate) fn add(&mut self, header: &FrameHeader, offset: u64) {
         self.summary.add(header, offset);
         if header.kind != FrameKind::Events {

@@ -152,7 +152,9 @@ impl Reading<'_> {
                 .map_err(|error| index_fault(segment, error))?
                 .map_or(crate::format::FRAMES_BEGIN, |step| step.offset),
         };
-        let end = segment.summary().end;
+        let summary = segment.summary();
+        let end = summary.end;
+        let mut walked = 0;
         while offset < end {
             if let Some(behind) = segment.skip(offset) {
                 offset = behind;
@@ -160,6 +162,13 @@ impl Reading<'_> {
             }
             let header = self.header(segment, &*file, offset, end)?;
             let next = offset + header.frame_bytes();
+            if header.kind == FrameKind::Events {
+                // Changed since its segment was indexed, with a right checksum all the same.
+                if header.position <= walked || header.last() > summary.reached {
+                    return Err(Fault::Damaged(Arc::clone(segment)));
+                }
+                walked = header.last();
+            }
             if header.kind != FrameKind::Events || header.last() <= self.position {
                 offset = next;
                 continue;

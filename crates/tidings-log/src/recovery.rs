@@ -17,8 +17,8 @@ use crate::clock::KnownTime;
 use crate::event::Lost;
 use crate::folder::io_error;
 use crate::format::{
-    FRAME_HEADER, FRAMES_BEGIN, FrameHeader, FrameKind, SEGMENTS, index_name, log_name,
-    segment_number,
+    FRAME_HEADER, FRAMES_BEGIN, FrameHeader, FrameKind, MOST_POSITION, SEGMENTS, index_name,
+    log_name, segment_number,
 };
 use crate::index_file::{self, DiskIndex};
 use crate::lineage::Lineage;
@@ -78,6 +78,7 @@ pub(crate) fn recover(
             }
         }
     }
+    in_order(path, &found)?;
     let mut recovered = Recovered {
         segments: Vec::new(),
         active: None,
@@ -113,6 +114,7 @@ pub(crate) fn recover(
             last: recovered.tail,
         });
     }
+    leaves_room(path, recovered.next_position)?;
     if let Some(scan) = last_scan {
         let segment = recovered.segments.last().cloned().expect("it was scanned");
         let active = make_ready(files, segment, &scan, &mut recovered)
@@ -128,6 +130,41 @@ pub(crate) fn recover(
         );
     }
     Ok(recovered)
+}
+
+/// Positions ascend from segment to segment. Which of two that contradict each other is wrong nobody can say, and
+/// readers would be led past one of them without a word.
+fn in_order(path: &Path, found: &[Found]) -> Result<(), OpenError> {
+    let mut reached = 0;
+    for Found { segment, .. } in found {
+        let summary = segment.summary();
+        if summary.events > 0 && summary.first <= reached {
+            return Err(OpenError::Damaged {
+                path: path.to_owned(),
+                what: format!(
+                    "{} begins with position {}, but what stands before it reaches {reached}; restore a backup",
+                    log_name(segment.number),
+                    summary.first
+                ),
+            });
+        }
+        reached = reached.max(summary.reached);
+    }
+    Ok(())
+}
+
+/// What would be appended behind the end of all positions could not be read again.
+fn leaves_room(path: &Path, next_position: Position) -> Result<(), OpenError> {
+    if next_position <= MOST_POSITION / 2 {
+        return Ok(());
+    }
+    Err(OpenError::Damaged {
+        path: path.to_owned(),
+        what: format!(
+            "it speaks of position {}, which nobody can have reached; restore a backup",
+            next_position - 1
+        ),
+    })
 }
 
 impl Recovered {

@@ -46,10 +46,12 @@ impl Shared {
     pub(crate) fn rescan(&self, segment: &Segment) -> io::Result<()> {
         self.files.forget(segment.number);
         let file = self.files.log(segment.number)?;
-        let scan = scan::scan(&*file, segment.salt, None, &mut |_, _, _| {})?;
+        let before = segment.summary();
+        let within = before.first..=before.reached;
+        let scan = scan::scan_within(&*file, segment.salt, None, &within, &mut |_, _, _| {})?;
         let mut lost = scan.index.lost.clone();
         lost.extend_from_slice(&scan.unproven);
-        let (before, now) = (segment.summary(), scan.index.summary);
+        let now = scan.index.summary;
         if now.events == 0 {
             lost = vec![Lost {
                 first: before.first,

@@ -1,12 +1,14 @@
 //! Reads a segment from its beginning to its end, over whatever is damaged.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use tidings_protocol::Position;
 
 use crate::event::Lost;
 use crate::format::{
-    ALIGN, Events, FRAME_HEADER, FRAMES_BEGIN, FrameHeader, FrameKind, SegmentHeader, get_u64,
+    ALIGN, Events, FRAME_HEADER, FRAMES_BEGIN, FrameHeader, FrameKind, MOST_POSITION,
+    SegmentHeader, get_u64,
 };
 use crate::index::MemoryIndex;
 use crate::storage::StorageFile;
@@ -82,6 +84,18 @@ pub(crate) fn scan(
     before: Option<Position>,
     visit: &mut dyn FnMut(&FrameHeader, u64, &[u8]),
 ) -> io::Result<Scan> {
+    scan_within(file, salt, before, &(0..=MOST_POSITION), visit)
+}
+
+/// As [`scan`], of a segment of which it is known that its events are `within` these positions: frames with others are
+/// damage.
+pub(crate) fn scan_within(
+    file: &dyn StorageFile,
+    salt: u64,
+    before: Option<Position>,
+    within: &RangeInclusive<Position>,
+    visit: &mut dyn FnMut(&FrameHeader, u64, &[u8]),
+) -> io::Result<Scan> {
     let mut window = Window::new(file)?;
     let mut scan = Scan::default();
     let mut frames = Missing {
@@ -91,10 +105,17 @@ pub(crate) fn scan(
     let mut unsynced: Vec<(Position, u64)> = Vec::new();
     let mut offset = FRAMES_BEGIN;
     loop {
-        let Some((header, frame)) = frame_at(&mut window, salt, offset) else {
+        let sound = frame_at(&mut window, salt, offset);
+        // A frame that goes back was written by nobody who knew the ones before it: damage with a right checksum.
+        let sound = sound.filter(|(header, _)| {
+            let is_known = within.contains(&header.position) && within.contains(&header.last());
+            header.position >= scan.index.summary.next
+                && (is_known || header.kind != FrameKind::Events)
+        });
+        let Some((header, frame)) = sound else {
             match next_frame(&mut window, salt, offset, &mut scan) {
                 Some(next) => {
-                    scan.index.skips.push((offset, next));
+                    scan.index.skip(offset, next);
                     offset = next;
                     continue;
                 }
@@ -116,6 +137,9 @@ pub(crate) fn scan(
         visit(&header, offset, frame);
         offset += header.frame_bytes();
     }
+    // Where every frame that follows goes back, there is a torn end, which is written over, and nothing to skip.
+    let end = scan.end();
+    scan.index.skips.retain(|(from, _)| *from < end);
     scan.unproven_from = unsynced.first().map_or(scan.end(), |(_, offset)| *offset);
     if let Some(before) = before {
         // What is missing before the first frame is accounted for from here on.
@@ -200,7 +224,9 @@ impl Missing {
         for stretch in self.stretches {
             let mut first = stretch.first;
             for forgiven in &self.forgiven {
-                if forgiven.last == stretch.last && forgiven.first >= stretch.first {
+                if forgiven.last == stretch.last
+                    && (stretch.first..=stretch.last).contains(&forgiven.first)
+                {
                     if forgiven.first > first {
                         lost.push(Lost {
                             first,

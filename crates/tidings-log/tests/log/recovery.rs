@@ -453,3 +453,178 @@ impl tidings_log::Listener for Nobody {
     fn committed(&mut self, _: &[tidings_log::EventRef<'_>]) {}
     fn health_changed(&mut self, _: &tidings_log::Health) {}
 }
+
+/// Changes the header of a frame in the first segment and makes its checksum right.
+fn forge(bench: &Bench, number: usize, change: impl Fn(&mut [u8])) {
+    const FRAMES_BEGIN: usize = 4096;
+    const HEADER: usize = 88;
+    let (name, _) = bench.storage.find_in_segments(b"first");
+    bench.storage.damage(&name, |bytes| {
+        let mut at = FRAMES_BEGIN;
+        for _ in 0..number {
+            let length = u32::from_le_bytes(bytes[at + 16..at + 20].try_into().unwrap());
+            at += (HEADER + length as usize).next_multiple_of(8);
+        }
+        change(&mut bytes[at..at + HEADER]);
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&(at as u64).to_le_bytes());
+        sum.update(&bytes[at + 12..at + HEADER]);
+        bytes[at + 8..at + 12].copy_from_slice(&sum.finalize().to_le_bytes());
+    });
+}
+
+fn set(header: &mut [u8], at: usize, value: u64) {
+    header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+/// A checksum was taken for a proof of what it covers: a frame with a right one and a position near the end of all
+/// numbers, or behind the frame before it, was taken in, and when its segment was sealed the list of frames in its
+/// index overflowed (`frame.position - position`, `frame.last() + 1`): the upkeep thread panicked in a debug build,
+/// and a release build wrote an index that pointed anywhere.
+#[test]
+fn a_frame_with_forged_positions_and_the_right_checksum_is_damage_like_any_other() {
+    let positions = [
+        (u64::MAX - 1, 2),
+        (u64::MAX, u64::MAX - 1),
+        (1 << 62, 2),
+        // Back to the beginning, and to where it follows itself.
+        (1, 0),
+        (3, 3),
+    ];
+    for (position, follows) in positions {
+        let mut bench = Bench::with(|options| options.max_bytes = 1 << 20);
+        for text in ["first", "second", "forged", "fourth"] {
+            bench.put(tenant(1), &[text]);
+        }
+        bench.die();
+        forge(&bench, 2, |header| {
+            set(header, 24, position);
+            set(header, 32, follows);
+        });
+        bench.open();
+        let lost = Some(Lost { first: 3, last: 3 });
+        for _ in 0..2 {
+            let (events, end) = bench.read(Scope::All, 0);
+            let texts: Vec<_> = events.iter().map(|event| event.text().to_owned()).collect();
+            assert_eq!(
+                (texts, end.lost),
+                (vec!["first".into(), "second".into()], lost)
+            );
+            assert_eq!(bench.texts(Scope::All)[..3], ["first", "second", "fourth"]);
+            // Until its segment is sealed and indexed.
+            for number in 0..30 {
+                bench.append(tenant(1), vec![bulky(number, 9_000)]).unwrap();
+            }
+            bench.restart();
+        }
+    }
+}
+
+/// Positions so high that what is appended behind them could not be told from a forged one any more.
+#[test]
+fn a_log_that_has_no_positions_left_is_refused_as_damaged() {
+    let mut bench = Bench::new();
+    bench.put(tenant(1), &["first"]);
+    bench.put(tenant(1), &["forged"]);
+    bench.die();
+    forge(&bench, 1, |header| set(header, 24, 1 << 61));
+    match bench.try_open() {
+        Err(OpenError::Damaged { what, .. }) => assert!(what.contains("position"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An index was believed for its segment, and a frame that had been changed since led a reader of everything past all
+/// that stood behind it, where a reader of one tenant was told of the damage.
+#[test]
+fn a_frame_that_was_forged_since_its_segment_was_indexed_is_found_by_whoever_reads() {
+    let mut bench = Bench::with(|options| options.max_bytes = 1 << 20);
+    for text in ["first", "forged", "third"] {
+        bench.put(tenant(1), &[text]);
+    }
+    // Until there is a second segment, and an index of the first.
+    for number in 0..30 {
+        bench.append(tenant(1), vec![bulky(number, 9_000)]).unwrap();
+    }
+    bench.close();
+    let (name, _) = bench.storage.find_in_segments(b"first");
+    let index = name.replace(".log", ".index");
+    assert!(bench.storage.names().contains(&index), "{index}");
+    for scope in [Scope::All, Scope::Tenant(tenant(1))] {
+        forge(&bench, 1, |header| set(header, 24, 3_000_000));
+        bench.open();
+        assert_eq!(bench.lost(scope), [Lost { first: 2, last: 2 }]);
+        let texts = bench.texts(scope);
+        assert_eq!(texts[..2], ["first", "third"]);
+        assert_eq!(texts.len(), 32);
+        bench.close();
+    }
+}
+
+/// Whoever reads goes by positions, so that one of the segments would be passed over without a word.
+#[test]
+fn segments_that_contradict_each_other_are_refused_as_damage() {
+    let mut bench = Bench::with(|options| options.max_bytes = 1 << 20);
+    bench.put(tenant(1), &["first"]);
+    bench.put(tenant(1), &["forged"]);
+    // Until there is a second segment. Its index is built anew.
+    for number in 0..30 {
+        bench.append(tenant(1), vec![bulky(number, 9_000)]).unwrap();
+    }
+    bench.die();
+    let (name, _) = bench.storage.find_in_segments(b"first");
+    let index = name.replace(".log", ".index");
+    if bench.storage.names().contains(&index) {
+        bench.storage.delete(&index);
+    }
+    forge(&bench, 1, |header| set(header, 24, 1_000_000));
+    match bench.try_open() {
+        Err(OpenError::Damaged { what, .. }) => {
+            assert!(what.contains("begins with position"), "{what}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn times_that_nobody_can_have_had_are_damage_too() {
+    for at in [48, 56] {
+        for time in [i64::MAX, i64::MIN, 1 << 61] {
+            let mut bench = Bench::new();
+            for text in ["first", "forged", "third"] {
+                bench.put(tenant(1), &[text]);
+            }
+            bench.die();
+            forge(&bench, 1, |header| set(header, at, time.cast_unsigned()));
+            bench.open();
+            assert_eq!(bench.texts(Scope::All), ["first", "third"]);
+        }
+    }
+}
+
+/// The frames behind one that claims far too much all go back, so that the log goes on behind it. A reader was led over
+/// what was written there.
+#[test]
+fn what_is_appended_behind_a_frame_that_claims_far_too_much_is_read_back() {
+    for number in 0..4 {
+        let mut bench = Bench::new();
+        for text in ["first", "second", "third", "fourth"] {
+            bench.put(tenant(1), &[text]);
+        }
+        bench.die();
+        forge(&bench, number, |header| set(header, 24, 5 << 56));
+        for text in ["later", "latest"] {
+            bench.open();
+            bench.put(tenant(1), &[text]);
+            assert_eq!(bench.texts(Scope::All).last().unwrap(), text);
+            bench.die();
+        }
+        bench.open();
+        let texts = bench.texts(Scope::All);
+        assert!(
+            texts.ends_with(&["later".to_owned(), "latest".to_owned()]),
+            "{texts:?}"
+        );
+        assert_eq!(texts.len(), number + 3);
+    }
+}
