@@ -254,6 +254,59 @@ fn it_tells_who_opened_was_refused_published_and_changed_what_also_after_a_kill(
     assert!(page(&server, &root, "?since=2100-01-01T00:00:00Z").is_empty());
 }
 
+/// Who was an operator and asked for more than its own once left no trace.
+#[test]
+fn it_tells_which_operator_asked_for_what_is_not_its_own() {
+    let server = Server::start();
+    let (tenant, other) = (new_tenant(), new_tenant());
+    let whole = operator(&server, &tenant);
+    let claims = AccessToken::new("bounded", &tenant, "tenant_operator");
+    let bounded = server.sign(&claims.claim("devices", json!(["r1"])));
+    let foreign_key = json!({"name": "poller", "tenants": [other]});
+    let foreign = [
+        ("GET", format!("/streams?tenant={other}"), None),
+        ("GET", format!("/audit?tenant={other}"), None),
+        ("DELETE", format!("/tenants/{other}"), None),
+        ("DELETE", format!("/tenants/{other}/streams"), None),
+        ("DELETE", format!("/users/eve/streams?tenant={other}"), None),
+        (
+            "DELETE",
+            format!("/tokens/t-1/streams?tenant={other}"),
+            None,
+        ),
+        ("DELETE", format!("/tenants/{other}/devices/r1"), None),
+        (
+            "DELETE",
+            format!("/tenants/{other}/device-groups/all"),
+            None,
+        ),
+        ("POST", "/keys".to_owned(), Some(&foreign_key)),
+    ];
+    for (method, target, body) in &foreign {
+        let status = call(&server, method, target, &whole, *body);
+        assert_eq!(status, 403, "{method} {target}");
+    }
+    let own = format!("/tenants/{tenant}/devices/r1");
+    assert_eq!(call(&server, "DELETE", &own, &bounded, None), 403);
+
+    let entries = page(&server, &server.super_admin(), "");
+    let refused = of(&entries, "operation_refused");
+    let users = refused.iter().map(|entry| entry["user_id"].as_str());
+    let expected = [Some("operator-1")]
+        .repeat(foreign.len())
+        .into_iter()
+        .chain([Some("bounded")]);
+    assert_eq!(users.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    for entry in refused {
+        assert_eq!(
+            (&entry["tenant_id"], &entry["status"], &entry["address"]),
+            (&json!(tenant), &json!(403), &json!("127.0.0.1")),
+        );
+        assert!(entry["reason"].is_string());
+        assert!(!entry.to_string().contains(&other), "{entry}");
+    }
+}
+
 /// Each look at the log once had the next 200 refusals told one by one, whoever looked.
 #[test]
 fn who_looks_at_it_lifts_no_bound_on_refusals_and_a_stop_loses_no_number() {

@@ -3,6 +3,7 @@
 //! Domain errors know no HTTP; each is turned into a [`Refusal`] here, which is answered as
 //! `application/problem+json`. What a log is told is another message, written where it happens.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -268,6 +269,8 @@ impl IntoResponse for Refusal {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For who writes down what was refused.
+        response.extensions_mut().insert(Arc::new(self));
         response
     }
 }

@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::auth::audit_refusals;
 use crate::error::Refusal;
 use crate::{cors, history, ingest, openapi, operate, pages, state, stream};
 
@@ -22,10 +23,23 @@ use crate::{cors, history, ingest, openapi, operate, pages, state, stream};
 #[must_use]
 pub fn api() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::base())
+        .merge(everyones())
+        .merge(operators())
+}
+
+/// What publishers and viewers call.
+fn everyones() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(stream::token::mint))
         .routes(routes!(stream::open::tenant_stream))
         .routes(routes!(stream::open::all_tenants_stream))
         .routes(routes!(history::history, ingest::publish::publish))
+        .routes(routes!(state::read::state))
+}
+
+/// What [`crate::auth::Operator`]s call.
+fn operators() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
         .routes(routes!(operate::streams::list))
         .routes(routes!(operate::streams::disconnect))
         .routes(routes!(operate::revoke::user))
@@ -37,7 +51,6 @@ pub fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operate::audit::audit))
         .routes(routes!(operate::tenants::list))
         .routes(routes!(operate::tenants::purge))
-        .routes(routes!(state::read::state))
         .routes(routes!(operate::devices::remove))
         .routes(routes!(operate::audience::audience))
         .routes(routes!(operate::groups::list))
@@ -57,8 +70,11 @@ pub(crate) fn forbid_sniffing(headers: &mut HeaderMap) {
 
 /// Everything that the public listener answers.
 pub fn public(app: &Arc<App>) -> Router {
-    let (api, _) = api().split_for_parts();
-    let api = api
+    let (everyones, _) = everyones().split_for_parts();
+    let (operators, _) = operators().split_for_parts();
+    let audited = middleware::from_fn_with_state(Arc::clone(app), audit_refusals);
+    let api = everyones
+        .merge(operators.route_layer(audited))
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn_with_state(
             Arc::clone(app),

@@ -33,7 +33,7 @@ pub use identity::Identity;
 pub use jwks::SourceStatus;
 pub use managed_key::{KeySecret, ManagedKey};
 pub use mint::{MintError, NewAccessToken};
-pub use operator::Operator;
+pub use operator::{Operator, audit_refusals};
 pub use publisher_key::{NewPublisherKey, Publisher, PublisherKeyError, PublisherKeys};
 pub use stream_token::{LinkKeeper, Looked, Outage, StreamTokens, Unavailable};
 

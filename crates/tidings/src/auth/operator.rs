@@ -1,9 +1,12 @@
 //! Operators: who may look at and end streams, keep device groups, and look after tenants.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use axum::extract::{FromRequestParts, RawPathParams};
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::Extensions;
 use http::request::Parts;
 use tidings_protocol::TenantId;
 use tidings_protocol::audit::AuditKind;
@@ -112,32 +115,53 @@ impl FromRequestParts<Arc<App>> for Operator {
     /// 401 without a good access token, 403 for who is no operator, 410 for a purged tenant, 429 after too many
     /// bad ones.
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
-        let peer = parts.extensions.get::<SocketAddr>();
-        let address = peer.map_or([0, 0, 0, 0].into(), SocketAddr::ip);
-        let mut who = None;
-        let operator = Self::identify(parts, app, address, &mut who).await;
-        operator.inspect_err(|refusal| {
-            let what = AuditKind::OperationRefused;
-            app.audit
-                .refused(what, refusal, who.as_ref(), None, address);
-        })
+        let address = address_in(&parts.extensions);
+        let caller = parts.extensions.get().cloned().unwrap_or_default();
+        Self::identify(parts, app, address, &caller).await
     }
 }
 
+/// Who calls, as far as it is known yet. For what wraps the handlers, which see the call after it.
+#[derive(Clone, Default)]
+struct Caller(Arc<OnceLock<Identity>>);
+
+fn address_in(extensions: &Extensions) -> IpAddr {
+    let peer = extensions.get::<SocketAddr>();
+    peer.map_or([0, 0, 0, 0].into(), SocketAddr::ip)
+}
+
+/// Writes into the audit log what operators' calls were refused, be it for who calls or for what is asked.
+pub async fn audit_refusals(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let address = address_in(request.extensions());
+    let caller = Caller::default();
+    request.extensions_mut().insert(caller.clone());
+    let response = next.run(request).await;
+    if let Some(refusal) = response.extensions().get::<Arc<Refusal>>() {
+        let what = AuditKind::OperationRefused;
+        app.audit
+            .refused(what, refusal, caller.0.get(), None, address);
+    }
+    response
+}
+
 impl Operator {
-    /// Who calls, if it is an operator; whoever it is is left in `who`.
+    /// Who calls, if it is an operator; whoever it is is left in `caller`.
     async fn identify(
         parts: &mut Parts,
         app: &Arc<App>,
         address: IpAddr,
-        who: &mut Option<Identity>,
+        caller: &Caller,
     ) -> Result<Self, Refusal> {
         app.limits.failures_exceeded(address)?;
         let token = bearer(&parts.headers).ok_or_else(|| {
             Refusal::unauthorized("operating needs Authorization: Bearer with an access token")
         })?;
         let identity = app.authenticate(token, address).await?;
-        *who = Some(identity.clone());
+        let _ = caller.0.set(identity.clone());
         let config = app.config();
         let roles = &config.auth;
         let operator = Self::of(identity, &roles.operator_role).ok_or_else(|| {

@@ -178,7 +178,7 @@ impl Thread {
             return false;
         }
         let before = stream.bytes_sent;
-        let written = stream.flush(self.now);
+        let written = stream.flush(self.now, &mut self.spare);
         self.tally.add(0, stream.bytes_sent - before);
         match written {
             Written::All => {
@@ -286,16 +286,18 @@ impl Thread {
         self.schedule(slot, due);
     }
 
-    /// Sends the sign of life: the place where a stream stands, where that has moved, or a comment.
+    /// Sends the sign of life: the place where a stream stands, where that has moved, or a comment. The stream has
+    /// nothing unsent.
     fn beat(&mut self, slot: usize) {
         self.mailbox.counters.heartbeats.add(1);
         let reached = self.reached(&self.streams[slot]);
         let stream = &mut self.streams[slot];
+        stream.unsent = Unsent::within(std::mem::take(&mut self.spare));
         if reached > stream.told {
-            let mut frame = Vec::new();
-            preamble::write_cursor(&mut frame, &self.pool.cursors().text(reached));
+            self.words.clear();
+            preamble::write_cursor(&mut self.words, &self.pool.cursors().text(reached));
             stream.told = reached;
-            stream.say(&frame, &mut self.coder);
+            stream.say(&self.words, &mut self.coder);
         } else {
             stream.say(sse::HEARTBEAT, &mut self.coder);
         }

@@ -86,6 +86,9 @@ pub(super) struct Stream {
     pub(super) ticket: Box<Ticket>,
 }
 
+/// The largest buffer, in bytes, that a thread keeps for the next words.
+const LARGEST_SPARE: usize = 4096;
+
 /// Bytes that wait for the sink.
 #[derive(Debug, Default)]
 pub(super) struct Unsent {
@@ -94,6 +97,15 @@ pub(super) struct Unsent {
 }
 
 impl Unsent {
+    /// One that is empty and grows in `buffer`.
+    pub(super) fn within(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        Self {
+            bytes: buffer,
+            start: 0,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.bytes.len()
     }
@@ -108,10 +120,6 @@ impl Unsent {
 
     fn advance(&mut self, count: usize) {
         self.start += count;
-        if self.is_empty() {
-            // Idle streams keep no buffer.
-            *self = Self::default();
-        }
     }
 }
 
@@ -153,8 +161,8 @@ impl Stream {
         }
     }
 
-    /// Gives what is unsent to the sink.
-    pub(super) fn flush(&mut self, now: Tick) -> Written {
+    /// Gives what is unsent to the sink. Idle streams keep no buffer: one that is done with is left in `spare`.
+    pub(super) fn flush(&mut self, now: Tick, spare: &mut Vec<u8>) -> Written {
         if self.unsent.is_empty() {
             return Written::All;
         }
@@ -169,27 +177,23 @@ impl Stream {
         self.unsent.advance(taken);
         if self.unsent.is_empty() {
             self.whole = Position::MAX;
+            let buffer = std::mem::take(&mut self.unsent).bytes;
+            if buffer.capacity() <= LARGEST_SPARE {
+                *spare = buffer;
+            }
         }
         written
     }
 
     /// Appends words of the server's own to what waits for the sink.
     pub(super) fn say(&mut self, words: &[u8], coder: &mut Coder) {
-        if self.coding == Coding::Identity {
-            self.unsent.append(words);
-            return;
-        }
-        let mut coded = Vec::new();
-        let checksum = coder.code(self.coding, words, &mut coded);
-        self.unsent.append(&coded);
+        let checksum = coder.code(self.coding, words, &mut self.unsent.bytes);
         self.checksum.append(&checksum);
     }
 
     /// Appends what a coded stream ends with; nothing may be said afterwards.
     pub(super) fn end_coding(&mut self) {
-        let mut end = Vec::new();
-        coding::write_end(self.coding, self.checksum, &mut end);
-        self.unsent.append(&end);
+        coding::write_end(self.coding, self.checksum, &mut self.unsent.bytes);
     }
 
     /// The position that all of its view was given to the sink up to, where live streams have been

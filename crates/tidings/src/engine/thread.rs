@@ -74,6 +74,9 @@ pub(super) struct Thread {
     pub(super) blocks: Vec<Arc<Block>>,
     pub(super) touched: Vec<GroupId>,
     pub(super) scratch: Scratch,
+    /// The same for heartbeats: what is being said, and the buffer of a stream's unsent bytes.
+    pub(super) words: Vec<u8>,
+    pub(super) spare: Vec<u8>,
     pub(super) coder: Coder,
     pub(super) coded_reading: Option<CodedReading>,
     pub(super) read_buffer: Box<[u8]>,
@@ -119,6 +122,8 @@ impl Thread {
             blocks: Vec::new(),
             touched: Vec::new(),
             scratch: Scratch::default(),
+            words: Vec::new(),
+            spare: Vec::new(),
             coder: Coder::default(),
             coded_reading: None,
             read_buffer: vec![0; 16 * 1024].into_boxed_slice(),

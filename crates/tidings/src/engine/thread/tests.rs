@@ -311,6 +311,62 @@ fn a_run_is_cut_where_its_pieces_are() {
     }
 }
 
+/// A heartbeat once took memory for its words, and gave it back, for each stream.
+#[test]
+fn heartbeats_allocate_nothing() {
+    let (mut thread, _folder) = engine();
+    let limits = no_limits();
+    let clients: Vec<TcpStream> = (0..STREAMS).map(|_| open(&mut thread, &limits)).collect();
+    let interval = |thread: &mut Thread| {
+        let before = thread.mailbox.counters.heartbeats.get();
+        let ticks = ticks(thread.options.heartbeat);
+        let counted = allocation_counter::measure(|| {
+            for _ in 0..ticks {
+                thread.now += 1;
+                thread.work_off_wheel();
+            }
+        });
+        let beats = thread.mailbox.counters.heartbeats.get() - before;
+        (beats, counted.count_total)
+    };
+    let drain = || {
+        for mut client in &clients {
+            client.set_nonblocking(true).unwrap();
+            while client.read(&mut [0; 4096]).is_ok() {}
+            client.set_nonblocking(false).unwrap();
+        }
+    };
+    // Streams begin anywhere in the interval, and each place of the wheel grows when it is first used: 256 of its 512
+    // are, since it has as many steps of an interval before it is where it was.
+    for _ in 0..300 {
+        thread.position += 1;
+        interval(&mut thread);
+        drain();
+    }
+    let mut expect = |words: &[u8]| {
+        assert_eq!(interval(&mut thread), (STREAMS as u64, 0));
+        for mut client in &clients {
+            let mut received = vec![0; words.len()];
+            client.read_exact(&mut received).unwrap();
+            assert_eq!(
+                received.escape_ascii().to_string(),
+                words.escape_ascii().to_string()
+            );
+        }
+        thread.position += 1;
+        let mut cursor = Vec::new();
+        crate::stream::preamble::write_cursor(
+            &mut cursor,
+            &thread.pool.cursors().text(thread.position),
+        );
+        cursor
+    };
+    // A comment where nothing has moved, then the places that others' events have moved to.
+    let cursor = expect(tidings_protocol::sse::HEARTBEAT);
+    let cursor = expect(&cursor);
+    expect(&cursor);
+}
+
 /// What one event costs on its way from the window to every socket. `scripts/test` counts the
 /// instructions of `follow` while this runs, so the numbers of streams and events are fixed.
 #[test]
