@@ -96,7 +96,7 @@ pub(crate) const BUDGETS: [Budget; 31] = [
     budget("replay", "", "events/s of a tenant with 0.1 % of the log", "small_tenant_events_per_s", Own, AtLeast(1e6)),
     budget("replay", "", "events/s of all tenants", "whole_log_events_per_s", Own, AtLeast(1e6)),
     budget("replay", "", "ms to ready on this log", "ready_again_ms", Own, AtMost(500.0)),
-    budget("jetstream", "32 ", "events/s ÷ the bare client of NATS", "events_per_s", Over(Kind::Raw), AtLeast(0.7)),
+    budget("jetstream", "128 ", "events/s ÷ the bare client of NATS", "events_per_s", Over(Kind::Raw), AtLeast(0.7)),
     budget("jetstream", "up to", "what the broker sends per event, most ÷ fewest streams", "broker_bytes_out_growth", Own, AtMost(1.1)),
     budget("jetstream", "up to", "the broker's connections and consumers, most − fewest streams", "broker_clients_growth", Own, AtMost(0.0)),
 ];

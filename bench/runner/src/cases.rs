@@ -463,7 +463,7 @@ fn jetstream(wish: &Wish) -> Vec<Case> {
     let load = format!("broker --steps {} --seconds {seconds}", steps.join(","));
     let most = steps.last().map_or("", String::as_str);
     let mut cases = vec![
-        publish(32, 100, "32 publishers of batches of 100"),
+        publish(128, 100, "128 publishers of batches of 100"),
         publish(64, 1, "64 publishers of single events"),
         case(
             format!("up to {most} streams"),

@@ -1,8 +1,8 @@
 //! A consumer in the broker, and what it delivers.
 //!
 //! An ephemeral pull consumer in memory: the broker sends as many messages as were asked for and no more, so
-//! that a slow reader holds up nobody, and forgets the consumer when nobody asks any more. Two requests are
-//! always on their way, so that the next messages come while the last are looked at.
+//! that a slow reader holds up nobody, and forgets the consumer when nobody asks any more. How much is asked for, and
+//! when, is [`super::pace`]'s to say.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,15 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::api::{self, ApiError, Consumer, nanoseconds};
-
-/// How many messages a request asks for.
-const REQUEST_MESSAGES: usize = 4_000;
-
-/// How many bytes a request asks for, unless one message may have more.
-const REQUEST_BYTES: usize = 4 << 20;
-
-/// How many requests are on their way.
-const REQUESTS: usize = 2;
+use super::pace::{Mode, Pace};
 
 /// How long the broker keeps a request that it can't fulfil.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -83,6 +75,7 @@ pub struct Pull {
     subscription: Subscriber,
     /// The requests that the broker has not answered whole, oldest first.
     requests: VecDeque<Request>,
+    pace: Pace,
     next_request: u64,
     /// How many messages were delivered.
     deliveries: u64,
@@ -96,7 +89,10 @@ pub struct Pull {
 #[derive(Debug)]
 struct Request {
     number: u64,
-    /// How many messages are still due.
+    mode: Mode,
+    /// How many messages it asked for.
+    messages: usize,
+    /// How many of them are still due.
     due: usize,
 }
 
@@ -126,6 +122,7 @@ impl Pull {
             inbox,
             subscription,
             requests: VecDeque::new(),
+            pace: Pace::default(),
             next_request: 0,
             deliveries: 0,
             heard: Instant::now(),
@@ -139,7 +136,8 @@ impl Pull {
         self.consumer.num_pending
     }
 
-    /// Asks for more where less than two requests are on their way. What is not asked for, does not come.
+    /// Asks for more where less is on its way than should be, also after a pause. What is not asked for, does not come.
+    /// Nothing is lost when the waiting is given up.
     ///
     /// # Errors
     ///
@@ -148,12 +146,16 @@ impl Pull {
         if let Some(broken) = &self.broken {
             return Err(broken.clone());
         }
-        while self.requests.len() < REQUESTS {
+        let ask = self.pace.ask(self.pending);
+        if let Some(at) = ask.at.filter(|_| self.requests.is_empty()) {
+            tokio::time::sleep_until(at).await;
+        }
+        while self.requests.len() < ask.requests {
             let number = self.next_request;
             let body = json!({
-                "batch": REQUEST_MESSAGES,
+                "batch": ask.messages,
                 // One that is too small for the next message would be answered with nothing, for ever.
-                "max_bytes": REQUEST_BYTES.max(2 * self.client.max_payload()),
+                "max_bytes": ask.bytes.max(2 * self.client.max_payload()),
                 "expires": nanoseconds(EXPIRES),
                 "idle_heartbeat": nanoseconds(HEARTBEAT),
             });
@@ -171,7 +173,9 @@ impl Pull {
                 .map_err(|_| Broken::Closed)?;
             self.requests.push_back(Request {
                 number,
-                due: REQUEST_MESSAGES,
+                mode: ask.mode,
+                messages: ask.messages,
+                due: ask.messages,
             });
             self.next_request += 1;
             // A reader that was held up asks again; before that the broker had nothing to say.
@@ -232,8 +236,12 @@ impl Pull {
         self.pending = place.pending;
         // The broker works off one request after the other.
         if let Some(oldest) = self.requests.front_mut() {
+            self.pace.delivered(self.heard);
             oldest.due -= 1;
             if oldest.due == 0 {
+                let (mode, messages) = (oldest.mode, oldest.messages);
+                self.pace
+                    .fulfilled(mode, messages, self.pending, self.heard);
                 self.requests.pop_front();
             }
         }
@@ -264,8 +272,18 @@ impl Pull {
             .subject
             .rsplit_once('.')
             .and_then(|(_, number)| number.parse().ok());
-        self.requests
-            .retain(|request| Some(request.number) != number);
+        let Some(at) = self
+            .requests
+            .iter()
+            .position(|one| Some(one.number) == number)
+        else {
+            return;
+        };
+        if let Some(ended) = self.requests.remove(at) {
+            let delivered = ended.messages - ended.due;
+            self.pace
+                .fulfilled(ended.mode, delivered, self.pending, self.heard);
+        }
     }
 }
 

@@ -1,12 +1,20 @@
 //! The messages that were sent and are not all acknowledged, in the order in which they were sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use tidings_protocol::TenantId;
 use tokio::time::Instant;
 
-/// How many messages may be on their way.
-const MESSAGES: usize = 2_048;
+/// How many messages may be on their way, however slow the broker.
+const SURE_MESSAGES: usize = 2_048;
+
+/// How many may be while it answers quickly. A broker works in turns of several milliseconds, in which it stores a thousand
+/// messages and answers none: what is on its way must outlast two of them.
+const MESSAGES: usize = 8_192;
+
+/// It answers quickly while no answer is due for longer than this: well before one is overdue.
+const QUICK: Duration = Duration::from_millis(250);
 
 /// How many bytes may be on their way, unless one message has more.
 const BYTES: usize = 8 << 20;
@@ -59,7 +67,12 @@ impl Flights {
 
     /// Whether another message may be sent.
     pub(super) fn has_room(&self) -> bool {
-        self.places.len() < MESSAGES && self.bytes < BYTES
+        self.bytes < BYTES
+            && (self.places.len() < SURE_MESSAGES
+                || self.places.len() < MESSAGES
+                    && self
+                        .oldest()
+                        .is_some_and(|sent_at| sent_at.elapsed() < QUICK))
     }
 
     /// When the oldest message that is not answered was sent.
@@ -196,5 +209,28 @@ mod tests {
         assert!(!flights.has_room(), "the oldest is still on its way");
         flights.land(0, Landing::Stored);
         assert!(flights.has_room());
+    }
+
+    /// So many that wait long would be overdue one after the other, though the broker stores them all.
+    #[test]
+    fn the_window_is_wide_only_while_answers_come_quickly() {
+        let now = Instant::now() + Duration::from_hours(1);
+        let flight = |sent_at| Flight {
+            body: 0,
+            index: 0,
+            tenant: ONE,
+            bytes: 1,
+            sent_at,
+        };
+        let filled = |sent_at| {
+            let mut flights = Flights::default();
+            while flights.has_room() {
+                flights.push(flight(sent_at));
+            }
+            flights.places.len()
+        };
+        assert_eq!(filled(now), MESSAGES);
+        let long_ago = Instant::now().checked_sub(QUICK).unwrap();
+        assert_eq!(filled(long_ago), SURE_MESSAGES);
     }
 }
