@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 0.5)]
     warmup: f64,
     /// Messages on their way at once: as many as Tidings has.
-    #[arg(long, default_value_t = 8_192)]
+    #[arg(long, default_value_t = 16_384)]
     window: usize,
     /// Tenants with a device each, so subjects.
     #[arg(long, default_value_t = 32)]

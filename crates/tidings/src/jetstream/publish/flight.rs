@@ -10,8 +10,8 @@ use tokio::time::Instant;
 const SURE_MESSAGES: usize = 2_048;
 
 /// How many may be while it answers quickly. A broker works in turns of several milliseconds, in which it stores a thousand
-/// messages and answers none: what is on its way must outlast two of them.
-const MESSAGES: usize = 8_192;
+/// messages and answers none: what is on its way must outlast some of them.
+const MESSAGES: usize = 16_384;
 
 /// It answers quickly while no answer is due for longer than this: well before one is overdue.
 const QUICK: Duration = Duration::from_millis(250);
