@@ -160,6 +160,12 @@ impl StorageFile for RealFile {
                     if error == rustix::io::Errno::OPNOTSUPP
                         || error == rustix::io::Errno::NOSYS =>
                 {
+                    static SAID: std::sync::Once = std::sync::Once::new();
+                    SAID.call_once(|| {
+                        tracing::warn!(
+                            "the log's file system can't reserve room, so a full disk shows only while events are written"
+                        );
+                    });
                     return self.file.set_len(length);
                 }
                 Err(error) => return Err(error.into()),

@@ -60,15 +60,17 @@ async fn a_token_is_shown() {
     let server = NatsOptions::new()
         .configuration("authorization { token: t0k3n }")
         .start();
-    assert_eq!(
-        login(&server.url(), &[("nats.token", "t0k3n")]).await,
-        Ok(())
-    );
-    assert!(
-        login(&server.url(), &[("nats.token", "other")])
-            .await
-            .is_err()
-    );
+    let folder = tempfile::tempdir().unwrap();
+    let (good, wrong) = (folder.path().join("good"), folder.path().join("wrong"));
+    std::fs::write(&good, "t0k3n\n").unwrap();
+    std::fs::write(&wrong, "other\n").unwrap();
+    let (good, wrong) = (good.to_str().unwrap(), wrong.to_str().unwrap());
+    for shown in [("nats.token", "t0k3n"), ("nats.token_file", good)] {
+        assert_eq!(login(&server.url(), &[shown]).await, Ok(()), "{shown:?}");
+    }
+    for shown in [("nats.token", "other"), ("nats.token_file", wrong)] {
+        assert!(login(&server.url(), &[shown]).await.is_err(), "{shown:?}");
+    }
 }
 
 #[tokio::test]
@@ -90,6 +92,13 @@ async fn an_nkey_signs() {
             .await
             .is_err()
     );
+    let folder = tempfile::tempdir().unwrap();
+    for (key, is_known) in [(&mine, true), (&other, false)] {
+        let file = folder.path().join("seed");
+        std::fs::write(&file, format!("{}\n", key.seed().unwrap())).unwrap();
+        let shown = ("nats.nkey_file", file.to_str().unwrap());
+        assert_eq!(login(&url, &[shown]).await.is_ok(), is_known);
+    }
     let config = configuration(&url, &[("nats.nkey", "SUNOSEED")]);
     let refused = Options::from_config(&config.nats, "test").unwrap_err();
     assert_eq!(refused.key, "nats.nkey");
