@@ -397,12 +397,21 @@ fn over_tls_sentinels_and_a_cluster_are_reached_too() {
         ))
         .start();
     let url = format!("rediss-sentinel://{}/tokens", sentinel.address);
-    let node = Setup::new()
-        .tokens_in(&url)
-        .set("TIDINGS_REDIS__CA_FILE", &ca)
-        .set("TIDINGS_REDIS__SENTINEL_USER", "finder")
-        .set("TIDINGS_REDIS__SENTINEL_PASSWORD", "watch");
-    check(&node.start());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    std::fs::write(&file, "watch\n").expect("written");
+    let file = file.to_str().expect("plain");
+    for password in [
+        ("TIDINGS_REDIS__SENTINEL_PASSWORD", "watch"),
+        ("TIDINGS_REDIS__SENTINEL_PASSWORD_FILE", file),
+    ] {
+        let node = Setup::new()
+            .tokens_in(&url)
+            .set("TIDINGS_REDIS__CA_FILE", &ca)
+            .set("TIDINGS_REDIS__SENTINEL_USER", "finder")
+            .set(password.0, password.1);
+        check(&node.start());
+    }
 
     let alone = with_tls(&certificates)
         .configuration(&format!(
