@@ -27,10 +27,11 @@ use crate::engine::deliver::Due;
 use crate::engine::select::pieces_of;
 use crate::engine::stream::{Stage, Unsent};
 use crate::engine::{
-    Coding, ConnectionId, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink, Ticket,
+    Coding, ConnectionId, Engines, OpenStream, Recheck, StreamFilter, StreamRecord, StreamSink,
+    Ticket,
 };
 use crate::fanout::block::Run;
-use crate::fanout::{BlockBuilder, Rules, TypeTable, View, ViewRequest};
+use crate::fanout::{BlockBuilder, Follower as _, Rules, TypeTable, View, ViewRequest};
 use crate::limits::Limits;
 
 const STREAMS: usize = 50;
@@ -47,6 +48,17 @@ fn tenant() -> TenantId {
     TenantId::from_bytes([1; 16])
 }
 
+fn options(threads: usize) -> EngineOptions {
+    EngineOptions {
+        threads,
+        heartbeat: Duration::from_secs(15),
+        stall_timeout: Duration::from_secs(30),
+        retry: Duration::from_secs(2),
+        send_buffer: 64 * 1024,
+        ended_streams: 100,
+    }
+}
+
 /// An engine thread that the test drives itself, and the folder of its (empty) log.
 fn engine() -> (Thread, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -55,14 +67,7 @@ fn engine() -> (Thread, tempfile::TempDir) {
     let cursors = Arc::new(Cursors::of_log(&log));
     let pool = Arc::new(CatchUpPool::start(&log, &cursors, &types).unwrap());
     let (mailbox, poll) = Mailbox::new().unwrap();
-    let options = EngineOptions {
-        threads: 1,
-        heartbeat: Duration::from_secs(15),
-        stall_timeout: Duration::from_secs(30),
-        retry: Duration::from_secs(2),
-        send_buffer: 64 * 1024,
-        ended_streams: 100,
-    };
+    let options = options(1);
     let window = Arc::new(Window::new(1 << 20));
     let ended = Arc::new(EndedStreams::new(options.ended_streams));
     let thread = Thread::new(
@@ -309,6 +314,46 @@ fn a_run_is_cut_where_its_pieces_are() {
         });
         assert_eq!(whole, cut, "cut at {taken}");
     }
+}
+
+/// As many threads as there are cores: each has its share of the streams, and gives each of them everything in order.
+#[tokio::test]
+async fn several_threads_share_the_streams_and_lose_none_of_their_events() {
+    const THREADS: usize = 3;
+    const EACH: usize = 10;
+    let (thread, _folder) = engine();
+    let limits = no_limits();
+    let types = Arc::new(TypeTable::default());
+    let log_folder = tempfile::tempdir().unwrap();
+    let log = Log::open(LogOptions::new(log_folder.path()), Box::new(NoListener)).unwrap();
+    let cursors = Arc::new(Cursors::of_log(&log));
+    let window = Arc::new(Window::new(1 << 20));
+    let engines = Engines::start(&options(THREADS), &log, &cursors, &window, &types).unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..THREADS * EACH {
+        let (stream, client) = authorised(&thread, &limits);
+        engines.open(stream).await;
+        clients.push(client);
+    }
+    let listed = engines.list(&StreamFilter::default(), None, 1000).await;
+    assert_eq!(listed.len(), THREADS * EACH);
+    let mut expected = Vec::new();
+    for position in 1..=EVENTS {
+        let block = block(&thread, position, &types);
+        expected.extend_from_slice(block.bytes());
+        window.push(block);
+        engines.tail_moved();
+    }
+    for client in &mut clients {
+        let mut received = vec![0; expected.len()];
+        client.read_exact(&mut received).unwrap();
+        assert!(received == expected);
+    }
+    engines.close_all();
+    engines.stop(Instant::now() + Duration::from_secs(30));
+    // What a thread counts it tells when it rests, at the latest at its end.
+    let shares: Vec<_> = engines.counters().map(|one| one.deliveries.get()).collect();
+    assert_eq!(shares, [EACH as u64 * EVENTS; THREADS]);
 }
 
 /// A heartbeat once took memory for its words, and gave it back, for each stream.
