@@ -177,15 +177,21 @@ export class Measurements {
     this.isCut = false;
     const begun = this.api.now();
     const newest = begun - BACK;
-    // Everything up to the moment in one page: what comes from here on the stream tells.
-    const page = await this.#page({ since: new Date(newest).toISOString() });
-    this.#keep(page.events);
+    const requests = { left: MOST_REQUESTS };
+    // Everything up to the moment: what comes from here on the stream tells. A page can end before it does, so the end is
+    // where a page has nothing.
+    let begin: Record<string, string> = { since: new Date(newest).toISOString() };
+    while (requests.left-- > 0) {
+      const page = await this.#page(begin);
+      this.#keep(page.events);
+      if (page.events.length === 0 || page.next === begin['after']) break;
+      begin = { after: page.next };
+    }
     this.#unread = this.#unread.flatMap((span) => without(span, { from: newest, to: this.api.now() }));
     this.#changed();
     // The server's own word: before it nothing can be added any more, so that each span has an end.
     let to = this.api.said;
     const oldest = to - WINDOW;
-    const requests = { left: MOST_REQUESTS };
     for (const step of STEPS) {
       const from = Math.max(oldest, to - step);
       if (this.#unread.some((span) => span.from < to && span.to > from)) {

@@ -86,6 +86,19 @@ test('all pages of the last half hour are read, the newest first', async () => {
   assert.equal(measurements.isCut, false);
 });
 
+// What was published in the second in which the page was opened was missing for good where the first page ended early.
+test('what came within the last second is read to its end, page by page', async () => {
+  const events = [];
+  for (let at = NOW; at < NOW + 500; at += 50) events.push(told(at, health(at - NOW)));
+  const api = new FakeApi(events);
+  api.clock = NOW + 500;
+  api.examined = 47;
+  const measurements = of(api);
+  await measurements.read();
+  const { values } = find(measurements, 'Processor');
+  assert.deepEqual(values, [0, 50, 100, 150, 200, 250, 300, 350, 400, 450]);
+});
+
 test('where it is too much, what is newest is shown, and no line leads over what was not read', async () => {
   const api = new FakeApi(half(10 * SECOND, () => health(7)));
   api.examined = 60;
