@@ -7,18 +7,6 @@ use tidings_log::{EventRef, Health, Listener, Log, LogOptions};
 use tidings_protocol::TenantId;
 
 use super::*;
-
-#[test]
-fn what_is_due_at_a_moment_comes_up_behind_it() {
-    for (elapsed, remaining) in [(199, 1), (150, 150), (199, 199), (0, 100), (99, 1_000)] {
-        let moment = Duration::from_millis(elapsed) + Duration::from_millis(remaining);
-        let tick = u32::try_from(tick_behind(moment)).unwrap();
-        assert!(
-            tick * TICK > moment && (tick - 1) * TICK <= moment,
-            "{moment:?}: {tick}"
-        );
-    }
-}
 use crate::auth::Identity;
 use crate::cursors::Cursors;
 use crate::engine::catch_up::{Caught, Chunk};
@@ -159,6 +147,18 @@ fn block(thread: &Thread, position: Position, types: &TypeTable) -> Block {
     let mut builder = BlockBuilder::new(thread.pool.cursors().ids(), position - 1);
     builder.push(&event(position), types);
     builder.finish(position)
+}
+
+#[test]
+fn what_is_due_at_a_moment_comes_up_behind_it() {
+    for (elapsed, remaining) in [(199, 1), (150, 150), (199, 199), (0, 100), (99, 1_000)] {
+        let moment = Duration::from_millis(elapsed) + Duration::from_millis(remaining);
+        let tick = u32::try_from(tick_behind(moment)).unwrap();
+        assert!(
+            tick * TICK > moment && (tick - 1) * TICK <= moment,
+            "{moment:?}: {tick}"
+        );
+    }
 }
 
 /// The story: a group changes after a stream was authorised and before its engine has it. The engines
