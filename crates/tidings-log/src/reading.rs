@@ -136,9 +136,14 @@ impl Reading<'_> {
 
     /// How much to read at once for the rest of the limit, at an average size of events.
     fn ahead(&self, segment: &Segment) -> u64 {
-        let left = (self.limit.events.saturating_sub(self.events)) as u64;
-        let wanted = left.saturating_mul(segment.summary().bytes_per_event() + 16);
-        wanted.clamp(SMALLEST_READ, LARGEST_READ)
+        let events = self.limit.events.saturating_sub(self.events) as u64;
+        let bytes = self.limit.bytes.saturating_sub(self.bytes) as u64;
+        // What is counted are payloads; what surrounds them comes on top.
+        let of_bytes = bytes
+            .saturating_add(bytes / 4)
+            .saturating_add(SMALLEST_READ);
+        let wanted = events.saturating_mul(segment.summary().bytes_per_event() + 16);
+        wanted.min(of_bytes).clamp(SMALLEST_READ, LARGEST_READ)
     }
 
     fn in_order(&mut self, segment: &Arc<Segment>) -> Result<ControlFlow<()>, Fault> {

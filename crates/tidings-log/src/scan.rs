@@ -20,7 +20,7 @@ const NEAR_CHUNK: usize = 128 << 10;
 const FAR_CHUNK: usize = 4 << 10;
 /// The smallest part that is tried alone when a larger one can't be read.
 const SECTOR: usize = 4096;
-static ZEROS: [u8; CHUNK] = [0; CHUNK];
+static ZEROS: [u8; SECTOR] = [0; SECTOR];
 
 /// What a scan found beside the frames.
 #[derive(Debug, Default)]
@@ -307,15 +307,10 @@ fn next_frame(window: &mut Window<'_>, salt: u64, damaged: u64, scan: &mut Scan)
     }
 }
 
-fn is_zero(mut bytes: &[u8]) -> bool {
-    while bytes.len() > ZEROS.len() {
-        let (part, rest) = bytes.split_at(ZEROS.len());
-        if part != ZEROS {
-            return false;
-        }
-        bytes = rest;
-    }
-    bytes == &ZEROS[..bytes.len()]
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes
+        .chunks(ZEROS.len())
+        .all(|part| part == &ZEROS[..part.len()])
 }
 
 /// A part of a file in memory that moves forward.
