@@ -283,6 +283,15 @@ impl Client {
         AccessToken::new("one", &self.tenant, role).sign(SECRET)
     }
 
+    /// Waits until the proxy has found a node to be ready: while both start it takes them for gone.
+    fn wait_until_let_in(&self) {
+        let address = self.tunnel.address;
+        wait_for("a way through the proxy", || {
+            try_exchange(address, &Request::get("/openapi.json"))
+                .is_ok_and(|answer| answer.status == 200)
+        });
+    }
+
     /// A stream, opened the way a browser does.
     fn open(&self, after: Option<&str>) -> Stream {
         let ask = Request::post("/auth/sse-token").bearer(&self.token("viewer"));
@@ -364,6 +373,8 @@ fn two_nodes_behind_a_proxy_serve_as_one_and_keep_what_they_have() {
         tunnel: Tunnel::to(([127, 0, 0, 1], 443).into(), &certified),
         tenant: new_tenant(),
     };
+
+    client.wait_until_let_in();
 
     // Streams at both nodes, with tokens that either gave, once the proxy has found both to be ready.
     let both = BTreeSet::from(["node-1", "node-2"].map(ToOwned::to_owned));

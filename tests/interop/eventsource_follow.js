@@ -6,7 +6,16 @@ const types = ['cursor', 'gap', 'closing', 'device_status', 'metric_update', 'al
 const authorization = `Bearer ${process.env.ACCESS_TOKEN}`
 
 const source = new EventSource(process.env.STREAM_URL, {
-  fetch: (url, init) => fetch(url, { ...init, headers: { ...init.headers, authorization } }),
+  fetch: async (url, init) => {
+    const response = await fetch(url, { ...init, headers: { ...init.headers, authorization } })
+    // A server that is about to stop answers so for as long as it listens. The client would give up, and comes back
+    // from what it takes for a broken connection.
+    if (response.status === 503) {
+      await response.body?.cancel()
+      throw new Error('503')
+    }
+    return response
+  },
 })
 for (const type of types) {
   source.addEventListener(type, (event) => {

@@ -35,6 +35,7 @@ with httpx.Client(timeout=httpx.Timeout(5, read=60)) as client:
     while True:
         try:
             follow(client, follow.last)
-        except httpx.TransportError as error:
+        # A server that is about to stop answers 503 for as long as it listens.
+        except httpx.HTTPError as error:
             print(error, file=sys.stderr)
         time.sleep(0.1)

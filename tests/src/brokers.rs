@@ -107,16 +107,8 @@ impl Process {
         kill_process(self.pid(), signal).expect("a process of ours");
     }
 
-    /// Stops it where it is, and waits until it stands: a signal is on its way for a while.
     fn freeze(&self) {
-        self.signal(Signal::STOP);
-        let file = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
-        wait_for("the stop of a process", || {
-            let text = std::fs::read_to_string(&file).expect("a process of ours");
-            // The state stands behind the name in parentheses (proc(5)).
-            text.rsplit_once(") ")
-                .is_some_and(|(_, rest)| rest.starts_with('T'))
-        });
+        freeze(self.pid());
     }
 
     /// Sends this and waits until the process is gone.
@@ -143,6 +135,23 @@ impl Drop for Process {
 /// Whether a start failed for a port that somebody else took first.
 pub(crate) fn is_port_taken(said: &str) -> bool {
     said.to_lowercase().contains("in use")
+}
+
+/// Stops a process of ours where it is, and waits until it stands: a signal is on its way for a while.
+pub(crate) fn freeze(process: Pid) {
+    kill_process(process, Signal::STOP).expect("a process of ours");
+    let threads = format!("/proc/{}/task", process.as_raw_nonzero());
+    wait_for("the stop of a process", || {
+        let mut threads = std::fs::read_dir(&threads).expect("a process of ours");
+        threads.all(|thread| {
+            let file = thread.expect("an entry").path().join("stat");
+            // The state stands behind the name in parentheses (proc(5)).
+            std::fs::read_to_string(file).is_ok_and(|text| {
+                text.rsplit_once(") ")
+                    .is_some_and(|(_, rest)| rest.starts_with('T'))
+            })
+        })
+    });
 }
 
 /// Waits until `is_so`, which must come; `what` says what did not.

@@ -38,11 +38,12 @@ impl Server {
         seconds(line["timestamp"].as_str().expect("a time"))
     }
 
-    /// Asserts that a stream has ended at this moment, in seconds since 1970, or within a second of it.
-    pub fn assert_closed_within_a_second_of(&self, moment: f64, connection_id: &str) {
+    /// Asserts that a stream has ended at this moment, in seconds since 1970, or a little later. How little is this
+    /// machine's; where heartbeats come each hour, a stream that ends with its next one is found.
+    pub fn assert_closed_soon_after(&self, moment: f64, connection_id: &str) {
         let took = self.closed_at(connection_id) - moment;
         assert!(
-            (0.0..=1.0).contains(&took),
+            (0.0..=10.0).contains(&took),
             "{connection_id} ended {took} s after its authority"
         );
     }

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::GUARD;
 use crate::access::AccessToken;
+use crate::brokers::freeze;
 use crate::http::{Answer, Request, exchange, try_exchange};
 use crate::publish::{self, Receipt};
 use crate::stream::Watch;
@@ -45,11 +46,13 @@ impl Setup {
         self
     }
 
-    /// Keeps stream tokens in the Redis at this URL.
+    /// Keeps stream tokens in the Redis at this URL, which may stand still for a while without counting as away.
     #[must_use]
     pub fn tokens_in(self, url: &str) -> Self {
         self.set("TIDINGS_TOKENS__KIND", "redis")
             .set("TIDINGS_REDIS__URL", url)
+            .set("TIDINGS_REDIS__CONNECT_TIMEOUT", "10s")
+            .set("TIDINGS_REDIS__RESPONSE_TIMEOUT", "10s")
     }
 
     /// Serves TLS too, with this certificate and key.
@@ -295,6 +298,11 @@ impl Server {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("a process of ours");
+    }
+
+    /// Stops it where it is (SIGSTOP): connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        freeze(self.pid());
     }
 
     /// Waits until the process is gone.

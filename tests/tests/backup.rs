@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use tidings_tests::brokers::{NatsOptions, NatsServer};
+use tidings_tests::brokers::{NatsOptions, NatsServer, wait_for};
 use tidings_tests::publish::{self, status};
 use tidings_tests::server::Ended;
 use tidings_tests::{
@@ -102,6 +102,7 @@ impl Drop for Raised<'_> {
 fn back_up_under_load(backed: &Backed, tenant: &str) -> (Ended, Vec<String>) {
     let access = backed.server.publisher(tenant);
     let (address, stop) = (backed.server.address, AtomicBool::new(false));
+    let published = AtomicUsize::new(0);
 
     // Published one after the other the whole time, by one who notes the cursors.
     std::thread::scope(|threads| {
@@ -113,11 +114,15 @@ fn back_up_under_load(backed: &Backed, tenant: &str) -> (Ended, Vec<String>) {
                 let request = publish::one(tenant, &access, &event);
                 let answer = connection.exchange(&request).expect("an answer");
                 cursors.push(Receipt::of(&answer).last);
+                published.store(cursors.len(), Ordering::SeqCst);
             }
             cursors
         });
         // Whatever fails here, the publisher must end.
         let stopping = Raised(&stop);
+        wait_for("what a backup is to have", || {
+            published.load(Ordering::SeqCst) >= 2
+        });
         let first = backed.back_up("daily");
         assert!(first.status.success(), "{}", first.said);
         // What the folder has is kept; the backup is the later one.

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tidings_tests::brokers::wait_for;
 use tidings_tests::{GUARD, NatsCluster, NatsOptions, NatsServer, RedisOptions, RedisServer};
 
 /// One request over NATS's text protocol; what is answered within `patience`.
@@ -109,7 +110,7 @@ fn options_reach_the_nats_server() {
     let info = "$JS.API.STREAM.INFO.KEPT";
     let answer = try_request(server.address, info, &Value::Null, GUARD);
     assert_eq!(answer, None, "nobody without a password is answered");
-    let limits = server.monitoring("/jsz").expect("monitoring");
+    let limits = server.page("/jsz");
     assert_eq!(limits["config"]["max_storage"], 1 << 20, "{limits}");
 }
 
@@ -132,7 +133,9 @@ fn a_cluster_serves_with_one_server_gone_and_holds_what_was_acknowledged_when_al
     while messages(cluster.servers[leader].address) < 2 {
         assert!(Instant::now() < deadline, "two were acknowledged");
     }
-    assert!(cluster.leader_of("KEPT").is_some());
+    wait_for("a leader of the stream", || {
+        cluster.leader_of("KEPT").is_some()
+    });
 }
 
 /// One inline command of Redis's text protocol; the first line of the answer, or the text of a string.

@@ -157,8 +157,8 @@ fn a_proxy_that_buffers_is_found() {
             "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;",
         )
         .start();
-    let said = through(&proxy, &server, &["--patience", "2s"], &[]);
-    said.finds("buffering", "problem", "within 2s", "proxy_buffering off");
+    let said = through(&proxy, &server, &["--patience", "10s"], &[]);
+    said.finds("buffering", "problem", "within 10s", "proxy_buffering off");
 }
 
 #[test]
@@ -166,9 +166,9 @@ fn a_proxy_that_cuts_silent_lines_is_found() {
     let hour = ("TIDINGS_STREAM__HEARTBEAT", "1h");
     let server = Setup::new().set(hour.0, hour.1).start();
     let proxy = ProxyOptions::new(ProxyKind::Haproxy, &server)
-        .idle_timeout("1s")
+        .idle_timeout("5s")
         .start();
-    let said = through(&proxy, &server, &[], &[hour]);
+    let said = through(&proxy, &server, &["--patience", "50s"], &[hour]);
     said.finds(
         "heartbeat",
         "problem",

@@ -68,14 +68,16 @@ fn a_stop_tells_every_stream_and_ends_well() {
 /// and then cut them off.
 #[test]
 fn a_connection_that_has_said_nothing_holds_up_no_stop() {
-    let mut server = Server::start();
+    let mut server = Setup::new().set("TIDINGS_SHUTDOWN__GRACE", "30s").start();
     let silent = Connection::open(server.address).expect("a connection");
     // Accepted in order: once this one is answered, the silent one is being served.
     server.exchange(&Request::get("/openapi.json")).expect(200);
     assert_eq!(server.stop().code(), Some(0));
-    server.wait_for_log("the end", |line| line.contains("stopped"));
-    let said = server.output.text();
-    assert!(!said.contains("cut off"), "{said}");
+    let said = server.output.text_at_end();
+    assert!(
+        said.contains("stopped") && !said.contains("cut off"),
+        "{said}"
+    );
     drop(silent);
 }
 
@@ -156,7 +158,7 @@ fn what_a_client_sends_does_not_fill_the_log() {
     let twice = format!("/tenants/{tenant}/events/stream?{long}=1&{long}=2");
     server.exchange(&Request::get(&twice)).problem(422);
     server.stop();
-    let written = server.output.text();
+    let written = server.output.text_at_end();
     assert_eq!(written.matches("stream_refused").count(), 5, "{written}");
     assert!(written.contains("conflate") && !written.contains(&long[..100]));
 }
@@ -552,6 +554,7 @@ fn a_full_disk_is_507_loses_nothing_and_is_over_when_there_is_room_again() {
     refused.problem(507);
     // Each commit since the disk had no room for the next file has tried to make one. That is told once in ten
     // seconds, and how often it was not.
+    server.wait_for_log("why", |line| line.contains("no new segment can be made"));
     let told = server
         .output
         .text()

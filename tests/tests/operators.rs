@@ -87,6 +87,7 @@ fn a_listing_says_whose_each_stream_is_what_it_sees_and_how_far_it_is() {
 fn a_stream_that_does_not_read_shows_its_lag() {
     let server = Setup::new()
         .set("TIDINGS_STREAM__SEND_BUFFER", "4KiB")
+        .set("TIDINGS_STREAM__STALL_TIMEOUT", "10m")
         .start();
     let tenant = new_tenant();
     let stalled = server

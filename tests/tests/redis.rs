@@ -88,13 +88,17 @@ fn of_many_concurrent_uses_on_two_nodes_exactly_one_opens() {
 fn a_crowd_that_comes_at_once_is_served() {
     const CROWD: usize = 2_000;
     let redis = redis();
-    let node = sharing(&redis).start();
+    let node = sharing(&redis)
+        .set("TIDINGS_STREAM__TOKEN_TTL", "10m")
+        .start();
     let tenant = new_tenant();
     let access = node.viewer(&tenant);
-    let sockets: Vec<(TcpStream, u8)> = (0..CROWD)
-        .map(|_| {
-            let token = node.stream_token(&access);
-            let request = node.stream_of(&tenant).token(&token).request().bytes();
+    // All of them before the first connects, which has ten seconds for its head.
+    let tokens: Vec<String> = (0..CROWD).map(|_| node.stream_token(&access)).collect();
+    let sockets: Vec<(TcpStream, u8)> = tokens
+        .iter()
+        .map(|token| {
+            let request = node.stream_of(&tenant).token(token).request().bytes();
             let (last, all_but_last) = request.split_last().expect("some bytes");
             let mut socket = TcpStream::connect(node.address).expect("connects");
             socket.set_read_timeout(Some(GUARD)).expect("takes it");
@@ -201,7 +205,7 @@ fn a_stream_of_another_node_obeys_the_claims_and_the_end_of_the_access_token() {
     let tenant = new_tenant();
     let access = AccessToken::new("ada", &tenant, "viewer")
         .claim("devices", json!(["r2"]))
-        .claim("exp", now() + 4);
+        .claim("exp", now() + 12);
     let token = first.stream_token(&first.sign(&access));
     let mut stream = second.stream_of(&tenant).token(&token).open();
     second.publish(&tenant, &status("r1", 1));
@@ -345,7 +349,7 @@ fn a_token_of_ours_keeps_its_own_end_also_where_it_is_shared() {
     let redis = redis();
     let (first, second) = (sharing(&redis).start(), sharing(&redis).start());
     let tenant = new_tenant();
-    let access = AccessToken::new("ada", &tenant, "viewer").claim("exp", now() + 3);
+    let access = AccessToken::new("ada", &tenant, "viewer").claim("exp", now() + 12);
     let token = first.stream_token(&first.sign(&access));
     let mut stream = second.stream_of(&tenant).token(&token).open();
     let closing = stream.next_named("closing");

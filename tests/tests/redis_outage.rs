@@ -9,13 +9,18 @@ use tidings_tests::{Answer, Redis, Request, Server, Setup, new_tenant};
 const INVALID: &str = "Invalid or expired SSE token";
 
 fn start() -> (RedisServer, Server) {
+    start_with(|setup| setup)
+}
+
+fn start_with(settings: impl FnOnce(Setup) -> Setup) -> (RedisServer, Server) {
     let redis = RedisOptions::new().start();
-    let node = Setup::new()
+    let setup = Setup::new()
         .tokens_in(&redis.url())
+        // A token outlives an outage.
+        .set("TIDINGS_STREAM__TOKEN_TTL", "10m")
         // Failures of Redis must not count: two would shut this address out.
-        .set("TIDINGS_LIMITS__FAILURES_PER_ADDRESS", "2")
-        .start();
-    (redis, node)
+        .set("TIDINGS_LIMITS__FAILURES_PER_ADDRESS", "2");
+    (redis, settings(setup).start())
 }
 
 fn mint(node: &Server, tenant: &str) -> Answer {
@@ -85,7 +90,8 @@ fn while_redis_is_dead_tokens_are_503_and_all_else_goes_on_until_it_is_back() {
 #[test]
 fn while_redis_is_frozen_nobody_waits_for_it() {
     const CROWD: usize = 200;
-    let (redis, node) = start();
+    // Long enough for a Redis that is not frozen, and waited for in vain twice.
+    let (redis, node) = start_with(|setup| setup.set("TIDINGS_REDIS__RESPONSE_TIMEOUT", "3s"));
     let tenant = new_tenant();
     let token = node.stream_token(&node.viewer(&tenant));
     let mut control = Redis::connect(redis.address);

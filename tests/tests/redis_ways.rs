@@ -224,7 +224,7 @@ fn sentinel(master: &RedisServer) -> RedisServer {
         .argument("--sentinel")
         .configuration(&format!(
             "sentinel monitor tokens 127.0.0.1 {port} 1\n\
-             sentinel down-after-milliseconds tokens 500\n\
+             sentinel down-after-milliseconds tokens 60000\n\
              sentinel failover-timeout tokens 2000"
         ))
         .start()
@@ -257,6 +257,14 @@ fn sentinels_lead_to_the_master_and_after_a_failover_to_the_new_one() {
 
     let tenant = new_tenant();
     let mut open = node.watch(&tenant).open();
+    // Not before: a master that only stands still for half a second would be taken for dead.
+    control.command(&[
+        "SENTINEL",
+        "SET",
+        "tokens",
+        "down-after-milliseconds",
+        "500",
+    ]);
     master.kill();
     wait_for("that tokens are given again", || {
         let answer = node.exchange(&Request::post("/auth/sse-token").bearer(&node.viewer(&tenant)));
@@ -286,7 +294,7 @@ fn cluster() -> Vec<RedisServer> {
         .map(|_| {
             RedisOptions::new()
                 .configuration(&format!(
-                    "cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 2000\n\
+                    "cluster-enabled yes\ncluster-port {}\ncluster-node-timeout 15000\n\
                      cluster-require-full-coverage no\n\
                      user tidings on >same {RIGHTS} {RIGHTS_TO_SHARE} {RIGHTS_IN_A_CLUSTER}",
                     any_address().port()

@@ -625,6 +625,7 @@ fn a_stream_that_lags_is_given_the_latest_and_everything_that_does_not_conflate(
     const METRICS: u64 = 20_000;
     let mut server = Setup::new()
         .set("TIDINGS_STREAM__SEND_BUFFER", "4KiB")
+        .set("TIDINGS_STREAM__STALL_TIMEOUT", "10m")
         .start();
     let tenant = new_tenant();
     let mut lagging = server

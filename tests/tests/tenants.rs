@@ -155,10 +155,10 @@ fn what_is_set_for_one_tenant_holds_for_it_alone() {
     server.watch(&own).refused().problem(429);
     let _streams = [server.watch(&other).open(), server.watch(&other).open()];
 
-    // The body that overdraws passes; the next one waits for ten seconds' worth of credit.
-    let body: Vec<Value> = (0..20).map(|number| status("r1", number)).collect();
+    // The body that overdraws passes; the next one waits for five minutes' worth of credit.
+    let body: Vec<Value> = (0..600).map(|number| status("r1", number)).collect();
     server.publish_all(&own, &body);
-    let again = publish::one(&own, &server.publisher(&own), &status("r1", 20));
+    let again = publish::one(&own, &server.publisher(&own), &status("r1", 600));
     server.exchange(&again).problem(429);
     server.publish_all(&other, &body);
     server.publish_all(&other, &body);

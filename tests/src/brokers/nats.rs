@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{ATTEMPTS, Process, connect, is_port_taken};
+use super::{ATTEMPTS, Process, connect, is_port_taken, wait_for};
 use crate::server::{Output, any_address};
 
 /// How a server is started.
@@ -202,6 +202,16 @@ impl NatsServer {
     /// What a page of its monitoring answers, such as `/jsz?streams=true`; `None` where it does not answer.
     pub fn monitoring(&self, target: &str) -> Option<Value> {
         ask(self.monitor, target)
+    }
+
+    /// What a page of its monitoring answers in the end, of a server that runs.
+    pub fn page(&self, target: &str) -> Value {
+        let mut page = None;
+        wait_for(&format!("an answer to {target}"), || {
+            page = self.monitoring(target);
+            page.is_some()
+        });
+        page.expect("just seen")
     }
 }
 

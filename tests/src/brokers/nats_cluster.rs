@@ -107,11 +107,13 @@ impl NatsCluster {
 
     /// Waits until those that run have a leader that runs.
     pub fn wait_for_leader(&self) -> usize {
+        let mut found = None;
         wait_for("a leader of JetStream", || {
-            self.meta_leader()
-                .is_some_and(|leader| self.servers[leader].is_running())
+            let leader = self.meta_leader();
+            found = leader.filter(|leader| self.servers[*leader].is_running());
+            found.is_some()
         });
-        self.meta_leader().expect("it was there just now")
+        found.expect("just seen")
     }
 
     /// Waits until there is a leader, and each server is up to date with it.

@@ -9,12 +9,25 @@ use tidings_tests::moments::seconds;
 use tidings_tests::publish::{one, status};
 use tidings_tests::{AccessToken, GUARD, NatsOptions, NatsServer, Request, new_tenant};
 
-use crate::support::{Node, assert_closed, issued, nodes_of, root, sign, until};
+use crate::support::{Node, assert_closed, assert_counted, issued, nodes_of, root, sign, until};
+
+/// Two nodes that know each other, where what ends a stream is not its next heartbeat.
+fn without_heartbeats(url: &str) -> [Node; 2] {
+    let nodes = ["a", "b"].map(|name| {
+        Node::start_from(name, url, 1, |setup| {
+            setup.set("TIDINGS_STREAM__HEARTBEAT", "1h")
+        })
+    });
+    for node in &nodes {
+        node.wait_until_it_knows(2);
+    }
+    nodes
+}
 
 #[test]
 fn a_revocation_on_one_node_ends_streams_and_refuses_tokens_on_every_node_also_later() {
     let nats = NatsServer::start(&NatsOptions::new());
-    let [a, mut b] = Node::start_all(["a", "b"], &nats.url());
+    let [a, mut b] = without_heartbeats(&nats.url());
     let tenant = new_tenant();
     let ada = issued("ada", &tenant, "viewer", 10);
     let mut on_a = a.watch(&tenant, &ada);
@@ -26,20 +39,24 @@ fn a_revocation_on_one_node_ends_streams_and_refuses_tokens_on_every_node_also_l
     let mut other = b.watch(&tenant, &issued("bob", &tenant, "viewer", 10));
 
     let answer = a.delete(&root(), "/users/ada/streams").expect(200);
-    assert_eq!(answer["streams_closed"], 2, "{answer}");
-    let all = [("a".to_owned(), true), ("b".to_owned(), true)];
-    assert_eq!(nodes_of(&answer), all);
+    assert_counted(&answer, 2);
     assert_closed(&mut on_a, "revoked");
     assert_closed(&mut on_b, "revoked");
     let revoked_at = seconds(answer["revoked_at"].as_str().expect("a time"));
-    a.assert_closed_within_a_second_of(revoked_at, on_a.connection_id());
-    b.assert_closed_within_a_second_of(revoked_at, on_b.connection_id());
+    a.assert_closed_soon_after(revoked_at, on_a.connection_id());
+    b.assert_closed_soon_after(revoked_at, on_b.connection_id());
     let history = Request::get(&format!("/tenants/{tenant}/events")).bearer(&ada);
     for node in [&a, &b] {
         node.exchange(&history).problem(401);
         node.stream_of(&tenant).bearer(&ada).refused().problem(401);
     }
     b.stream_of(&tenant).token(&minted).refused().problem(401);
+    // That all obey is told where none is late to say so.
+    let all = [("a".to_owned(), true), ("b".to_owned(), true)];
+    until("the word of all nodes", || {
+        let answer = a.delete(&root(), "/users/eve/streams");
+        answer.status == 200 && nodes_of(&answer.json()) == all
+    });
 
     // Nodes that come later, and one that comes back, know it before they serve.
     let c = Node::start("c", &nats.url());
@@ -51,16 +68,16 @@ fn a_revocation_on_one_node_ends_streams_and_refuses_tokens_on_every_node_also_l
 }
 
 #[test]
-fn streams_on_every_node_end_within_a_second_of_exp() {
+fn streams_on_every_node_end_at_the_exp_of_their_access_token() {
     let nats = NatsServer::start(&NatsOptions::new());
-    let [a, b] = Node::start_all(["a", "b"], &nats.url());
+    let [a, b] = without_heartbeats(&nats.url());
     let tenant = new_tenant();
-    let exp = now() + 4;
+    let exp = now() + 12;
     let access = sign(&AccessToken::new("ada", &tenant, "viewer").claim("exp", exp));
     let mut streams = [&a, &b].map(|node| node.watch(&tenant, &access));
     for (node, stream) in [&a, &b].into_iter().zip(&mut streams) {
         assert_closed(stream, "expired");
-        node.assert_closed_within_a_second_of(exp as f64, stream.connection_id());
+        node.assert_closed_soon_after(exp as f64, stream.connection_id());
     }
 }
 
@@ -83,8 +100,7 @@ fn a_purge_on_one_node_purges_every_node_and_the_stream_in_nats() {
     let answer = a
         .delete(&root(), &format!("/tenants/{tenant}?confirm={tenant}"))
         .expect(200);
-    assert_eq!(answer["streams_closed"], 2, "{answer}");
-    assert!(nodes_of(&answer).iter().all(|(_, answered)| *answered));
+    assert_counted(&answer, 2);
     assert_closed(&mut on_a, "deleted");
     assert_closed(&mut on_b, "deleted");
     for node in [&a, &b] {
@@ -137,7 +153,7 @@ fn delete_stream(nats: &NatsServer, stream: &str) {
 }
 
 fn messages(nats: &NatsServer) -> u64 {
-    let page = nats.monitoring("/jsz?streams=true").expect("monitoring");
+    let page = nats.page("/jsz?streams=true");
     let streams = page["account_details"][0]["stream_detail"].as_array();
     let own = streams
         .and_then(|streams| streams.iter().find(|stream| stream["name"] == "TIDINGS"))
@@ -271,7 +287,7 @@ fn one_token_revoked_by_its_id_on_one_node_is_refused_by_all() {
     let mut on_b = b.watch(&tenant, &lost);
     let mut stays = b.watch(&tenant, &kept);
     let answer = a.delete(&root(), "/tokens/t-1/streams").expect(200);
-    assert_eq!(answer["streams_closed"], 1, "{answer}");
+    assert_counted(&answer, 1);
     assert_closed(&mut on_b, "revoked");
     let history = |access: &str| Request::get(&format!("/tenants/{tenant}/events")).bearer(access);
     for node in [&a, &b] {
@@ -299,11 +315,11 @@ fn an_api_key_is_good_on_every_node_and_revoked_on_all_of_them() {
     let publish =
         |node: &Node, key: &str| node.exchange(&one(&tenant, key, &status("r1", 1))).status;
     until("the key on b", || publish(&b, &key) == 200);
-    // Each node knows of the other's use.
-    let listed = a
-        .exchange(&Request::get("/keys").bearer(&root()))
-        .expect(200);
-    assert!(listed["keys"][0]["last_used_at"].is_string(), "{listed}");
+    // Each node knows of the other's use, unless that one is late to tell.
+    until("the use on b", || {
+        let listed = a.exchange(&Request::get("/keys").bearer(&root()));
+        listed.expect(200)["keys"][0]["last_used_at"].is_string()
+    });
 
     b.stop();
     let rotate = Request::post(&format!("/keys/{id}/rotate")).bearer(&root());

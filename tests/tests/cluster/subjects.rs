@@ -1,25 +1,26 @@
 //! Subjects on several nodes: taken away by an operator or by their age, on all nodes and once; and conflated on whichever.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidings_tests::publish::{many, must, status};
-use tidings_tests::{Door, NatsOptions, NatsServer, Request, Stream, new_tenant};
+use tidings_tests::{Door, NatsOptions, NatsServer, Stream, new_tenant};
 
 use crate::state::subjects;
 use crate::support::{Node, issued, root, until};
 
-/// After so long without a word a push is taken away.
-const MAX_AGE: Duration = Duration::from_secs(3);
-
-fn ageing(name: &str, url: &str) -> Node {
+/// A node that takes a push away after so many seconds without a word, and waits for streams that are not read.
+fn ageing(name: &str, url: &str, seconds: u64) -> Node {
+    let subjects = format!(
+        r#"{{ config_push = {{ fields = ["push_operation_id"], max_age = "{seconds}s" }} }}"#
+    );
     Node::start_from(name, url, 1, |setup| {
-        setup.set(
-            "TIDINGS_SUBJECTS",
-            r#"{ config_push = { fields = ["push_operation_id"], max_age = "3s" } }"#,
-        )
+        setup
+            .set("TIDINGS_SUBJECTS", &subjects)
+            .set("TIDINGS_STREAM__STALL_TIMEOUT", "10m")
     })
 }
 
@@ -77,7 +78,7 @@ fn a_device_that_is_deleted_on_one_node_leaves_the_state_and_the_streams_of_the_
 #[test]
 fn a_push_that_ages_on_several_nodes_is_taken_away_once() {
     let nats = NatsServer::start(&NatsOptions::new());
-    let nodes = ["a", "b", "c"].map(|name| ageing(name, &nats.url()));
+    let nodes = ["a", "b", "c"].map(|name| ageing(name, &nats.url(), 3));
     let tenant = new_tenant();
     let mut streams = nodes.each_ref().map(|node| open(node, &tenant));
     let pushes: Vec<Value> = (0..20).map(|id| push(&format!("p{id}"), 1)).collect();
@@ -113,10 +114,12 @@ fn a_push_that_ages_on_several_nodes_is_taken_away_once() {
 /// nodes what the others had heard of all the time.
 #[test]
 fn a_node_that_comes_back_takes_nothing_away_that_lives() {
+    // Longer than anything stands still.
+    const MAX_AGE: u64 = 8;
     let nats = NatsServer::start(&NatsOptions::new().unadvertised());
     let door = Door::to(nats.address);
-    let a = ageing("a", &nats.url());
-    let b = ageing("b", &door.nats_url());
+    let a = ageing("a", &nats.url(), MAX_AGE);
+    let b = ageing("b", &door.nats_url(), MAX_AGE);
     let tenant = new_tenant();
     let mut on_a = open(&a, &tenant);
     let mut on_b = open(&b, &tenant);
@@ -125,31 +128,36 @@ fn a_node_that_comes_back_takes_nothing_away_that_lives() {
     on_b.next_event();
     door.close();
     on_b.next_named("stale");
-    // What passes here is how long it is cut off; the push is heard of all the time, among much else that has to
-    // be copied before it.
+    // What passes here is how long it is cut off; the push is heard of all the time, whatever else takes its time, and
+    // among much that has to be copied before it.
     let filling: Vec<Value> = (0..500).map(|n| status(&format!("r{n}"), n)).collect();
-    let since = Instant::now();
-    let mut n = 1;
-    let mut say = |events: &[Value]| {
-        n += 1;
-        let events: Vec<Value> = events.iter().cloned().chain([push("p", n)]).collect();
-        publish(&a, &tenant, &events);
-        thread::sleep(Duration::from_millis(20));
-        n
-    };
-    while since.elapsed() < 2 * MAX_AGE {
-        say(&filling);
-    }
-    door.open();
-    until("the state of b", || {
-        let n = say(&[]);
-        subjects(&b, &tenant)
-            .as_array()
-            .expect("a list")
-            .iter()
-            .any(|subject| subject["type"] == "config_push" && subject["data"]["n"] == n)
+    let said = AtomicU64::new(1);
+    thread::scope(|scope| {
+        let cut_off = scope.spawn(|| {
+            let since = Instant::now();
+            while since.elapsed() < Duration::from_secs(2 * MAX_AGE) {
+                publish(&a, &tenant, &filling);
+                thread::sleep(Duration::from_millis(50));
+            }
+            door.open();
+            let before = said.load(Ordering::SeqCst);
+            until("the state of b", || {
+                let subjects = subjects(&b, &tenant);
+                let listed = subjects.as_array().expect("a list").iter();
+                listed
+                    .filter(|subject| subject["type"] == "config_push")
+                    .any(|subject| subject["data"]["n"].as_u64() > Some(before))
+            });
+        });
+        while !cut_off.is_finished() {
+            let n = said.load(Ordering::SeqCst) + 1;
+            publish(&a, &tenant, &[push("p", n)]);
+            said.store(n, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(100));
+        }
+        cut_off.join().expect("b is there again");
     });
-    let last = say(&[]);
+    let last = said.into_inner();
     let mut removed = 0;
     loop {
         let event = on_a.next_event();
@@ -169,7 +177,9 @@ fn a_stream_conflates_what_is_published_on_another_node() {
     let nats = NatsServer::start(&NatsOptions::new());
     let node = |name| {
         Node::start_from(name, &nats.url(), 1, |setup| {
-            setup.set("TIDINGS_STREAM__SEND_BUFFER", "4KiB")
+            setup
+                .set("TIDINGS_STREAM__SEND_BUFFER", "4KiB")
+                .set("TIDINGS_STREAM__STALL_TIMEOUT", "10m")
         })
     };
     let (a, b) = (node("a"), node("b"));
@@ -214,8 +224,6 @@ fn a_stream_conflates_what_is_published_on_another_node() {
     assert_eq!(seen, statuses, "what does not conflate is whole");
     assert_eq!(latest, due);
     assert!(metrics < METRICS, "megabytes are more than sockets hold");
-    let listed = a
-        .exchange(&Request::get(&format!("/streams?tenant={tenant}")).bearer(&root()))
-        .expect(200);
+    let listed = a.listing(&root(), &format!("/streams?tenant={tenant}"));
     assert_eq!(listed["streams"][0]["conflated"], METRICS - metrics);
 }

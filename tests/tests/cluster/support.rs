@@ -123,6 +123,37 @@ impl Node {
         self.exchange(&Request::new("DELETE", target).bearer(access))
     }
 
+    /// Ends something on whichever node it is; gives the answer, or none where it is gone and nobody says by what: of a
+    /// node that was late it is not known what it did.
+    pub(crate) fn end(&self, access: &str, target: &str) -> Option<Answer> {
+        let (mut answered, mut was_late) = (None, false);
+        until(&format!("the end of {target}"), || {
+            let answer = self.delete(access, target);
+            match answer.status {
+                503 => {
+                    was_late = true;
+                    return false;
+                }
+                404 if was_late => {}
+                _ => answered = Some(answer),
+            }
+            true
+        });
+        answered
+    }
+
+    /// Asserts that no node has this for the caller to end, once none is late to say so.
+    pub(crate) fn finds_nothing(&self, access: &str, target: &str) {
+        until(&format!("what all nodes say of {target}"), || {
+            let answer = self.delete(access, target);
+            if answer.status == 503 {
+                return false;
+            }
+            answer.problem(404);
+            true
+        });
+    }
+
     pub(crate) fn put_group(&self, tenant: &str, name: &str, devices: &[&str]) -> Answer {
         let target = format!("/tenants/{tenant}/device-groups/{}", encode(name));
         let body = json!({ "devices": devices }).to_string();
@@ -146,14 +177,22 @@ impl Node {
         Watch::at(self.address, &format!("/tenants/{tenant}/events/stream"))
     }
 
-    /// The listing of open streams, all pages of it.
+    /// A page of a listing that all nodes have answered: one that is late is left out.
+    pub(crate) fn listing(&self, access: &str, target: &str) -> Value {
+        let request = Request::get(target).bearer(access);
+        let mut page = Value::Null;
+        until(&format!("what all nodes say to {target}"), || {
+            page = self.exchange(&request).expect(200);
+            have_all_answered(&page)
+        });
+        page
+    }
+
+    /// The listing of open streams, all pages of it, once all nodes answer.
     pub(crate) fn streams(&self, access: &str, limit: usize) -> Vec<Value> {
         let (mut streams, mut after) = (Vec::new(), String::new());
         loop {
-            let target = format!("/streams?limit={limit}{after}");
-            let page = self
-                .exchange(&Request::get(&target).bearer(access))
-                .expect(200);
+            let page = self.listing(access, &format!("/streams?limit={limit}{after}"));
             let listed = page["streams"].as_array().expect("a list");
             assert!(listed.len() <= limit, "{page}");
             streams.extend(listed.iter().cloned());
@@ -178,6 +217,17 @@ pub(crate) fn nodes_of(page: &Value) -> Vec<(String, bool)> {
         (name, node["answered"].as_bool().expect("yes or no"))
     };
     nodes.iter().map(one).collect()
+}
+
+fn have_all_answered(page: &Value) -> bool {
+    nodes_of(page).iter().all(|(_, answered)| *answered)
+}
+
+/// Asserts how many streams a call has closed; those of a node that was late to answer are not counted.
+pub(crate) fn assert_counted(answer: &Value, closed: u64) {
+    let counted = answer["streams_closed"].as_u64().expect("a number");
+    let is_so = counted == closed || counted < closed && !have_all_answered(answer);
+    assert!(is_so, "not {closed}: {answer}");
 }
 
 /// An access token of a super admin, issued after whatever is revoked within half a minute.

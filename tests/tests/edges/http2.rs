@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use tidings_tests::publish::status;
-use tidings_tests::{GUARD, Server, new_tenant};
+use tidings_tests::{GUARD, Server, Setup, new_tenant};
 
 use super::{resident, still_serves};
 
@@ -206,7 +206,7 @@ fn a_large_head_over_http_2_is_431() {
 
 #[test]
 fn more_requests_at_a_time_than_are_allowed_are_refused_and_the_others_are_served() {
-    let server = Server::start();
+    let server = Setup::new().set("TIDINGS_LIMITS__BODY_RATE", "0").start();
     let mut frames = Frames::open(&server);
     let tenant = new_tenant();
     // Requests whose bodies never come, so that they stay open.

@@ -2,7 +2,10 @@
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::time::Instant;
 
+use tidings_tests::brokers::wait_for;
+use tidings_tests::http::try_exchange;
 use tidings_tests::publish::status;
 use tidings_tests::{Certificates, GUARD, Request, Server, Setup, new_tenant};
 
@@ -31,6 +34,23 @@ fn get_over_http_2(server: &Server, target: &str, access: &str) -> http::Request
         .expect("a request")
 }
 
+/// Asks for each of these once the one before is answered, and reads no answer beyond its head.
+async fn ask_over_http_2(
+    client: &h2::client::SendRequest<bytes::Bytes>,
+    server: &Server,
+    targets: &[&str],
+    access: &str,
+) -> Vec<http::Response<h2::RecvStream>> {
+    let mut answers = Vec::new();
+    for target in targets {
+        let mut client = client.clone().ready().await.expect("it is alive");
+        let request = get_over_http_2(server, target, access);
+        let answer = client.send_request(request, true).expect("sends").0.await;
+        answers.push(answer.expect("answers"));
+    }
+    answers
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -42,8 +62,9 @@ fn runtime() -> tokio::runtime::Runtime {
 /// Pages that nobody reads lay in memory for as long as their client answered pings: 200 of 8 MiB for each connection.
 #[test]
 fn pages_that_are_not_read_over_http_2_are_bounded_and_given_up() {
-    let server = Setup::new()
-        .set("TIDINGS_LIMITS__UNREAD_TIME", "1s")
+    // None is given up before all of them are asked for.
+    let mut server = Setup::new()
+        .set("TIDINGS_LIMITS__UNREAD_TIME", "10m")
         .set("TIDINGS_LIMITS__ANSWERS_IN_MEMORY", "80MiB")
         .start();
     let tenant = new_tenant();
@@ -78,7 +99,13 @@ fn pages_that_are_not_read_over_http_2_are_bounded_and_given_up() {
             (2, 18),
             "what lies in memory is bounded"
         );
-        for answer in unread {
+    });
+    server.kill();
+    server.start_again_with("TIDINGS_LIMITS__UNREAD_TIME", "1s");
+    runtime().block_on(async {
+        let client = over_http_2(&server, 0).await;
+        for answer in ask_over_http_2(&client, &server, &[&*target; 2], &access).await {
+            assert_eq!(answer.status(), 200);
             let end = answer.into_body().data().await.expect("an end");
             let end = end.expect_err("there is no window").reason();
             assert_eq!(end, Some(h2::Reason::CANCEL));
@@ -87,40 +114,47 @@ fn pages_that_are_not_read_over_http_2_are_bounded_and_given_up() {
         client.ready().await.expect("it is alive");
     });
     let request = Request::get(&target).bearer(&access);
-    assert!(server.exchange(&request).body.len() > 8_000_000);
+    wait_for("room for a page", || {
+        try_exchange(server.address, &request).is_ok_and(|answer| answer.body.len() > 8_000_000)
+    });
 }
 
 /// A place among `limits.requests` was free again before the answer was written, so that any number could be made.
 #[test]
 fn what_is_read_of_a_tenant_takes_a_place_until_it_is_given_up_and_pages_take_none() {
-    let server = Setup::new()
-        .set("TIDINGS_LIMITS__UNREAD_TIME", "2s")
+    // None is given up before the last of them is asked for.
+    let mut server = Setup::new()
+        .set("TIDINGS_LIMITS__UNREAD_TIME", "10m")
         .set("TIDINGS_LIMITS__REQUESTS", "3")
         .start();
     let tenant = new_tenant();
     server.publish(&tenant, &status("r1", 1));
     let target = format!("/tenants/{tenant}/events");
     let access = server.viewer(&tenant);
+    // Without a token nobody takes up the places of others by leaving pages unread.
+    let mut targets = vec!["/assets/console.js"; 10];
+    targets.extend([&*target; 3]);
     runtime().block_on(async {
-        let mut client = over_http_2(&server, 0).await;
-        let mut unread = Vec::new();
-        // Without a token nobody takes up the places of others by leaving pages unread.
-        for (path, count) in [("/assets/console.js", 10), (&*target, 3)] {
-            for _ in 0..count {
-                client = client.ready().await.expect("it is alive");
-                let request = get_over_http_2(&server, path, &access);
-                let answer = client.send_request(request, true).expect("sends").0.await;
-                unread.push(answer.expect("answers"));
-            }
-        }
+        let client = over_http_2(&server, 0).await;
+        let unread = ask_over_http_2(&client, &server, &targets, &access).await;
         server.exchange(&Request::get("/docs")).problem(503);
-        for answer in unread {
+        assert!(unread.iter().all(|answer| answer.status() == 200));
+    });
+    server.kill();
+    server.start_again_with("TIDINGS_LIMITS__UNREAD_TIME", "2s");
+    runtime().block_on(async {
+        let client = over_http_2(&server, 0).await;
+        for answer in ask_over_http_2(&client, &server, &targets, &access).await {
             assert_eq!(answer.status(), 200);
             let end = answer.into_body().data().await.expect("an end");
             end.expect_err("there is no window");
         }
+        // A place is given back about when the client is told.
+        wait_for("a place", || {
+            server.exchange(&Request::get("/docs")).status == 200
+        });
+        drop(client);
     });
-    assert_eq!(server.exchange(&Request::get("/docs")).status, 200);
 }
 
 /// All tenants read by the same few threads, and who waited for them took up the places of everybody.
@@ -186,7 +220,7 @@ fn ask_and_never_read(address: std::net::SocketAddr, requests: &[u8]) {
     let mut socket = TcpStream::connect(address).expect("connects");
     let patience = std::time::Duration::from_millis(100);
     socket.set_write_timeout(Some(patience)).expect("set");
-    let deadline = std::time::Instant::now() + GUARD;
+    let deadline = Instant::now() + GUARD;
     loop {
         match socket.write(requests) {
             Err(error)
@@ -197,10 +231,7 @@ fn ask_and_never_read(address: std::net::SocketAddr, requests: &[u8]) {
             {
                 return;
             }
-            _ => assert!(
-                std::time::Instant::now() < deadline,
-                "the connection is held"
-            ),
+            _ => assert!(Instant::now() < deadline, "the connection is held"),
         }
     }
 }
@@ -259,12 +290,26 @@ fn a_stream_over_http_2_outlives_both_limits() {
         .start();
     let tenant = new_tenant();
     let target = format!("/tenants/{tenant}/events/stream");
+    let access = server.viewer(&tenant);
+    let deadline = Instant::now() + GUARD;
     runtime().block_on(async {
-        let client = over_http_2(&server, 1_000_000).await;
-        let mut client = client.ready().await.expect("it is alive");
-        let request = get_over_http_2(&server, &target, &server.viewer(&tenant));
-        let answer = client.send_request(request, true).expect("sends").0.await;
-        let mut body = answer.expect("answers").into_body();
+        // A connection may be idle for long enough before its first request is there.
+        let (_client, answer) = loop {
+            assert!(Instant::now() < deadline, "no stream is opened");
+            let client = over_http_2(&server, 1_000_000).await;
+            let Ok(mut client) = client.ready().await else {
+                continue;
+            };
+            let request = get_over_http_2(&server, &target, &access);
+            let Ok((answer, _)) = client.send_request(request, true) else {
+                continue;
+            };
+            if let Ok(answer) = answer.await {
+                break (client, answer);
+            }
+        };
+        assert_eq!(answer.status(), 200);
+        let mut body = answer.into_body();
         let mut read = async |until: &str, count: usize| {
             let mut text = String::new();
             while text.matches(until).count() < count {

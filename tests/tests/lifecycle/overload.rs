@@ -41,7 +41,11 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[test]
 fn more_requests_at_once_than_configured_are_refused_at_once() {
-    let server = Setup::new().set("TIDINGS_LIMITS__REQUESTS", "2").start();
+    let server = Setup::new()
+        .set("TIDINGS_LIMITS__REQUESTS", "2")
+        // The bodies wait for this test.
+        .set("TIDINGS_LIMITS__BODY_RATE", "0")
+        .start();
     let tenant = new_tenant();
     let body = serde_json::to_vec(&status("r1", 1)).expect("plain");
     let mut first = half_a_publish(&server, &tenant, &body);

@@ -44,7 +44,7 @@ impl Deployment {
         });
         let mut options = ProxyOptions::in_front_of(kind, &upstreams);
         if kind == ProxyKind::Haproxy {
-            options = options.replace("inter 2s fall 2", checks);
+            options = options.replace("inter 2s fall 2 rise 1", checks);
         }
         Self {
             proxy: options.start(),
@@ -144,13 +144,20 @@ fn follow(deployment: &Deployment, mut stream: Stream) -> Vec<u64> {
 /// The streams of a node that goes come back on the other one, while events are published through the same proxy.
 fn a_node_leaves(kind: ProxyKind) {
     const STREAMS: usize = 12;
-    let mut deployment = Deployment::start(kind, "inter 100ms fall 2", |setup| {
+    // Without a time of its own a check has to be answered before the next one is due.
+    let checks = "inter 100ms fall 2 rise 1\n    timeout check 10s";
+    let mut deployment = Deployment::start(kind, checks, |setup| {
         setup
             .set("TIDINGS_SHUTDOWN__DELAY", "500ms")
             .set("TIDINGS_SHUTDOWN__DRAIN", "1s")
     });
     let streams: Vec<Stream> = (0..STREAMS).map(|_| deployment.open(None)).collect();
-    let counts = streams_at(&deployment.nodes[0]);
+    let mut counts = BTreeMap::new();
+    // A node that is late to say what it has is left out.
+    wait_for("a listing with all streams", || {
+        counts = streams_at(&deployment.nodes[0]);
+        counts.values().sum::<usize>() == STREAMS
+    });
     let is_spread = counts.len() == 2 && counts.values().all(|&count| count >= STREAMS / 3);
     assert!(is_spread, "{counts:?}");
 
@@ -204,10 +211,11 @@ fn unread(address: std::net::SocketAddr) -> usize {
 /// A node that has been sent a token and dies without an answer: the other one is never shown that token.
 fn a_node_dies_with_a_token(kind: ProxyKind) {
     // A node that does not answer is not taken out for it, so that it is sent what it does not answer.
-    let mut deployment = Deployment::start(kind, "inter 2s fall 1000000", |setup| setup);
+    let checks = "inter 2s fall 1000000 rise 1";
+    let mut deployment = Deployment::start(kind, checks, |setup| setup);
     let tokens: Vec<String> = (0..8).map(|_| deployment.mint()).collect();
     let [frozen, other] = &deployment.nodes;
-    frozen.signal(Signal::STOP);
+    frozen.freeze();
     // One after the other, until the node that is frozen has one that it does not read.
     let mut waiting = Vec::new();
     for token in tokens {

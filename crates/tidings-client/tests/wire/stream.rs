@@ -9,6 +9,7 @@ use tidings_client::{
     AccessToken, Client, ClientError, Conflate, EventStream, StreamEvent, StreamOptions,
 };
 use tidings_protocol::api::{ClosingReason, GapReason};
+use tokio::net::TcpSocket;
 
 const TENANT: &str = "11111111-1111-4111-8111-111111111111";
 
@@ -345,9 +346,10 @@ async fn a_line_without_a_byte_is_taken_for_dead_and_opened_anew() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_tried_again_until_it_is_back() {
-    let server = Server::start().await;
-    let url = server.url();
-    drop(server);
+    // It has its port, so that nobody else can be given that, and does not listen.
+    let away = TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", away.local_addr().unwrap());
     let client = Client::new(&url, AccessToken::fixed("access")).unwrap();
     let mut stream = client.stream(impatient());
     for _ in 0..3 {

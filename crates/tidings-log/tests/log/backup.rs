@@ -202,6 +202,8 @@ fn a_restored_log_is_the_log_as_it_was_in_a_new_epoch_that_knows_its_parent() {
 #[test]
 fn a_backup_holds_what_retention_and_caps_left_and_tells_of_what_they_took() {
     let bench = Bench::with(|options| options.max_bytes = 1 << 20);
+    // Before the state's thread has begun retention takes nothing.
+    bench.wait_for_state();
     for number in 0..40 {
         let owner = tenant(1 + u8::try_from(number % 2).unwrap());
         bench.append(owner, vec![bulky(number, 60_000)]).unwrap();

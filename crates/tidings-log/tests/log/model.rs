@@ -15,7 +15,7 @@ use tidings_log::{
 };
 use tidings_protocol::{Position, TenantId};
 
-use crate::support::{Bench, Read, SECOND, event, tenant};
+use crate::support::{Bench, Heard, Read, SECOND, event, tenant};
 
 const TENANTS: u8 = 3;
 const RETENTION: i64 = 600 * SECOND;
@@ -123,6 +123,8 @@ struct Model {
     keys: HashMap<(TenantId, [u8; 16]), (IdempotencyKey, Position, i64)>,
     next_text: u64,
     purged: bool,
+    /// What the log's listener was told, as far as it was asked.
+    heard: Vec<Read>,
 }
 
 /// A body with what the model knows of it.
@@ -160,6 +162,7 @@ impl Model {
             keys: HashMap::new(),
             next_text: 0,
             purged: false,
+            heard: Vec::new(),
         };
         (model, bench)
     }
@@ -319,9 +322,9 @@ impl Model {
     }
 
     /// Where a body's new events begin: by what the log answered, or, where its first and last were
-    /// stored before, by what the log holds.
+    /// stored before, by what the log holds or its listener was told.
     fn first_position(
-        &self,
+        &mut self,
         bench: &Bench,
         sent: &Sent,
         sorted: &[Option<Position>],
@@ -336,10 +339,18 @@ impl Model {
         let place = sorted.iter().position(Option::is_none).unwrap();
         let after = self.stored.last().map_or(0, |last| last.position);
         let (events, _) = bench.read(Scope::Tenant(sent.tenant), after);
-        let found = events
-            .iter()
-            .find(|event| event.data == sent.events[place].data);
-        found.expect("an accepted event is there").position
+        let is_wanted = |event: &&Read| event.data == sent.events[place].data;
+        if let Some(found) = events.iter().find(is_wanted) {
+            return found.position;
+        }
+        // The tenant's cap has taken it already, for a body that was submitted with this one.
+        for heard in bench.heard.lock().unwrap().try_iter() {
+            if let Heard::Committed(events) = heard {
+                self.heard.extend(events);
+            }
+        }
+        let found = self.heard.iter().find(is_wanted);
+        found.expect("an accepted event was told").position
     }
 
     /// After a fault: bodies that were answered are there; those that were cut off are there whole

@@ -9,6 +9,8 @@ use tidings_log::storage::{LockError, OpenMode, Storage, StorageFile};
 
 /// What reaches the disk as a whole or not at all.
 const SECTOR: usize = 512;
+/// How long a mark is: a frame's header, and nothing else.
+const MARK: usize = 88;
 
 /// A change to a file that was not synced.
 #[derive(Clone, Debug)]
@@ -74,8 +76,8 @@ struct Faults {
     /// The same with every change of anything, names included.
     dies_after_changes: Option<u64>,
     fail_next_sync: bool,
-    /// The next write of a segment stops after so many bytes.
-    tear_next_write: Option<usize>,
+    /// The next write of a segment that is longer than this stops after so many bytes.
+    tear_next_write: Option<(usize, usize)>,
     no_room: bool,
     no_room_for_writes: bool,
     /// Nothing can be written, whatever it is.
@@ -196,7 +198,12 @@ impl SimulatedStorage {
     }
 
     pub(crate) fn tear_next_write(&self, after: usize) {
-        self.disk().faults.tear_next_write = Some(after);
+        self.disk().faults.tear_next_write = Some((0, after));
+    }
+
+    /// The same, but of no mark, which a writer that is idle for a moment writes before anything else.
+    pub(crate) fn tear_next_frame_with_events(&self, after: usize) {
+        self.disk().faults.tear_next_write = Some((MARK, after));
     }
 
     pub(crate) fn set_full(&self, full: bool) {
@@ -519,7 +526,8 @@ impl StorageFile for SimulatedFile {
         }
         if self.is_segment() {
             disk.journal.push(Operation::Write);
-            if let Some(after) = disk.faults.tear_next_write.take() {
+            let tear = &mut disk.faults.tear_next_write;
+            if let Some((_, after)) = tear.take_if(|(longer_than, _)| bytes.len() > *longer_than) {
                 let written = bytes[..after.min(bytes.len())].to_vec();
                 Self::change(&mut disk, self.node, Change::Write(offset, written));
                 return Err(io::Error::other("the write was torn"));

@@ -1,6 +1,6 @@
 //! The state: what it says, what it survives, and what it keeps retention from.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_log::{AppendError, Doubt, EventRef, NewEvent, Scope, StateError, Subject};
 use tidings_protocol::TenantId;
@@ -118,6 +118,8 @@ fn the_subjects_of_a_device_are_found_whatever_their_kind() {
 #[test]
 fn a_subject_outlives_the_events_behind_it() {
     let mut bench = Bench::with(|options| options.max_bytes = 1 << 20);
+    // Before the state's thread has begun retention takes nothing.
+    bench.wait_for_state();
     say(&bench, tenant(1), vec![of_subject(STATUS, "r1", "early")]);
     for number in 0..300 {
         say(&bench, tenant(2), vec![bulky(number, 12_000)]);
@@ -171,6 +173,8 @@ fn a_state_that_is_missing_or_damaged_is_built_anew() {
         ]
     };
     say(&bench, tenant(1), two());
+    // Closed before its thread has begun, a log has no file of the state.
+    bench.wait_for_state();
     let ways: [&dyn Fn(&Bench); 5] = [
         &|bench| bench.storage.delete("state.redb"),
         &|bench| bench.storage.replace("state.redb", b""),
@@ -219,6 +223,9 @@ fn a_state_of_another_log_is_not_believed() {
         vec![of_subject(STATUS, "r1", "another log's")],
     );
     say(&mine, tenant(1), vec![of_subject(STATUS, "r1", "mine")]);
+    // Closed before their threads have begun, neither has a file of the state.
+    other.wait_for_state();
+    mine.wait_for_state();
     other.close();
     mine.close();
     mine.storage
@@ -287,15 +294,23 @@ fn retention_keeps_what_the_state_cannot_be_made_durable_of() {
 fn a_state_that_is_not_ready_says_so_and_the_log_does_not_wait_for_it() {
     let mut bench = bench();
     say(&bench, tenant(1), vec![of_subject(STATUS, "r1", "one")]);
-    bench.close();
-    bench.storage.refuse_state(true);
-    bench.open();
-    say(&bench, tenant(1), vec![of_subject(STATUS, "r2", "two")]);
-    let state = bench.log().state();
+    let seen = loop {
+        bench.close();
+        bench.storage.refuse_state(true);
+        let begun = Instant::now();
+        bench.open();
+        say(&bench, tenant(1), vec![of_subject(STATUS, "r2", "two")]);
+        let state = bench.log().state();
+        let snapshot = state.snapshot(Scope::All).map(|snapshot| snapshot.len());
+        let waited = state.wait_through(0, Duration::ZERO);
+        let seen = (snapshot, waited, state.overdue(10).len());
+        // After three seconds the file is taken for damaged, and the state is built anew.
+        if begun.elapsed() < Duration::from_secs(2) {
+            break seen;
+        }
+    };
     let not_ready = StateError::NotReady { through: 0 };
-    assert_eq!(state.snapshot(Scope::All).unwrap_err(), not_ready);
-    assert!(!state.wait_through(0, Duration::ZERO));
-    assert!(state.overdue(10).is_empty());
+    assert_eq!(seen, (Err(not_ready), false, 0));
     bench.storage.refuse_state(false);
     assert_eq!(bench.state_texts(Scope::All), ["one", "two"]);
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -244,32 +244,26 @@ fn publishes_are_told_by_author_and_not_one_by_one() {
         audit.published(ONE, Author::User("ada", false), 1);
     }
     audit.stop();
-    let told: BTreeSet<_> = entries(&audit, &all())
+    let told: Vec<_> = entries(&audit, &all())
         .into_iter()
         .filter(|entry| entry.what == AuditKind::Published)
-        .map(|entry| {
-            (
-                entry.tenant_id,
-                entry.key_id,
-                entry.user_id,
-                entry.count,
-                entry.events,
-            )
-        })
         .collect();
+    // Each author once, or, where all this takes a second, with the first tick and again at the end.
+    assert!((3..=6).contains(&told.len()), "{told:?}");
+    let mut sums = BTreeMap::new();
+    for entry in told {
+        let author = (entry.tenant_id, entry.key_id, entry.user_id);
+        let (bodies, events) = sums.entry(author).or_insert((0, 0));
+        *bodies += entry.count.unwrap();
+        *events += entry.events.unwrap();
+    }
     let poller = Some("poller".to_owned());
-    let expected = BTreeSet::from([
-        (Some(ONE), poller.clone(), None, Some(100), Some(300)),
-        (Some(TWO), poller, None, Some(100), Some(100)),
-        (
-            Some(ONE),
-            None,
-            Some("ada".to_owned()),
-            Some(100),
-            Some(100),
-        ),
+    let expected = BTreeMap::from([
+        ((Some(ONE), poller.clone(), None), (100, 300)),
+        ((Some(TWO), poller, None), (100, 100)),
+        ((Some(ONE), None, Some("ada".to_owned())), (100, 100)),
     ]);
-    assert_eq!(told, expected);
+    assert_eq!(sums, expected);
 }
 
 #[test]

@@ -118,6 +118,8 @@ pub async fn serve(
         tracing::debug!(%error, %peer, "a connection keeps the kernel's patience");
     }
     let entered = tokio::select! {
+        // After a standstill both may be ready: what has come is not dropped for that.
+        biased;
         entered = enter(socket, peer, &edge, patience) => entered,
         // Browsers open connections in advance; one that has said nothing holds up no stop.
         () = unspoken(&stopping) => return,

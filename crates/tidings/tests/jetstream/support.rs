@@ -183,6 +183,18 @@ impl Reading {
         }
     }
 
+    /// The next word that is wanted. On a slow machine the broker may be away for a while at any moment, and the
+    /// source says so.
+    pub(crate) async fn word(&mut self, is_wanted: impl Fn(&SourceEvent) -> bool) -> SourceEvent {
+        loop {
+            match self.next_word().await {
+                word if is_wanted(&word) => return word,
+                SourceEvent::Waiting | SourceEvent::Away { .. } | SourceEvent::Back => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     pub(crate) async fn next_batch(&mut self) -> SourceBatch {
         loop {
             if let SourceEvent::Batch(batch) = self.next().await {
@@ -255,9 +267,14 @@ pub(crate) async fn killed_and_started(mut server: NatsServer) -> NatsServer {
     restarting.await.expect("a restart")
 }
 
-/// The sequence of the own stream's newest message.
+/// The sequence of the own stream's newest message, by the first server that answers.
 pub(crate) async fn stored_last(nats: &Nats) -> u64 {
-    connected(nats).await;
-    let info = tidings::jetstream::api::stream_info(nats.client(), STREAM).await;
-    info.expect("a stream").last_sequence
+    let mut last = None;
+    until("a word of the stream's leader", async || {
+        let info = tidings::jetstream::api::stream_info(nats.client(), STREAM).await;
+        last = info.ok().map(|info| info.last_sequence);
+        last.is_some()
+    })
+    .await;
+    last.expect("it was told just now")
 }

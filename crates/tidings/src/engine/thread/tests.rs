@@ -328,7 +328,12 @@ async fn several_threads_share_the_streams_and_lose_none_of_their_events() {
     let log = Log::open(LogOptions::new(log_folder.path()), Box::new(NoListener)).unwrap();
     let cursors = Arc::new(Cursors::of_log(&log));
     let window = Arc::new(Window::new(1 << 20));
-    let engines = Engines::start(&options(THREADS), &log, &cursors, &window, &types).unwrap();
+    // Nothing comes between the events, however long this takes.
+    let options = EngineOptions {
+        heartbeat: Duration::from_hours(1),
+        ..options(THREADS)
+    };
+    let engines = Engines::start(&options, &log, &cursors, &window, &types).unwrap();
     let mut clients = Vec::new();
     for _ in 0..THREADS * EACH {
         let (stream, client) = authorised(&thread, &limits);
