@@ -23,6 +23,7 @@ export default typescript.config(
         AbortController: 'readonly',
         Buffer: 'readonly',
         MutationObserver: 'readonly',
+        Response: 'readonly',
         indexedDB: 'readonly',
         process: 'readonly',
         console: 'readonly',

@@ -294,7 +294,7 @@ export class Api {
         throw new TidingsError('network', `The server did not answer within ${patience / 1000} seconds.`);
       throw error;
     });
-    this.#compareClocks(response, (asked + Date.now()) / 2);
+    this.#compareClocks(response, asked, Date.now());
     if (response.ok) return response;
     const problem = (await response.json().catch(() => ({}))) as { detail?: string };
     throw new TidingsError(
@@ -304,12 +304,14 @@ export class Api {
     );
   }
 
-  #compareClocks(response: Response, at: number): void {
+  #compareClocks(response: Response, asked: number, answered: number): void {
     const said = Date.parse(response.headers.get('date') ?? '');
     if (Number.isNaN(said)) return;
     this.said = said;
-    // The second that the header names has begun: it is half over in the middle.
-    const ahead = said + 500 - at;
-    this.#ahead = Math.abs(ahead) > CLOCK_DOUBT ? ahead : 0;
+    // The second that the header names has begun: it is half over in the middle. When within the call it was named is
+    // not known, and what a quick call told is better than what a slow one does not contradict.
+    const ahead = said + 500 - (asked + answered) / 2;
+    const doubt = CLOCK_DOUBT + (answered - asked) / 2;
+    if (Math.abs(ahead - this.#ahead) > doubt) this.#ahead = Math.abs(ahead) > doubt ? ahead : 0;
   }
 }

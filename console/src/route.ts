@@ -1,4 +1,4 @@
-import { useEffect, useState } from 'preact/hooks';
+import { useLayoutEffect, useState } from 'preact/hooks';
 
 /** Where the console is: a page and what it is asked to show, both in the address, so that a link shows the same. */
 export interface Route {
@@ -18,7 +18,8 @@ export function href(page: string, query: Record<string, string | undefined> = {
 
 export function useRoute(): Route {
   const [route, setRoute] = useState(readRoute);
-  useEffect(() => {
+  // At once: an address that changes before the next paint would be missed.
+  useLayoutEffect(() => {
     const follow = () => setRoute(readRoute());
     addEventListener('hashchange', follow);
     return () => removeEventListener('hashchange', follow);

@@ -1,5 +1,5 @@
 import type { Fleet } from '@tidings/client/fleet';
-import { useEffect, useMemo, useReducer, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useMemo, useReducer, useRef, useState } from 'preact/hooks';
 import type { Notice, Session } from './session';
 
 /** Renders with the fleet, at most five times a second. */
@@ -31,14 +31,15 @@ export function useTenants(session: Session): readonly string[] {
 /** What somebody must know who looks at the screen. */
 export function useNotices(session: Session): readonly Notice[] {
   const [notices, setNotices] = useState(session.notices);
-  useEffect(() => session.subscribe(() => setNotices(session.notices)), [session]);
+  // At once: what is told before the next paint would be missed.
+  useLayoutEffect(() => session.subscribe(() => setNotices(session.notices)), [session]);
   return notices;
 }
 
 /** Renders after new events. */
 export function useSeen(session: Session): void {
   const [, render] = useReducer((count: number) => count + 1, 0);
-  useEffect(() => session.subscribe(() => render(undefined)), [session]);
+  useLayoutEffect(() => session.subscribe(() => render(undefined)), [session]);
 }
 
 /** The time, that goes on while the page is shown. */

@@ -6,6 +6,7 @@
 import type { Message } from './events.js';
 import { MessageQueue } from './queue.js';
 import { type Connection, type Handlers, type StreamOptions, TidingsStream } from './stream.js';
+import { silence } from './wait.js';
 
 /** What a shared stream follows. */
 export interface SharedOptions extends StreamOptions {
@@ -16,12 +17,15 @@ export interface SharedOptions extends StreamOptions {
   readonly name: string;
 }
 
-/** What the leading tab tells the others. A term is one tab's lead; its messages come in the stream's order. */
+/**
+ * What the leading tab tells the others. A term is one tab's lead; its messages come in the stream's order. Until a new
+ * leader's line tells otherwise, `connection` is how it stood before: only `isOpen` says whether there is a line.
+ */
 type Word =
-  | { word: 'lead'; term: string; cursor: string | undefined; connection: Connection }
+  | { word: 'lead'; term: string; cursor: string | undefined; connection: Connection; isOpen: boolean }
   | { word: 'message'; term: string; message: Message; cursor: string | undefined }
-  | { word: 'connection'; term: string; connection: Connection }
-  | { word: 'alive'; term: string }
+  | { word: 'connection'; term: string; connection: Connection; isOpen: boolean }
+  | { word: 'alive'; term: string; isOpen: boolean }
   | { word: 'hello' };
 
 /**
@@ -53,7 +57,8 @@ export class SharedStream implements AsyncIterable<Message> {
   /** The cursor of the last message that this tab was given. */
   #given: string | undefined;
   #connection: Connection = { state: 'connecting', since: Date.now() };
-  #silence: ReturnType<typeof setTimeout> | undefined;
+  /** Ends the wait for a leader that says nothing. */
+  #rest = (): void => undefined;
   #isFrozen = false;
 
   constructor(options: SharedOptions, handlers: Handlers = {}) {
@@ -77,7 +82,7 @@ export class SharedStream implements AsyncIterable<Message> {
   close(): void {
     if (this.#end.signal.aborted) return;
     this.#end.abort();
-    clearTimeout(this.#silence);
+    this.#rest();
     this.#leave();
     this.#channel?.close();
     this.#become({ state: 'closed', since: Date.now() });
@@ -114,7 +119,7 @@ export class SharedStream implements AsyncIterable<Message> {
     // A page that the browser stops must not hold the line for the others.
     const freeze = () => {
       this.#isFrozen = true;
-      clearTimeout(this.#silence);
+      this.#rest();
       this.#leave();
     };
     const thaw = () => {
@@ -158,21 +163,22 @@ export class SharedStream implements AsyncIterable<Message> {
   #lead(letGo: () => void): void {
     this.#letGo = letGo;
     this.#term = this.#leader = crypto.randomUUID();
-    clearTimeout(this.#silence);
+    this.#rest();
     // A bridge becomes the stream of all; else one begins where this tab stands.
     this.#noted = undefined;
     if (this.#own === undefined) this.#open();
     this.#announce();
     const term = this.#term;
     const tell = setInterval(() => {
-      if (this.#term === term) this.#say({ word: 'alive', term });
+      if (this.#term === term) this.#say({ word: 'alive', term, isOpen: this.#isOpen });
       else clearInterval(tell);
     }, this.#heartbeat() / 3);
   }
 
   #announce(): void {
     if (this.#term === undefined) return;
-    this.#say({ word: 'lead', term: this.#term, cursor: this.#given, connection: this.#connection });
+    const [cursor, connection] = [this.#given, this.#connection];
+    this.#say({ word: 'lead', term: this.#term, cursor, connection, isOpen: this.#isOpen });
   }
 
   /** Gives up the lead and the tab's own stream. */
@@ -199,7 +205,8 @@ export class SharedStream implements AsyncIterable<Message> {
         connection: (connection) => {
           if (this.#own !== own || connection.state === 'closed') return;
           this.#become(connection);
-          if (this.#term !== undefined) this.#say({ word: 'connection', term: this.#term, connection });
+          const [term, isOpen] = [this.#term, this.#isOpen];
+          if (term !== undefined) this.#say({ word: 'connection', term, connection, isOpen });
         },
       },
     );
@@ -230,7 +237,9 @@ export class SharedStream implements AsyncIterable<Message> {
     }
     // What a leader of before still had to say is not for this tab: another term has begun.
     if (this.#term !== undefined || (said.word !== 'lead' && said.term !== this.#leader)) return;
-    this.#listen();
+    // Over HTTP/1.1 tabs that bridge can hold all connections that a browser opens, and the leader waits for one of them
+    // for ever: to a tab that has a line, what one without says is no sign of life.
+    if (said.word === 'message' || said.isOpen || !this.#isOpen) this.#listen();
     switch (said.word) {
       case 'lead':
         this.#follow(said.term, said.cursor);
@@ -292,16 +301,19 @@ export class SharedStream implements AsyncIterable<Message> {
    * one more by chance, since of the tabs that would all take the lead at once the first is enough.
    */
   #listen(): void {
-    clearTimeout(this.#silence);
+    this.#rest();
     if (this.#term !== undefined) return;
-    this.#silence = setTimeout(
-      () => {
-        if (this.#term !== undefined || this.#end.signal.aborted) return;
-        this.#bridge();
-        this.#stand(true);
-      },
-      2 * this.#heartbeat() + Math.random() * this.#heartbeat(),
-    );
+    this.#rest = silence((2 + Math.random()) * this.#heartbeat(), () => {
+      if (this.#term !== undefined || this.#end.signal.aborted) return;
+      this.#bridge();
+      this.#stand(true);
+    });
+  }
+
+  /** Whether the stream of this tab's own has a line. */
+  get #isOpen(): boolean {
+    const state = this.#own?.connection.state;
+    return state === 'live' || state === 'stale';
   }
 
   #heartbeat(): number {

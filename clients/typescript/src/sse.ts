@@ -18,8 +18,10 @@ export class SseParser {
   /** The last `retry` field, in milliseconds; `undefined` before the first. */
   retry: number | undefined;
 
-  // Drops a byte order mark at the beginning and nowhere else; puts U+FFFD for what is no UTF-8.
-  readonly #decoder = new TextDecoder();
+  // Puts U+FFFD for what is no UTF-8. Node 24 and later would drop a second byte order mark too, where the first comes
+  // in pieces, so none is left to the decoder.
+  readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  #hasBegun = false;
   #line = '';
   #afterReturn = false;
   #id = '';
@@ -30,7 +32,8 @@ export class SseParser {
   push(bytes: Uint8Array): Block[] {
     const blocks: Block[] = [];
     const text = this.#decoder.decode(bytes, { stream: true });
-    let from = 0;
+    let from = !this.#hasBegun && text.startsWith('\uFEFF') ? 1 : 0;
+    this.#hasBegun ||= text.length > 0;
     // A carriage return that ended a piece has ended its line; a line feed behind it belongs to it.
     if (this.#afterReturn && text.length > 0) {
       this.#afterReturn = false;

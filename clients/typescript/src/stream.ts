@@ -2,7 +2,7 @@ import { refusal, TidingsError } from './errors.js';
 import type { Closing, Gap, Message, TidingsEvent } from './events.js';
 import { type Block, SseParser } from './sse.js';
 import { exchange, type TokenSource } from './token.js';
-import { isOffline, pause } from './wait.js';
+import { isOffline, pause, silence } from './wait.js';
 
 /**
  * How it stands with the line, as a dashboard shows it. Only under `live` is what is on the screen how things are.
@@ -190,12 +190,12 @@ export class TidingsStream implements AsyncIterable<Message> {
     comeBackIn: (milliseconds: number) => void,
   ): AsyncGenerator<[Message | undefined, string]> {
     const { heartbeat = 15_000, fetch: send = fetch, baseUrl, token } = this.#options;
-    let watchdog: ReturnType<typeof setTimeout> | undefined;
+    let rest = (): void => undefined;
     const watch = () => {
-      clearTimeout(watchdog);
-      watchdog = setTimeout(() => {
+      rest();
+      rest = silence(2 * heartbeat, () => {
         line.abort(new TidingsError('network', 'no sign of life from the server'));
-      }, 2 * heartbeat);
+      });
     };
     // The browser knows at once what the line would show in half a minute.
     const cutOff = () => {
@@ -228,7 +228,7 @@ export class TidingsStream implements AsyncIterable<Message> {
         watch();
         const { done, value } = await reader.read();
         // While the caller takes its time, the line is not silent.
-        clearTimeout(watchdog);
+        rest();
         if (done) return;
         const blocks = parser.push(value);
         this.#pause = parser.retry ?? this.#pause;
@@ -244,7 +244,7 @@ export class TidingsStream implements AsyncIterable<Message> {
         }
       }
     } finally {
-      clearTimeout(watchdog);
+      rest();
       page.removeEventListener?.('offline', cutOff);
     }
   }

@@ -30,3 +30,21 @@ export function pause(milliseconds: number, signal: AbortSignal): Promise<void> 
     if (signal.aborted) done();
   });
 }
+
+/** How late a timer is, at least, of a page that itself stood still, and how long that then still listens; in milliseconds. */
+const LATE = 1_000;
+
+/**
+ * Calls `over` after so many milliseconds of silence. Where this page itself stood still so long, what the other side
+ * said meanwhile is still to be read: then a moment more is waited, once. Answers how to end the wait.
+ */
+export function silence(milliseconds: number, over: () => void): () => void {
+  const due = Date.now() + milliseconds;
+  let timer = setTimeout(() => {
+    if (Date.now() < due + LATE) over();
+    else timer = setTimeout(over, LATE);
+  }, milliseconds);
+  return () => {
+    clearTimeout(timer);
+  };
+}

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import test from 'node:test';
+import test, { mock } from 'node:test';
 import type { Message } from '../src/index.js';
 import { SharedStream, type SharedOptions } from '../src/shared.js';
 
@@ -55,9 +55,14 @@ class Server {
   readonly log: string[] = [];
   readonly open = new Set<ReadableStreamDefaultController<Uint8Array>>();
   opened = 0;
+  /** How many streams a browser has at once; a further one waits for the end of one of them. */
+  most = Infinity;
 
-  readonly fetch: typeof fetch = (input, init) => {
+  readonly fetch: typeof fetch = async (input, init) => {
     this.opened += 1;
+    while (this.open.size >= this.most && !init?.signal?.aborted)
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    init?.signal?.throwIfAborted();
     const url = new URL(input as string);
     const cursor = url.searchParams.get('last_event_id');
     let mine: ReadableStreamDefaultController<Uint8Array>;
@@ -81,8 +86,18 @@ class Server {
       cancel: close,
     });
     init?.signal?.addEventListener('abort', close);
-    return Promise.resolve(new Response(body, { headers: { 'content-type': 'text/event-stream' } }));
+    return new Response(body, { headers: { 'content-type': 'text/event-stream' } });
   };
+
+  /** The heart beats, or lines would be given up; answers how to end that. */
+  beat(): () => void {
+    const beating = setInterval(() => {
+      for (const controller of this.open) send(controller, ': heartbeat\n');
+    }, 10);
+    return () => {
+      clearInterval(beating);
+    };
+  }
 
   publish(text: string): void {
     this.log.push(text);
@@ -131,11 +146,14 @@ class Tab {
   }
 }
 
+// Also where a test has the clock in its hands.
+const { setTimeout: later } = globalThis;
+
 async function until(holds: () => boolean, what: string): Promise<void> {
-  const deadline = Date.now() + 60_000;
+  const deadline = performance.now() + 60_000;
   while (!holds()) {
-    if (Date.now() > deadline) throw new Error(`not in a minute: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 1));
+    if (performance.now() > deadline) throw new Error(`not in a minute: ${what}`);
+    await new Promise((resolve) => later(resolve, 1));
   }
 }
 
@@ -189,10 +207,9 @@ test('a tab that takes nothing for long is not told without end: it reads on its
     let number = 0;
     const others = tabs.filter((tab) => tab !== slow);
     await until(() => {
-      for (let count = 0; count < 500; count++) server.publish(`${++number}`);
-      return number >= 50_000 || slow.stream.readsItself;
-    }, 'the slow tab reads itself');
-    assert.ok(slow.stream.readsItself, 'while nothing is taken, no more is kept for it');
+      for (let count = 0; count < 500 && number < 50_000; count++) server.publish(`${++number}`);
+      return slow.stream.readsItself;
+    }, 'the slow tab reads itself: while nothing is taken, no more is kept for it');
     await until(() => others.every(({ got }) => got.at(-1) === `${number}`), 'the others have the last');
     slow.resting = undefined;
     goOn();
@@ -243,10 +260,7 @@ test('a leader that says nothing any more is replaced, and stands behind when it
   const server = new Server();
   const name = `tabs-${++names}`;
   const [one, other] = [new Tab(server, name, { heartbeat: 50 }), new Tab(server, name, { heartbeat: 50 })];
-  // The server beats too, or the lines would be given up.
-  const beat = setInterval(() => {
-    for (const controller of server.open) send(controller, ': heartbeat\n');
-  }, 10);
+  const rest = server.beat();
   try {
     await until(() => server.opened >= 2, 'both have begun');
     server.publish('first');
@@ -278,8 +292,55 @@ test('a leader that says nothing any more is replaced, and stands behind when it
       BroadcastChannel.prototype.postMessage = post;
     }
   } finally {
-    clearInterval(beat);
+    rest();
     await close([one, other]);
+  }
+});
+
+test('a leader that gets no line, since those who bridge have all that there are, hands over to one of them', async () => {
+  // Over HTTP/1.1 six bridges held the six connections of a browser, and the leader waited for one for ever.
+  const server = new Server();
+  server.most = 2;
+  const name = `tabs-${++names}`;
+  const taken = until(() => server.open.size === server.most, 'the others have all connections');
+  const late = { heartbeat: 50, token: () => taken.then(() => 't') };
+  const leader = new Tab(server, name, late);
+  const others = [new Tab(server, name, { heartbeat: 50 }), new Tab(server, name, { heartbeat: 50 })];
+  const rest = server.beat();
+  try {
+    await taken;
+    await until(() => {
+      server.publish('more');
+      return server.open.size === 1 && leaders([leader, ...others]).length === 1;
+    }, 'one connection');
+    server.publish('last');
+    await until(() => [leader, ...others].every(({ got }) => got.at(-1) === 'last'), 'all have the last');
+    for (const { got } of others) assert.deepEqual(got, server.log);
+    assert.deepEqual(leader.got, server.log.slice(-leader.got.length), 'from its beginning on');
+  } finally {
+    rest();
+    await close([leader, ...others]);
+  }
+});
+
+test('a tab that itself stood still does not take its own late timers for the silence of others', async () => {
+  mock.timers.enable({ apis: ['setTimeout', 'Date'] });
+  const server = new Server();
+  let tabs: Tab[] = [];
+  try {
+    tabs = await several(server, 2);
+    const { opened } = server;
+    for (const text of ['one', 'other']) {
+      // Longer than any silence that is borne. What came meanwhile is read after the timers.
+      mock.timers.tick(60_000);
+      server.publish(text);
+      await until(() => tabs.every(({ got }) => got.at(-1) === text), `all have the ${text}`);
+    }
+    assert.equal(server.opened, opened, 'nobody began another line');
+    assert.equal(leaders(tabs).length, 1);
+  } finally {
+    await close(tabs);
+    mock.timers.reset();
   }
 });
 

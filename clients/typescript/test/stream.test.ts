@@ -325,6 +325,31 @@ test.describe('by the clock', () => {
     stream.close();
   });
 
+  test('a page that itself stood still reads first what came meanwhile', async () => {
+    const line = new Line();
+    const body = line.open();
+    const stream = open(line);
+    const end = stream.run();
+    await settle();
+    mock.timers.tick(90_000);
+    await settle();
+    assert.equal(stream.connection.state, 'live');
+    body.write(': heartbeat\n');
+    await settle();
+    mock.timers.tick(29_999);
+    await settle();
+    assert.equal(stream.connection.state, 'live');
+    // Where nothing came, the line is given up after a moment.
+    mock.timers.tick(90_000);
+    await settle();
+    assert.equal(stream.connection.state, 'live');
+    mock.timers.tick(1_000);
+    await settle();
+    assert.equal(stream.connection.reason, 'no sign of life from the server');
+    stream.close();
+    await end;
+  });
+
   test('a caller that takes its time is no silence of the server', async () => {
     const line = new Line();
     const body = line.open();

@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useReducer } from 'preact/hooks';
+import { useLayoutEffect, useMemo, useReducer } from 'preact/hooks';
 import { healthOf } from '../devices';
 import { Measurements } from '../measurements';
 import { Plot } from '../plot';
@@ -99,7 +99,8 @@ function useDevice(session: Session, tenant: string, device: string) {
     for (const seen of session.seen) if (isOwn(seen)) take(seen);
     return { measurements, events, isOwn, take };
   }, [session, tenant, device]);
-  useEffect(() => {
+  // Not after the next paint: what comes between would be neither in what was seen nor told.
+  useLayoutEffect(() => {
     const { measurements, events, isOwn, take } = known;
     void measurements.read();
     const leave = session.watch({

@@ -26,6 +26,9 @@ export const first = (paths: readonly string[]): string => {
   return found;
 };
 
+/** How long a browser may take to start, and a page to open, where the machine has much else to do. */
+const PATIENCE = { timeout: 120_000 };
+
 // In the page: its functions stand on the global object.
 const call = ([name, argument]: [string, unknown]): unknown =>
   (globalThis as unknown as Record<string, (argument: unknown) => unknown>)[name]?.(argument);
@@ -37,11 +40,15 @@ export const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser'];
  * No driver can freeze a tab of Firefox.
  */
 export async function freezableChromium(): Promise<Browser<FreezableTab>> {
-  const browser = await puppeteer.launch({ executablePath: first(CHROMIUM), args: ['--no-sandbox'] });
+  const browser = await puppeteer.launch({
+    executablePath: first(CHROMIUM),
+    args: ['--no-sandbox'],
+    ...PATIENCE,
+  });
   return {
     open: async (url) => {
       const page = await browser.newPage();
-      await page.goto(url);
+      await page.goto(url, PATIENCE);
       const session = await page.createCDPSession();
       return {
         call: async (name, argument) =>
@@ -60,12 +67,12 @@ export const BROWSERS: Readonly<Record<string, () => Promise<Browser>>> = {
   // The sandbox needs rights that a container's root has not.
   Chromium: async () => {
     const executablePath = first(CHROMIUM);
-    const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
+    const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'], ...PATIENCE });
     const context = await browser.newContext();
     return {
       open: async (url) => {
         const page = await context.newPage();
-        await page.goto(url);
+        await page.goto(url, PATIENCE);
         return {
           call: async (name, argument) =>
             (await page.evaluate(call, [name, argument] as [string, unknown])) as never,
@@ -82,13 +89,14 @@ export const BROWSERS: Readonly<Record<string, () => Promise<Browser>>> = {
       browser: 'firefox',
       executablePath,
       headless: true,
+      ...PATIENCE,
       // A process for each tab, so that one can hang alone.
       extraPrefsFirefox: { 'dom.ipc.processCount.webIsolated': 10 },
     });
     return {
       open: async (url) => {
         const page = await browser.newPage();
-        await page.goto(url);
+        await page.goto(url, PATIENCE);
         return {
           call: async (name, argument) =>
             (await page.evaluate(call, [name, argument] as [string, unknown])) as never,

@@ -48,6 +48,21 @@ async function hasAll(tab: Tab, server: Tidings): Promise<void> {
   assert.deepEqual((await got(tab)).numbers, expected, 'each once, in order');
 }
 
+/** The tab that leads, once it alone reads, with one connection; who bridges joins at an event that comes by both ways. */
+async function leading<Opened extends Tab>(tabs: readonly Opened[], server: Tidings): Promise<Opened> {
+  let readers: Opened[] = [];
+  await until(async () => {
+    await server.publish(1);
+    const reads = await Promise.all(tabs.map((tab) => tab.call<boolean>('readsItself')));
+    readers = tabs.filter((_, place) => reads[place]);
+    return readers.length === 1 && (await server.streams()) === 1;
+  }, 'one tab leads, with one connection');
+  for (const tab of tabs) await hasAll(tab, server);
+  const [leader] = readers;
+  assert.ok(leader);
+  return leader;
+}
+
 for (const [name, launch] of Object.entries(BROWSERS))
   test.describe(name, () => {
     let pages: Server;
@@ -71,6 +86,11 @@ for (const [name, launch] of Object.entries(BROWSERS))
       } else {
         response.writeHead(200, { 'content-type': 'text/event-stream' });
         response.write('id: a.1\nevent: cursor\ndata: {}\n\n');
+        // A silent line would be given up.
+        const beating = setInterval(() => response.write(': beat\n\n'), 500);
+        response.on('close', () => {
+          clearInterval(beating);
+        });
         played.push(response);
       }
     };
@@ -104,15 +124,15 @@ for (const [name, launch] of Object.entries(BROWSERS))
       await server.stop();
     });
 
-    const live = async (): Promise<Tab> => {
+    const live = async (more: object = {}): Promise<Tab> => {
       const tab = await browser.open(url);
-      await tab.call('follow', follow);
+      await tab.call('follow', { ...follow, ...more });
       await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
       return tab;
     };
 
     test('events arrive once and in order over cuts, stalls, delays and a killed server', async () => {
-      const tab = await live();
+      const tab = await live({ heartbeat: 1_500 });
       await server.publish(20);
       await hasAll(tab, server);
       for (let round = 1; round <= 3; round++) {
@@ -219,7 +239,8 @@ for (const [name, launch] of Object.entries(BROWSERS))
         return isComplete && devices['after'] === 4;
       }, 'the fleet is whole again');
       assert.deepEqual((await known()).devices, { after: 4 }, 'what was before is void');
-      assert.deepEqual((await told(tab)).gaps, ['unknown_epoch']);
+      const { gaps } = await told(tab);
+      assert.ok(gaps.length > 0 && gaps.every((reason) => reason === 'unknown_epoch'), gaps.join());
       await tab.close();
     });
 
@@ -227,11 +248,17 @@ for (const [name, launch] of Object.entries(BROWSERS))
       const tab = await live();
       await server.publish(5);
       await hasAll(tab, server);
-      await server.disconnectAll();
-      await until(async () => (await told(tab)).closings.length > 0, 'the closing');
+      await until(async () => {
+        await server.disconnectAll();
+        return (await told(tab)).closings.length > 0;
+      }, 'the closing');
       await server.publish(5);
       await hasAll(tab, server);
-      assert.deepEqual((await told(tab)).closings, ['disconnected']);
+      const { closings } = await told(tab);
+      assert.ok(
+        closings.every((reason) => reason === 'disconnected'),
+        closings.join(),
+      );
       await tab.close();
     });
 
@@ -248,33 +275,38 @@ for (const [name, launch] of Object.entries(BROWSERS))
     });
 
     test('no network is told as such, and its coming back ends the pause', async () => {
-      const tab = await live();
+      // No attempt comes by itself meanwhile, which would find the network that is there.
+      const tab = await live({ longestPause: 120_000 });
       await tab.call('network', false);
       await until(async () => (await got(tab)).states.at(-1) === 'offline', 'offline');
       await server.publish(5);
       await tab.call('network', true);
       await hasAll(tab, server);
-      assert.equal((await got(tab)).states.at(-1), 'live');
+      await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live again');
       await tab.close();
     });
 
     test('too many streams is a matter of waiting: 429 with Retry-After', async () => {
       const strict = await Tidings.start(url, { TIDINGS_LIMITS__STREAMS_PER_TENANT: '1' });
-      const own = {
-        baseUrl: `http://127.0.0.1:${strict.port}`,
-        tenant: TENANT,
-        access: strict.token('viewer'),
-      };
-      const [first, second] = [await browser.open(url), await browser.open(url)];
-      await first.call('follow', own);
-      await until(async () => (await got(first)).states.at(-1) === 'live', 'the first is live');
-      await second.call('follow', own);
-      await until(async () => (await told(second)).troubles.length > 0, 'the second is refused');
-      assert.deepEqual((await told(second)).troubles[0], { status: 429, waits: true });
-      await first.call('abort');
-      await until(async () => (await got(second)).states.at(-1) === 'live', 'the second is live');
-      for (const tab of [first, second]) await tab.close();
-      await strict.stop();
+      try {
+        const own = {
+          baseUrl: `http://127.0.0.1:${strict.port}`,
+          tenant: TENANT,
+          access: strict.token('viewer'),
+        };
+        const [first, second] = [await browser.open(url), await browser.open(url)];
+        await first.call('follow', own);
+        await until(async () => (await got(first)).states.at(-1) === 'live', 'the first is live');
+        await second.call('follow', own);
+        const refused = async () => (await told(second)).troubles.find(({ status }) => status === 429);
+        await until(async () => (await refused()) !== undefined, 'the second is refused');
+        assert.equal((await refused())?.waits, true);
+        await first.call('abort');
+        await until(async () => (await got(second)).states.at(-1) === 'live', 'the second is live');
+        for (const tab of [first, second]) await tab.close();
+      } finally {
+        await strict.stop();
+      }
     });
 
     test('503 is waited out; stale is told with its reason, and fresh ends it', async () => {
@@ -282,17 +314,16 @@ for (const [name, launch] of Object.entries(BROWSERS))
       played.length = 0;
       const tab = await browser.open(url);
       await tab.call('follow', { baseUrl: `${url}/hand`, tenant: TENANT, access: 'x' });
-      await until(() => played.length === 1, 'the second attempt');
-      assert.deepEqual((await told(tab)).troubles, [{ status: 503, waits: true }]);
-      const beating = setInterval(() => played[0]?.write(': beat\n\n'), 500);
-      played[0]?.write(
-        'event: stale\ndata: {"since":"2026-11-28T00:00:00Z","reason":"the disk is full"}\n\n',
-      );
-      await until(async () => (await got(tab)).states.at(-1) === 'stale', 'stale');
+      await until(() => played.length > 0, 'the second attempt');
+      const { troubles } = await told(tab);
+      assert.ok(troubles.some(({ status, waits }) => status === 503 && waits));
+      played
+        .at(-1)
+        ?.write('event: stale\ndata: {"since":"2026-11-28T00:00:00Z","reason":"the disk is full"}\n\n');
+      await until(async () => (await got(tab)).states.includes('stale'), 'stale');
       assert.deepEqual((await told(tab)).reasons, ['the disk is full']);
-      played[0]?.write('event: fresh\ndata: {}\n\n');
+      played.at(-1)?.write('event: fresh\ndata: {}\n\n');
       await until(async () => (await got(tab)).states.at(-1) === 'live', 'live again');
-      clearInterval(beating);
       await tab.call('abort');
       await tab.close();
     });
@@ -337,20 +368,14 @@ for (const [name, launch] of Object.entries(BROWSERS))
       }
       await server.publish(20);
       for (const tab of tabs) await hasAll(tab, server);
-      await until(async () => (await server.streams()) === 1, 'one connection');
       for (let round = 0; round < 3; round++) {
-        const reads = await Promise.all(tabs.map((tab) => tab.call<boolean>('readsItself')));
-        assert.equal(reads.filter(Boolean).length, 1);
-        const [leader] = tabs.splice(reads.indexOf(true), 1);
-        await Promise.all([server.publish(20), leader?.close()]);
+        const leader = await leading(tabs, server);
+        tabs.splice(tabs.indexOf(leader), 1);
+        await Promise.all([server.publish(20), leader.close()]);
         await server.publish(20);
         for (const tab of tabs) await hasAll(tab, server);
-        await until(async () => {
-          await server.publish(1);
-          return (await server.streams()) === 1;
-        }, 'one connection again');
-        for (const tab of tabs) await hasAll(tab, server);
       }
+      await leading(tabs, server);
       for (const tab of tabs) await tab.close();
     });
 
@@ -360,23 +385,14 @@ for (const [name, launch] of Object.entries(BROWSERS))
         const tabs: Tab[] = [];
         for (let count = 0; count < 3; count++) {
           const tab = await browser.open(url);
-          await tab.call('follow', { ...follow, shared: 'hanging' });
+          await tab.call('follow', { ...follow, shared: 'hanging', heartbeat: 1_500 });
           await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
           tabs.push(tab);
         }
-        const settled = async () => {
-          await until(async () => {
-            await server.publish(1);
-            return (await server.streams()) === 1;
-          }, 'one connection');
-          for (const tab of tabs) await hasAll(tab, server);
-        };
-        await settled();
-        const [first, ...others] = tabs;
-        assert.ok(first);
-        assert.ok(await first.call<boolean>('readsItself'), 'who came first leads');
-        const hanging = first.call('hang', 10_000);
-        // Some of these may still be read by the first: nothing tells when it begins to hang.
+        const hung = await leading(tabs, server);
+        const others = tabs.filter((tab) => tab !== hung);
+        const hanging = hung.call('hang', 20_000);
+        // Some of these may still be read by that one: nothing tells when it begins to hang.
         await until(async () => {
           await server.publish(1);
           const reads = await Promise.all(others.map((tab) => tab.call<boolean>('readsItself')));
@@ -386,43 +402,37 @@ for (const [name, launch] of Object.entries(BROWSERS))
         for (const tab of others) await hasAll(tab, server);
         await hanging;
         await server.publish(20);
-        await settled();
-        assert.equal(await first.call<boolean>('readsItself'), false, 'who hung stands behind');
+        await until(async () => {
+          await server.publish(1);
+          return (await server.streams()) === 1 && !(await hung.call<boolean>('readsItself'));
+        }, 'who hung stands behind, and there is one connection');
+        for (const tab of tabs) await hasAll(tab, server);
         for (const tab of tabs) await tab.close();
       });
 
     if (name === 'Chromium')
       test('a leading tab that the browser freezes hands over, and misses nothing when it wakes', async () => {
         const freezable = await freezableChromium();
-        const tabs: FreezableTab[] = [];
-        const leaders = async (among: readonly Tab[]) => {
-          const reads = await Promise.all(among.map((tab) => tab.call<boolean>('readsItself')));
-          return among.filter((_, place) => reads[place]);
-        };
-        const one = async (among: readonly Tab[]) => {
-          await until(async () => {
-            await server.publish(1);
-            return (await server.streams()) === 1 && (await leaders(among)).length === 1;
-          }, 'one tab leads, with one connection');
-          for (const tab of among) await hasAll(tab, server);
-        };
-        for (let count = 0; count < 3; count++) {
-          const tab = await freezable.open(url);
-          await tab.call('follow', { ...follow, shared: 'frozen' });
-          await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
-          tabs.push(tab);
+        try {
+          const tabs: FreezableTab[] = [];
+          for (let count = 0; count < 3; count++) {
+            const tab = await freezable.open(url);
+            // It hands over when it is frozen: nobody waits for its silence.
+            await tab.call('follow', { ...follow, shared: 'frozen', heartbeat: 60_000 });
+            await until(async () => (await got(tab)).states.at(-1) === 'live', 'the line is live');
+            tabs.push(tab);
+          }
+          const [first, ...others] = tabs;
+          assert.ok(first);
+          assert.equal(await leading(tabs, server), first, 'who came first leads, and is behind the others');
+          await first.freeze(true);
+          await server.publish(20);
+          await leading(others, server);
+          await first.freeze(false);
+          await server.publish(20);
+          assert.notEqual(await leading(tabs, server), first, 'who woke stands behind');
+        } finally {
+          await freezable.close();
         }
-        await one(tabs);
-        const [first, ...others] = tabs;
-        assert.ok(first);
-        assert.deepEqual(await leaders(tabs), [first], 'who came first leads, and is behind the others');
-        await first.freeze(true);
-        await server.publish(20);
-        await one(others);
-        await first.freeze(false);
-        await server.publish(20);
-        await one(tabs);
-        assert.ok((await leaders(others)).length === 1, 'who woke stands behind');
-        await freezable.close();
       });
   });

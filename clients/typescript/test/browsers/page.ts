@@ -11,6 +11,9 @@ interface Follow {
   readonly access?: string;
   readonly shared?: string;
   readonly since?: string;
+  /** A short one is for tests of silence: whatever stalls for two of it is given up. */
+  readonly heartbeat?: number;
+  readonly longestPause?: number;
 }
 
 const page = globalThis as unknown as Record<string, unknown>;
@@ -32,15 +35,16 @@ const told: Handlers = {
   trouble: ({ status, retryAfter }) => troubles.push({ status, waits: retryAfter !== undefined }),
 };
 
-page['follow'] = ({ baseUrl, tenant, access, shared, since }: Follow): void => {
+page['follow'] = (asked: Follow): void => {
+  const { baseUrl, tenant, access, shared, since, heartbeat = 15_000, longestPause = 500 } = asked;
   const options: StreamOptions = {
     baseUrl,
     tenant,
     ...(access === undefined ? {} : { token: exchange({ baseUrl, accessToken: () => access }) }),
     ...(since === undefined ? {} : { since }),
     signal: end.signal,
-    heartbeat: 1_500,
-    longestPause: 500,
+    heartbeat,
+    longestPause,
   };
   const stream =
     shared === undefined
@@ -79,7 +83,7 @@ page['readsItself'] = () => (page['stream'] as SharedStream).readsItself;
 
 page['fleet'] = ({ baseUrl, tenant, access = '' }: Follow): void => {
   const token = exchange({ baseUrl, accessToken: () => access });
-  page['followed'] = followFleet({ baseUrl, tenant, token, heartbeat: 1_500, longestPause: 500 }, told);
+  page['followed'] = followFleet({ baseUrl, tenant, token, longestPause: 500 }, told);
 };
 page['known'] = () => {
   const { devices, isComplete, connection } = (page['followed'] as FollowedFleet).store.getSnapshot();

@@ -15,12 +15,16 @@ export async function until(holds: () => boolean | Promise<boolean>, what: strin
   }
 }
 
-async function freePort(): Promise<number> {
-  const listener = createServer();
-  await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
-  const { port } = listener.address() as AddressInfo;
-  await new Promise((resolve) => listener.close(resolve));
-  return port;
+/** Two ports that nobody has; both are held until both are known, or they could be the same. */
+async function freePorts(): Promise<[number, number]> {
+  const free = async () => {
+    const listener = createServer();
+    await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
+    return { listener, port: (listener.address() as AddressInfo).port };
+  };
+  const [one, other] = [await free(), await free()];
+  for (const { listener } of [one, other]) await new Promise((resolve) => listener.close(resolve));
+  return [one.port, other.port];
 }
 
 /** The real server, in a folder of its own. */
@@ -29,18 +33,20 @@ export class Tidings {
   readonly #secret = randomBytes(32).toString('base64');
   #child: ChildProcess | undefined;
   #publisher = '';
+  #operator: string | undefined;
   readonly #binary = process.env['TIDINGS_BIN'];
+  /** Others after every start. */
+  port = 0;
+  adminPort = 0;
   published = 0;
 
   private constructor(
-    readonly port: number,
-    readonly adminPort: number,
     readonly pageOrigin: string,
     readonly more: Readonly<Record<string, string>>,
   ) {}
 
   static async start(pageOrigin: string, more: Readonly<Record<string, string>> = {}): Promise<Tidings> {
-    const server = new Tidings(await freePort(), await freePort(), pageOrigin, more);
+    const server = new Tidings(pageOrigin, more);
     await server.start();
     server.#publisher = server.token('publisher');
     return server;
@@ -73,22 +79,33 @@ export class Tidings {
   }
 
   async start(): Promise<void> {
-    this.#child = spawn(this.#path(), ['serve'], {
+    for (let left = 5; left > 0; left--) {
+      [this.port, this.adminPort] = await freePorts();
+      if (await this.#begin()) return;
+    }
+    throw new Error('the server ends before it is ready, whatever its ports');
+  }
+
+  /** Starts the server; false where it ends, as where somebody has taken a port meanwhile. */
+  async #begin(): Promise<boolean> {
+    const child = (this.#child = spawn(this.#path(), ['serve'], {
       env: this.#environment(),
       stdio: 'ignore',
       cwd: this.#folder,
-    });
+    }));
     await until(async () => {
+      if (child.exitCode !== null) return true;
       const answer = await fetch(`http://127.0.0.1:${this.adminPort}/readyz`).catch(() => undefined);
       return answer?.ok ?? false;
     }, 'the server is ready');
+    return child.exitCode === null;
   }
 
   /** Ends the process as a crash would. */
   async kill(): Promise<void> {
     const child = this.#child;
     this.#child = undefined;
-    if (child === undefined) return;
+    if (child === undefined || child.exitCode !== null) return;
     const over = new Promise((resolve) => child.once('exit', resolve));
     child.kill('SIGKILL');
     await over;
@@ -117,16 +134,21 @@ export class Tidings {
   }
 
   async #streams(): Promise<{ connection_id: string }[]> {
-    const headers = { authorization: `Bearer ${this.token('super_admin')}` };
-    const answer = await fetch(`http://127.0.0.1:${this.port}/streams`, { headers });
+    const answer = await fetch(`http://127.0.0.1:${this.port}/streams`, { headers: this.#headers() });
     return ((await answer.json()) as { streams: { connection_id: string }[] }).streams;
   }
 
   /** Ends all streams, as an operator does. */
   async disconnectAll(): Promise<void> {
-    const headers = { authorization: `Bearer ${this.token('super_admin')}` };
+    const headers = this.#headers();
     for (const { connection_id } of await this.#streams())
       await fetch(`http://127.0.0.1:${this.port}/streams/${connection_id}`, { method: 'DELETE', headers });
+  }
+
+  /** An operator's; the token is made once, since that takes a process. */
+  #headers(): Record<string, string> {
+    this.#operator ??= this.token('super_admin');
+    return { authorization: `Bearer ${this.#operator}` };
   }
 
   /** Loses all events; only while the process is dead. */

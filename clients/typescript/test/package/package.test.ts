@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, extname, join } from 'node:path';
 import test from 'node:test';
-import { chromium } from 'playwright-core';
+import { type Browser, chromium } from 'playwright-core';
 import { CHROMIUM, first } from '../browsers/browsers.js';
 import { TENANT, Tidings } from '../browsers/server.js';
 
@@ -53,9 +53,11 @@ async function shows(folder: string): Promise<void> {
   });
   await new Promise<void>((resolve) => files.listen(0, '127.0.0.1', resolve));
   const origin = `http://127.0.0.1:${(files.address() as AddressInfo).port}`;
-  const server = await Tidings.start(origin);
-  const browser = await chromium.launch({ executablePath: first(CHROMIUM), args: ['--no-sandbox'] });
+  let server: Tidings | undefined;
+  let browser: Browser | undefined;
   try {
+    server = await Tidings.start(origin);
+    browser = await chromium.launch({ executablePath: first(CHROMIUM), args: ['--no-sandbox'] });
     const page = await browser.newPage();
     const trouble: string[] = [];
     page.on('pageerror', (error) => trouble.push(error.message));
@@ -69,8 +71,8 @@ async function shows(folder: string): Promise<void> {
     await page.waitForFunction('document.title === "device_status online"');
     assert.deepEqual(trouble, []);
   } finally {
-    await browser.close();
-    await server.stop();
+    await browser?.close();
+    await server?.stop();
     files.closeAllConnections();
     files.close();
   }
