@@ -148,8 +148,38 @@ fn section(results: &Results) -> String {
     );
     for case in &results.cases {
         text.push_str(&table(case));
+        if results.scenario == "idle" {
+            text.push_str(&extrapolated(case).unwrap_or_default());
+        }
     }
     text
+}
+
+/// What more idle streams would take than this machine has descriptors for: what the most that were measured took, and
+/// the growth up to them for each one more.
+fn extrapolated(case: &CaseResults) -> Option<String> {
+    const STREAMS: f64 = 100_000.0;
+    let rounds = case.rounds.get(&Kind::Tidings)?;
+    let steps = rounds.iter().flat_map(|round| round.metrics.keys());
+    let step = |name: &String| {
+        name.strip_prefix("memory_")?
+            .strip_suffix("_bytes")?
+            .parse()
+            .ok()
+    };
+    let most: u32 = steps.filter_map(step).max()?;
+    let median = |metric: String| Some(case.spread(Kind::Tidings, &metric)?.median);
+    let measured = median(format!("memory_{most}_bytes"))?;
+    let growth = median(format!("growth_1000_to_{most}_bytes_per_stream"))?;
+    let kernel = median(format!("kernel_slab_{most}_bytes_per_stream"))?;
+    let own = measured + growth * (STREAMS - f64::from(most));
+    Some(format!(
+        "Extrapolated, not measured: {} idle streams would take {:.0} MB of Tidings' own memory, and the kernel {:.0} MB for both ends of \
+         their connections.\n\n",
+        number(STREAMS),
+        own / 1e6,
+        kernel * STREAMS / 1e6
+    ))
 }
 
 fn table(case: &CaseResults) -> String {

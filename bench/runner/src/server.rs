@@ -269,9 +269,10 @@ impl Server {
                 format!("{}ms", stall.as_millis()),
             );
         }
-        let nats = match setup.jetstream {
-            true => Some(Nats::start(programs.peers.nats()?, directory)?),
-            false => None,
+        let nats = if setup.jetstream {
+            Some(Nats::start(programs.peers.nats()?, directory)?)
+        } else {
+            None
         };
         if let Some(nats) = &nats {
             command

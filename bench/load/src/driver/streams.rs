@@ -55,9 +55,9 @@ impl Driver {
         let mut stream = match &self.tls {
             None => Stream::new(socket, request),
             Some(terms) => {
-                let line = terms.begin(&request)?;
+                let session = terms.begin(&request)?;
                 let mut stream = Stream::new(socket, Vec::new());
-                stream.tls = Some(Box::new(line));
+                stream.tls = Some(Box::new(session));
                 stream
             }
         };

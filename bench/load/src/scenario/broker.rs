@@ -91,16 +91,16 @@ impl Broker {
             let events = (stretch.events as f64).max(1.0);
             let cost = used.cpu * 1e6 / events;
             let received = (session.driver.tally.events - received) as f64;
-            let mut set =
+            let mut tell =
                 |name: &str, value: f64| session.report.set(format!("{name}_{step}"), value);
-            set("broker_cpu_us_per_event", cost);
-            set("broker_connections", after.connections);
-            set("broker_consumers", after.consumers);
+            tell("broker_cpu_us_per_event", cost);
+            tell("broker_connections", after.connections);
+            tell("broker_consumers", after.consumers);
             let messages = after.messages_out - before.messages_out;
-            set("broker_messages_out_per_event", messages / events);
+            tell("broker_messages_out_per_event", messages / events);
             let bytes = after.bytes_out - before.bytes_out;
-            set("broker_bytes_out_per_event", bytes / events);
-            set("deliveries_per_event", received / events);
+            tell("broker_bytes_out_per_event", bytes / events);
+            tell("deliveries_per_event", received / events);
             sent.push(bytes / events);
             consumers.push(after.consumers + after.connections);
         }
