@@ -1,5 +1,6 @@
 //! The real `tidings` binary as a child process, with a folder and ports of its own.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -513,12 +514,14 @@ pub fn run_to_end(mut command: Command) -> Ended {
 ///
 /// The port is drawn from below the range that the kernel gives to outgoing connections: a port of
 /// that range that a killed server leaves could be taken by any client of any test before the
-/// server is back.
+/// server is back. No test of this process is given the same one later, for the same reason.
 pub fn any_address() -> SocketAddr {
+    static DRAWN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = fastrand::u16(16_384..32_768);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
+        let is_new = DRAWN.lock().expect("no thread panics").insert(port);
+        if is_new && TcpListener::bind(address).is_ok() {
             return address;
         }
     }
