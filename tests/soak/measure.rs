@@ -9,6 +9,8 @@ use crate::Soak;
 
 /// Between two looks.
 const STEP: Duration = Duration::from_secs(2);
+/// For so long the first life fills up: keys are remembered for two minutes. Later ones find theirs in the log.
+const FILLS: Duration = Duration::from_secs(130);
 /// What a median may lie above an earlier one: the allocator and the kernel's own noise.
 const SLACK_BYTES: u64 = 8 << 20;
 const SLACK_DESCRIPTORS: u64 = 40;
@@ -60,15 +62,19 @@ fn median(values: &[u64]) -> u64 {
 }
 
 impl Life {
-    /// Holds the last third to the second; the first is the time in which caches and windows fill.
+    /// Holds what was seen last to what was seen before, once caches and windows are full: after a third of the life,
+    /// and of the first not before [`FILLS`].
     pub(crate) fn must_be_flat(&self) {
-        let third = self.memory.len() / 3;
-        assert!(third > 3, "a life too short to say anything");
+        let mut full = self.memory.len() / 3;
+        if self.number == 1 {
+            let steps = FILLS.as_secs() / STEP.as_secs();
+            full = full.max(usize::try_from(steps).expect("a few"));
+        }
+        let half = self.memory.len().saturating_sub(full) / 2;
+        assert!(half > 3, "a life too short to say anything");
         let compare = |what: &str, values: &[u64], slack: u64| {
-            let (before, after) = (
-                median(&values[third..2 * third]),
-                median(&values[2 * third..]),
-            );
+            let (before, after) = values[full..].split_at(half);
+            let (before, after) = (median(before), median(after));
             println!("life {}: {what} {before}, then {after}", self.number);
             assert!(
                 after <= before + before / 10 + slack,
